@@ -1,0 +1,51 @@
+"""REALM: a retriever and a reader that learn together from raw text (Guu et al. 2020).
+
+The public names are loaded when they are first used, so that ``import realm`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from realm.answering.ask import Realm
+    from realm.errors import RealmError
+    from realm.knowledge.base import KnowledgeBase
+    from realm.types import Answer, Document, Evidence, Hits, Passage
+
+_HOME = {
+    "Answer": "realm.types",
+    "Document": "realm.types",
+    "Evidence": "realm.types",
+    "Hits": "realm.types",
+    "KnowledgeBase": "realm.knowledge.base",
+    "Passage": "realm.types",
+    "Realm": "realm.answering.ask",
+    "RealmError": "realm.errors",
+}
+
+__all__ = [
+    "Answer",
+    "Document",
+    "Evidence",
+    "Hits",
+    "KnowledgeBase",
+    "Passage",
+    "Realm",
+    "RealmError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'realm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,155 @@
+"""Files that are whole or absent: write beside the place, flush, rename; manifest last.
+
+Every artefact of the library is a folder with a ``manifest.json`` that names its format, the library
+version and the fingerprints of what it was made from. A folder without a manifest is unfinished work,
+whatever else is in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from realm.errors import ArtefactError
+
+MANIFEST = "manifest.json"
+
+
+def fingerprint(*parts: str | bytes) -> str:
+    """SHA-256 over the parts, each preceded by its length, as 16 hexadecimal digits.
+
+    The lengths keep ``("ab", "c")`` and ``("a", "bc")`` apart.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_files(paths: Iterable[Path]) -> str:
+    """Fingerprint of names and contents, in the order of the names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: p.name):
+        digest.update(path.name.encode())
+        digest.update(sha256_of(path).encode())
+    return digest.hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's contents, hexadecimal, read in blocks."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open(staged, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(staged, path)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise _explain(error, path) from error
+    _flush(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of readable JSON; NaN and infinities are refused because JSON has no word for them."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; ArtefactError when the file is missing or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"no file {path}: expected JSON written by realm; was the step that makes it finished?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{path} is not readable JSON ({error}): the file is damaged; make it again") from error
+
+
+@contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears under its name only when the block ends without an error.
+
+    Yields a temporary folder beside `path`; an existing `path` is replaced. What a killed process left
+    behind is a hidden folder that nothing reads, removed the next time the same folder is written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.stage-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staged = path.with_name(f".{path.name}.stage-{uuid.uuid4().hex[:8]}")
+    try:
+        staged.mkdir()
+        yield staged
+        for file in staged.rglob("*"):
+            _flush(file)
+        _flush(staged)
+        if path.exists():
+            old = path.with_name(f".{path.name}.stage-old-{uuid.uuid4().hex[:8]}")
+            os.replace(path, old)
+            os.replace(staged, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(staged, path)
+        _flush(path.parent)
+    except OSError as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise _explain(error, path) from error
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+def write_manifest(folder: Path, *, format: str, version: int, **facts: Any) -> None:
+    """Write ``manifest.json``, the last file of an artefact. `facts` must be JSON values."""
+    from realm import __version__
+
+    write_json(folder / MANIFEST, {"format": format, "format_version": version, "realm_version": __version__, **facts})
+
+
+def read_manifest(folder: Path, *, format: str, version: int) -> dict[str, Any]:
+    """Read a manifest and check what it is the manifest of. ArtefactError says found and expected."""
+    folder = Path(folder)
+    if not folder.exists():
+        raise ArtefactError(f"no folder {folder}: expected a {format}")
+    if not (folder / MANIFEST).exists():
+        raise ArtefactError(f"{folder} has no {MANIFEST}: expected a finished {format}; it was interrupted or is something else")
+    manifest = read_json(folder / MANIFEST)
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != format:
+        raise ArtefactError(f"{folder} holds {found or 'something else'}: expected a {format}")
+    if manifest.get("format_version") != version:
+        raise ArtefactError(
+            f"{folder} is a {format} of format version {manifest.get('format_version')}: this library reads "
+            f"version {version}; make it again or use realm {manifest.get('realm_version')}"
+        )
+    return dict(manifest)
+
+
+def _explain(error: OSError, path: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ArtefactError(f"the disk is full while writing {path}: free some space and run the same command again; nothing finished was lost")
+    return error
