@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date as Date
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from realm.files import fingerprint
 
@@ -189,6 +190,8 @@ class Loss(NamedTuple):
     """Float[]"""
     stats: dict[str, Tensor]
     """Detached scalars by name."""
+    per_example: Tensor | None = None
+    """Float[B], detached: lets the loop name the examples behind a non-finite step."""
 
 
 # ---------------------------------------------------------------- the contracts
@@ -211,6 +214,21 @@ class Encoder(Protocol):
     def encode_passages(self, tokens: Tokens) -> Tensor:
         """Float[N, D]"""
         ...
+
+
+class Trainable(Protocol):
+    """What the loop needs of a network: parameters to move, a folder to save to."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def save_pretrained(self, folder: Path) -> None: ...
+
+
+@runtime_checkable
+class TrainableEncoder(Encoder, Trainable, Protocol):
+    """An encoder that learns."""
 
 
 class PassageSource(Protocol):
@@ -261,11 +279,11 @@ class Retriever(Protocol):
     def __call__(self, queries: Sequence[str], k: int) -> Hits: ...
 
 
-class Reader(Protocol):
+class Reader(Trainable, Protocol):
     """Gives log p(y_j | z, x) for each target token under each candidate passage."""
 
     def log_prob(self, query: Tokens, body: Tokens, target: Target, num_candidates: int) -> Tensor:
-        """Float[B, K, T]; `body` holds B*K passage bodies, candidate 0 of each query being the null passage."""
+        """Float[B, K, T]; `body` holds B*K passage bodies, those of query 0 first. An empty body is the null passage."""
         ...
 
 
@@ -274,11 +292,11 @@ class Method(Protocol):
 
     def loss(self, batch: Any) -> Loss: ...
 
-    def parameter_groups(self) -> Mapping[str, Sequence[torch.nn.Parameter]]:
+    def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """Trainable parameters by role (retriever, reader, ...), so that each role has its learning rate."""
         ...
 
-    def modules(self) -> Mapping[str, torch.nn.Module]:
+    def modules(self) -> Mapping[str, Trainable]:
         """What is saved and restored, by name."""
         ...
 

@@ -1,0 +1,65 @@
+"""The Inverse Cloze Task: the retriever's warm start (Lee, Chang & Toutanova 2019; Guu et al. 2020, section 3.4).
+
+Given a sentence, pick the passage it was taken from among all passages of the batch. The sentence is removed
+from its passage nine times in ten, so that the encoder learns what a passage is about and still some matching
+of words.
+
+Legend: B pairs of this process, W processes, D vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from realm import objectives
+from realm.types import Loss, PairBatch, Trainable, TrainableEncoder
+
+
+class InverseCloze:
+    """ICT as a method: an encoder and the softmax over the global batch."""
+
+    def __init__(
+        self,
+        encoder: TrainableEncoder,
+        *,
+        gather: Callable[[Tensor], Tensor] | None = None,
+        rank: int = 0,
+    ) -> None:
+        """
+        encoder: the embedder; one for queries and passages, or two towers inside.
+        gather: Float[B, D] of each process -> Float[W*B, D], differentiable; None for one process.
+        rank: which of the W blocks is ours.
+        """
+        self.encoder = encoder
+        self.gather = gather or (lambda x: x)
+        self.rank = rank
+
+    def loss(self, batch: PairBatch) -> Loss:
+        """Cross-entropy of the right passage among the passages of all processes, queries to passages only.
+
+        Stats: accuracy, and accuracy apart for removed and kept sentences.
+        """
+        query_BD = self.encoder.encode_queries(batch.query)
+        passage_MD = self.gather(self.encoder.encode_passages(batch.passage))  # M = W * B
+        label_B = torch.arange(len(query_BD), device=query_BD.device) + self.rank * len(query_BD)
+        score_BM = query_BD @ passage_MD.T
+        nll_B = objectives.in_batch_nll(score_BM, label_B)
+
+        with torch.no_grad():
+            right_B = (score_BM.argmax(dim=1) == label_B).float()
+            stats = {"loss": nll_B.mean().detach(), "accuracy": right_B.mean()}
+            if batch.removed is not None:
+                removed_B = batch.removed.to(right_B.device)
+                for name, chosen_B in (("accuracy_removed", removed_B), ("accuracy_kept", ~removed_B)):
+                    if bool(chosen_B.any()):
+                        stats[name] = right_B[chosen_B].mean()
+        return Loss(nll_B.mean(), stats, nll_B.detach())
+
+    def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        return {"retriever": list(self.encoder.parameters())}
+
+    def modules(self) -> Mapping[str, Trainable]:
+        return {"encoder": self.encoder}

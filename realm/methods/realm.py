@@ -1,0 +1,174 @@
+"""REALM pre-training (Guu, Lee, Tung, Pasupat & Chang 2020, section 3).
+
+    p(y|x) = sum over z of p(z|x) p(y|z,x)                                        (eq. 1)
+
+x is a sentence with a salient span masked, y the span, z a passage. A stale index proposes candidates; live
+parameters score and read them. Passages that help more than average to predict y are pulled towards x, the
+others pushed away: the gradient of a score is r(z) = p(z|y,x) - p(z|x).
+
+Legend: B queries, K candidates (null passage included, at index 0), U distinct passages of the batch,
+T target word pieces, D vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from realm import objectives
+from realm.types import NO_ROW, Index, Loss, MaskedBatch, PassageSource, Reader, Tokens, Trainable, TrainableEncoder
+
+
+class Corpus(PassageSource, Protocol):
+    """What the method reads of a snapshot: encoder inputs (`passages`) and reader inputs (`bodies`)."""
+
+    def bodies(self, rows: Tensor, max_tokens: int, with_title: bool = False) -> Tokens: ...
+
+
+class Reading(NamedTuple):
+    """Everything eq. 1 is made of, for one batch."""
+
+    rows_BK: Tensor
+    valid_BK: Tensor
+    """False where there was no further passage to retrieve."""
+    score_BK: Tensor
+    """f(x, z); -inf where not valid."""
+    logp_BKT: Tensor
+    """log p(y_j | z, x)"""
+    source_hit_B: Tensor | None
+    """True where the passage the sentence came from would have been among the candidates; None if X is not Z."""
+    changed: Tensor
+    """Share of the proposed candidates that re-ranking with live parameters replaced."""
+
+
+class RealmPretraining:
+    """REALM as a method: a dense retriever, a reader per passage, and the marginal likelihood."""
+
+    def __init__(
+        self,
+        encoder: TrainableEncoder,
+        reader: Reader,
+        corpus: Corpus,
+        index: Index,
+        *,
+        num_candidates: int = 8,
+        marginal: str = "sequence",
+        null_passage: bool = True,
+        over_retrieve: int = 1,
+        max_passage_tokens: int = 288,
+        max_reader_tokens: int = 286,
+        reader_title: bool = False,
+    ) -> None:
+        """
+        index: vectors of `corpus` by an older copy of `encoder`; the loop replaces it between steps.
+        num_candidates: K, the null passage counted (section 4.3 uses 8).
+        marginal: "sequence" as the paper writes it, "token" as the released code computes it.
+        over_retrieve: fetch this many times K and keep the best by live parameters, a cure for a stale index.
+        max_passage_tokens: budget of the document encoder's input, specials and title counted.
+        max_reader_tokens: budget of the passage body in the reader's joint input.
+        """
+        self.encoder = encoder
+        self.reader = reader
+        self.corpus = corpus
+        self.index = index
+        self.num_candidates = num_candidates
+        self.marginal = marginal
+        self.null_passage = null_passage
+        self.over_retrieve = over_retrieve
+        self.max_passage_tokens = max_passage_tokens
+        self.max_reader_tokens = max_reader_tokens
+        self.reader_title = reader_title
+
+    def loss(self, batch: MaskedBatch) -> Loss:
+        """Negative marginal log-likelihood of the masked spans, and what is worth watching."""
+        reading = self.read(batch)
+        nll = objectives.marginal_nll(
+            reading.score_BK,
+            reading.logp_BKT,
+            batch.target.mask.to(reading.score_BK.device),
+            level=self.marginal,
+            candidate_mask_BK=reading.valid_BK,
+        )
+        with torch.no_grad():
+            stats, nll_B = self.statistics(reading, batch)
+        return Loss(nll, {"loss": nll.detach(), **stats}, nll_B)
+
+    def read(self, batch: MaskedBatch) -> Reading:
+        """Retrieve, score and read: the parts of eq. 1 for each query and candidate."""
+        device = self.encoder.device
+        query_BD = self.encoder.encode_queries(batch.query.to(device))
+
+        # ---- retrieve: the stale index proposes (section 3.3)
+        with torch.no_grad():
+            rows_BK, source_hit_B, changed = self._candidates(query_BD.detach(), batch)
+        valid_BK = rows_BK != NO_ROW
+        if self.null_passage:
+            valid_BK[:, 0] = True
+
+        # ---- score: live parameters decide; a passage that stands under several queries is encoded once
+        rows_U, where_BK = rows_BK.unique(return_inverse=True)
+        passage_UD = self.encoder.encode_passages(self.corpus.passages(rows_U, self.max_passage_tokens).to(device))
+        score_BK = torch.einsum("bd,bkd->bk", query_BD, passage_UD[where_BK.to(device)])
+        score_BK = score_BK.masked_fill(~valid_BK.to(device), -torch.inf)
+
+        # ---- read: query and passage body attend to each other; the title stays with the retriever
+        body = self.corpus.bodies(rows_BK.flatten(), self.max_reader_tokens, self.reader_title)
+        logp_BKT = self.reader.log_prob(
+            batch.query.to(device), body.to(device), batch.target.to(device), rows_BK.shape[1]
+        )
+        return Reading(rows_BK, valid_BK.to(device), score_BK, logp_BKT, source_hit_B, changed)
+
+    def _candidates(self, query_BD: Tensor, batch: MaskedBatch) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Long[B, K] rows with the null passage first, on the CPU."""
+        num_passages = self.num_candidates - int(self.null_passage)
+        hits = self.index.search(query_BD, num_passages * self.over_retrieve, exclude=batch.exclude_rows)
+        rows_BK = hits.rows.cpu()
+        source_hit_B = None
+        known_B = batch.source_rows != NO_ROW
+        if bool(known_B.any()):
+            # The excluded source would have been a candidate if its stale score beats the last one kept.
+            source_BD = self.index.vectors(batch.source_rows).to(query_BD.device)
+            last_B = hits.scores[:, min(num_passages, hits.scores.shape[1]) - 1].to(query_BD.device)
+            source_hit_B = ((query_BD.float() * source_BD).sum(-1) >= last_B).cpu() & known_B
+        changed = torch.zeros(())
+        if self.over_retrieve > 1:
+            proposed_BK = rows_BK[:, :num_passages]
+            rows_BK = self._rerank(query_BD, rows_BK)[:, :num_passages]
+            new_BK = (rows_BK[:, :, None] != proposed_BK[:, None, :]).all(-1)
+            changed = new_BK.float().mean()
+        if self.null_passage:
+            rows_BK = torch.cat([rows_BK.new_full((len(rows_BK), 1), NO_ROW), rows_BK], dim=1)
+        return rows_BK, source_hit_B, changed
+
+    def _rerank(self, query_BD: Tensor, rows_BC: Tensor) -> Tensor:
+        rows_U, where_BC = rows_BC.unique(return_inverse=True)
+        tokens = self.corpus.passages(rows_U, self.max_passage_tokens).to(query_BD.device)
+        passage_UD = self.encoder.encode_passages(tokens)
+        score_BC = torch.einsum("bd,bcd->bc", query_BD, passage_UD[where_BC.to(query_BD.device)]).cpu()
+        order_BC = score_BC.masked_fill(rows_BC == NO_ROW, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        return rows_BC.gather(1, order_BC)
+
+    def statistics(self, reading: Reading, batch: MaskedBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """Scalars to log, and each example's negative log-likelihood, Float[B]."""
+        target_BT = batch.target.mask.to(reading.score_BK.device)
+        facts = objectives.retrieval_statistics(
+            reading.score_BK.detach(), reading.logp_BKT.detach(), target_BT, reading.valid_BK, null=self.null_passage
+        )
+        nll_B = facts.pop("nll_B")
+        stats = {name: value.mean() for name, value in facts.items()}
+        stats["candidates_changed"] = reading.changed
+        if reading.source_hit_B is not None:
+            stats["source_hit"] = reading.source_hit_B.float().mean()
+        return stats, nll_B
+
+    def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        heads = {id(p) for p in getattr(self.reader, "new_parameters", list)()}
+        body = [p for p in self.reader.parameters() if id(p) not in heads]
+        head = [p for p in self.reader.parameters() if id(p) in heads]
+        return {"retriever": list(self.encoder.parameters()), "reader": body, "head": head}
+
+    def modules(self) -> Mapping[str, Trainable]:
+        return {"encoder": self.encoder, "reader": self.reader}

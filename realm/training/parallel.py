@@ -1,0 +1,64 @@
+"""Several processes as one: the same losses and gradients as a single process on the whole batch.
+
+Started by ``torchrun``; without it every function here is the identity. Ranks are *global* ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def start(device: str) -> None:
+    """Join the process group that torchrun describes in the environment; nothing to do for one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(x_ND: Tensor) -> Tensor:
+    """Float[N, D] of each rank -> Float[W*N, D] in rank order, differentiable: gradients return to their owners.
+
+    With it an in-batch softmax sees the global batch. Every rank must bring the same N.
+    """
+    if world_size() == 1:
+        return x_ND
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(list(all_gather(x_ND)))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the ranks; a parameter one rank did not use counts as zero there."""
+    if world_size() == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= world_size()
+
+
+def broadcast(parameters: Iterable[nn.Parameter]) -> None:
+    """Give every rank the parameters of rank 0."""
+    if world_size() == 1:
+        return
+    with torch.no_grad():
+        for parameter in parameters:
+            dist.broadcast(parameter.data, 0)
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
