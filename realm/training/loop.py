@@ -1,0 +1,208 @@
+"""The one training loop. It knows a method as a `Method` and batches as a function of the step.
+
+Order of a step: hook (refresh swaps its index here), forward and backward for each part of the batch, check,
+clip, schedule, update, log, evaluate, save. The body runs from the step the checkpoint names, and a batch
+depends on nothing but its step, so an interrupted run that resumes computes what the uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from realm.errors import TrainingError
+from realm.training import parallel
+from realm.training.metrics import Metrics
+from realm.training.optim import linear_schedule, set_learning_rate
+from realm.training.state import save_checkpoint
+from realm.types import Batches, Method
+
+MAX_BAD_STEPS = 10
+"""So many non-finite steps in a row are not bad luck."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how often; all counts are optimizer steps."""
+
+    num_steps: int
+    warmup_steps: int
+    accumulation: int = 1
+    """Batches a step; their gradients are averaged."""
+    clip_norm: float = 1.0
+    log_every: int = 10
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a workflow adds to the loop. Each may return figures that join the step's event."""
+
+    before_step: Callable[[int], Mapping[str, float]] | None = None
+    checkpoint_facts: Callable[[], Mapping[str, Any]] | None = None
+    """Extra facts for ``loop.json``, such as the index in use."""
+    after_checkpoint: Callable[[Path], None] | None = None
+    on_event: Callable[[Mapping[str, Any]], None] | None = None
+    describe: Callable[[Any, Tensor], list[str]] | None = None
+    """(batch, Bool[B]) -> the text of those examples, for the report of a non-finite step."""
+    should_stop: Callable[[], bool] | None = None
+
+
+def train(
+    method: Method,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    *,
+    stage: str,
+    folder: Path,
+    metrics: Metrics,
+    start_step: int = 0,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    hooks: Hooks | None = None,
+) -> int:
+    """Train from `start_step` to `schedule.num_steps`; returns the number of steps done.
+
+    Batch ``accumulation * step + i`` is the i-th part of a step. Saves a checkpoint of step 0 (the state before
+    any training), every `checkpoint_every` steps, at the end, and when `hooks.should_stop` says so: then the step
+    is finished, saved, and KeyboardInterrupt raised. A step whose loss or gradient is not finite is left out and reported with its queries;
+    TrainingError after `MAX_BAD_STEPS` of them in a row.
+    """
+    hooks = hooks or Hooks()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parallel.broadcast(parameters)
+    for module in method.modules().values():
+        module.train()
+    checkpoints = folder / "checkpoints"
+
+    def save(step: int) -> None:
+        if parallel.rank() == 0:
+            facts = hooks.checkpoint_facts() if hooks.checkpoint_facts else {}
+            path = save_checkpoint(
+                checkpoints, step, method.modules(), optimizer, facts=facts, keep=schedule.keep_checkpoints
+            )
+            if hooks.after_checkpoint:
+                hooks.after_checkpoint(path)
+        parallel.barrier()
+
+    def report(event: dict[str, Any]) -> None:
+        if parallel.rank() == 0:
+            metrics.write(event)
+            if hooks.on_event:
+                hooks.on_event(event)
+
+    bad_steps = 0
+    window = _Window()
+    try:
+        for step in range(start_step, schedule.num_steps):
+            started = time.perf_counter()
+            extra = dict(hooks.before_step(step)) if hooks.before_step else {}
+            if step == start_step and start_step == 0:
+                save(0)
+            hooked = time.perf_counter()
+
+            stats = _forward_backward(method, batches, step, schedule.accumulation, autocast, optimizer, hooks)
+            parallel.average_gradients(parameters)
+            norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
+            if isinstance(stats, _BadBatch) or not bool(torch.isfinite(norm)):
+                bad_steps += 1
+                queries = stats.queries if isinstance(stats, _BadBatch) else []
+                report({"stage": stage, "kind": "non-finite", "step": step, "queries": queries})
+                if bad_steps >= MAX_BAD_STEPS:
+                    raise TrainingError(
+                        f"{bad_steps} steps in a row up to step {step} had a loss or gradient that is not finite: "
+                        f"lower the learning rate; the queries are in {metrics.path}"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                continue
+            bad_steps = 0
+            multiplier = linear_schedule(step, schedule.num_steps, schedule.warmup_steps)
+            set_learning_rate(optimizer, multiplier)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            window.add(stats, extra, seconds=time.perf_counter() - started, hook_seconds=hooked - started)
+            last = step + 1 == schedule.num_steps
+            if (step + 1) % schedule.log_every == 0 or last:
+                figures = window.flush()
+                report(
+                    {
+                        "stage": stage,
+                        "kind": "train",
+                        "step": step + 1,
+                        "num_steps": schedule.num_steps,
+                        "gradient_norm": float(norm),
+                        "learning_rate_multiplier": multiplier,
+                        **figures,
+                    }
+                )
+            stop = hooks.should_stop is not None and hooks.should_stop()
+            if last or stop or (step + 1) % schedule.checkpoint_every == 0:
+                save(step + 1)
+            if stop:
+                raise KeyboardInterrupt
+    finally:
+        for module in method.modules().values():
+            module.train(False)
+    return schedule.num_steps - start_step
+
+
+class _BadBatch:
+    def __init__(self, queries: list[str]) -> None:
+        self.queries = queries
+
+
+def _forward_backward(
+    method: Method,
+    batches: Batches,
+    step: int,
+    accumulation: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    optimizer: torch.optim.Optimizer,
+    hooks: Hooks,
+) -> dict[str, float] | _BadBatch:
+    """Gradients of one step, averaged over its parts, left in ``.grad``; the mean of each stat."""
+    parts: list[dict[str, float]] = []
+    for i in range(accumulation):
+        batch = batches.batch(step * accumulation + i)
+        with autocast():
+            loss = method.loss(batch)
+        if not bool(torch.isfinite(loss.total)):
+            optimizer.zero_grad(set_to_none=True)
+            queries: list[str] = []
+            if loss.per_example is not None and hooks.describe:
+                queries = hooks.describe(batch, ~torch.isfinite(loss.per_example))
+            return _BadBatch(queries)
+        (loss.total / accumulation).backward()  # type: ignore[no-untyped-call]
+        parts.append({name: float(value) for name, value in loss.stats.items()})
+    names = {name for part in parts for name in part}
+    return {n: sum(p[n] for p in parts if n in p) / sum(n in p for p in parts) for n in names}
+
+
+class _Window:
+    """Means over the steps since the last log line."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, float]] = []
+
+    def add(self, stats: Mapping[str, float], extra: Mapping[str, float], **times: float) -> None:
+        self._rows.append({**stats, **extra, **times})
+
+    def flush(self) -> dict[str, float]:
+        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        means = {n: _mean(row[n] for row in self._rows if n in row) for n in names}
+        self._rows = []
+        return means
+
+
+def _mean(values: Iterator[float]) -> float:
+    seen = list(values)
+    return sum(seen) / len(seen)

@@ -1,0 +1,1 @@
+"""The verbs: each takes a configuration, does the whole job, and reports through callbacks."""

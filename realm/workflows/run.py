@@ -1,0 +1,139 @@
+"""The run folder: one training, everything it was made from and everything it made.
+
+    RUN/
+      run.json             format, versions, git commit, seed, command line, parents' fingerprints
+      config.json          the whole resolved configuration
+      metrics.jsonl        one object an event; TensorBoard events beside it
+      probe.json           the held-out masked sentences
+      warm-start/          checkpoints of the inverse cloze task
+      checkpoints/         checkpoints of REALM
+      index/step-000500/   vectors by the parameters of that step
+      evaluations/         report.json of the warm start and of the result
+      report.html          the page
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from realm import __version__, files
+from realm.config import PretrainConfig, from_json, to_json
+from realm.errors import ArtefactError, MismatchError, RealmError
+
+FORMAT = "realm run"
+VERSION = 1
+
+
+class Run:
+    """Paths and identity of a run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.warm_start = self.path / "warm-start"
+        self.checkpoints = self.path / "checkpoints"
+        self.index = self.path / "index"
+        self.evaluations = self.path / "evaluations"
+        self.probe = self.path / "probe.json"
+        self.report = self.path / "report.html"
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "run.json").exists()
+
+    def create_or_resume(self, config: PretrainConfig, parents: dict[str, Any]) -> bool:
+        """Write run.json and config.json, or check that they are the same. True when the run existed.
+
+        MismatchError names the first setting or parent that differs.
+        """
+        settings = to_json(config)
+        if self.exists:
+            facts = self.facts()
+            for name, fingerprint in parents.items():
+                if facts["parents"].get(name) != fingerprint:
+                    raise MismatchError(
+                        f"{self.path} was begun with {name} {facts['parents'].get(name)}: found {fingerprint}; "
+                        "give the same one, or another --out"
+                    )
+            before = files.read_json(self.path / "config.json")
+            if before != settings:
+                name, old, new = next(_differences(before, settings, ""))
+                raise MismatchError(
+                    f"{self.path} was begun with {name}={old}: found {name}={new}; leave the setting as it was, or give another --out"
+                )
+            return True
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ArtefactError(f"{self.path} is not empty and is no run: give another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        files.write_json(self.path / "config.json", settings)
+        files.write_json(
+            self.path / "run.json",
+            {
+                "format": FORMAT,
+                "format_version": VERSION,
+                "realm_version": __version__,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                "seed": config.loop.seed,
+                "git_commit": _git_commit(),
+                "python": platform.python_version(),
+                "machine": platform.machine(),
+                "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "lancedb", "numpy")},
+                "parents": parents,
+            },
+        )
+        return False
+
+    def facts(self) -> dict[str, Any]:
+        """run.json, checked. ArtefactError when this is no run."""
+        facts = files.read_json(self.path / "run.json")
+        if facts.get("format") != FORMAT or facts.get("format_version") != VERSION:
+            raise ArtefactError(
+                f"{self.path} holds {facts.get('format')} {facts.get('format_version')}: expected a {FORMAT} of version {VERSION}"
+            )
+        return dict(facts)
+
+    def config(self) -> PretrainConfig:
+        return from_json(PretrainConfig, files.read_json(self.path / "config.json"))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the run against a second trainer."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RealmError(f"{self.path} is being trained by another process: wait for it, or give another --out") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _differences(before: Any, after: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**before, **after}:
+            yield from _differences(before.get(key), after.get(key), f"{name}.{key}" if name else key)
+    elif before != after:
+        yield name, before, after
+
+
+def _git_commit() -> str | None:
+    """Commit of the library's own checkout, None when it is an installed copy."""
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
