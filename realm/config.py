@@ -1,0 +1,271 @@
+"""Settings: frozen dataclasses, to JSON and back, overridden by ``name=value``.
+
+Building a configuration touches nothing: no file, no network, no library. Recipes build one, the command line
+overrides it, a run writes it down; constructors further in take plain arguments. Names carry their units:
+``steps`` are optimizer steps, ``tokens`` are word pieces, specials counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from realm.settings import Range, check, explain, from_json, override, to_json
+
+__all__ = [
+    "DataConfig",
+    "EncoderConfig",
+    "IctConfig",
+    "LoopConfig",
+    "OptimConfig",
+    "PretrainConfig",
+    "ProbeConfig",
+    "ReaderConfig",
+    "RealmConfig",
+    "RefreshConfig",
+    "explain",
+    "from_json",
+    "override",
+    "to_json",
+]
+
+Count = Annotated[int, Range(low=1)]
+Natural = Annotated[int, Range(low=0)]
+Positive = Annotated[float, Range(low=0.0, open_low=True)]
+Share = Annotated[float, Range(low=0.0, high=1.0)]
+Below1 = Annotated[float, Range(low=0.0, high=1.0, open_high=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The embedder: text to a vector of `dim` numbers."""
+
+    model: str = "all-MiniLM-L6-v2"
+    """A name of the catalogue, a folder, or a hub id."""
+    layers: Count | None = None
+    """Keep only the first so many layers; all of them when none."""
+    pooling: Literal["auto", "cls", "mean"] = "auto"
+    """How token vectors become one: as the checkpoint was trained (auto), its [CLS] token, or the mean."""
+    dim: Count = 128
+    """Size of the vector that is searched (the paper: 128)."""
+    normalize: Literal["layer-norm", "l2", "none"] = "layer-norm"
+    """What is applied to the projected vector; the released code uses a LayerNorm."""
+    temperature: Positive = 1.0
+    """The inner product is divided by this before the softmax over passages."""
+    tied: bool = True
+    """One set of weights for queries and passages, as the released code; two when false, as the paper writes it."""
+    segments: bool = True
+    """Title and body get segment ids 0 and 1."""
+    freeze_word_embeddings: bool = False
+    """Leave the token embedding matrix as it was loaded: cheaper steps, no drift of rare words."""
+    init: Literal["pca", "random"] = "pca"
+    """Where the projection starts: the principal components of the passages, or at random."""
+    dropout: Below1 = 0.1
+    """On the final vector while training, and inside the network."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """The reader: log p(y | z, x) of masked word pieces under each passage."""
+
+    model: str = "all-MiniLM-L6-v2"
+    """A name of the catalogue, a folder, or a hub id; its tokenizer must be the encoder's."""
+    layers: Count | None = None
+    """Keep only the first so many layers; all of them when none."""
+    copy_head: bool = True
+    """Mix the vocabulary's distribution with copying from the passage: retrieval gets a signal from the start."""
+    with_title: bool = False
+    """Read the title too; the paper's reader sees the body alone."""
+    freeze_word_embeddings: bool = False
+    """Leave the token embedding matrix as it was loaded."""
+    dropout: Below1 = 0.1
+    """Inside the network while training."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is masked, and what may be retrieved for it."""
+
+    corpus: str | None = None
+    """A knowledge base to mask (X) other than the one that is searched (Z); Z itself when none."""
+    max_query_tokens: Annotated[int, Range(low=8)] = 64
+    """Longest masked sentence, [CLS] and [SEP] counted."""
+    max_passage_tokens: Annotated[int, Range(low=16)] = 288
+    """Longest passage input of the encoder, title, [CLS] and both [SEP] counted (the paper: 288)."""
+    max_targets: Count = 10
+    """Masked word pieces of a sentence that are predicted; further ones stay masked and unpredicted."""
+    masking: Literal["salient", "random-token", "random-span"] = "salient"
+    """Salient spans (REALM), single pieces (BERT), or spans of words (SpanBERT)."""
+    spans_pipeline: str = "en_core_web_sm"
+    """The spaCy pipeline that names entities, for `masking=salient`."""
+    exclude: Literal["none", "passage", "document"] = "passage"
+    """What a sentence may not retrieve: nothing left out, its own passage, or any passage of its document."""
+    exclude_duplicates: bool = True
+    """Leave out passages that say the same as the sentence's own one, too."""
+    held_out_fraction: Annotated[float, Range(low=0.0, high=0.5)] = 0.05
+    """Share of documents whose sentences are never trained on; the probe is drawn from them."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IctConfig:
+    """The retriever's warm start: the inverse cloze task (Lee et al. 2019)."""
+
+    steps: Natural = 100_000
+    """0 leaves the warm start out."""
+    batch_size: Annotated[int, Range(low=2)] = 4096
+    """Pairs of a step over all processes; the other pairs of the batch are the wrong answers."""
+    chunk_tokens: Count = 16_384
+    """Word pieces in memory at a time; the batch is as large as `batch_size` all the same (GradCache)."""
+    learning_rate: Positive = 1e-4
+    """Peak."""
+    removal_probability: Share = 0.9
+    """How often the sentence is taken out of its passage."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealmConfig:
+    """Joint training of retriever and reader (Guu et al. 2020, section 3)."""
+
+    steps: Natural = 200_000
+    """0 leaves it out: the result is the warm start."""
+    batch_size: Count = 512
+    """Masked sentences of a part of a step, over all processes."""
+    accumulation: Count = 1
+    """Parts of a step: the gradient is the mean over accumulation * batch_size sentences."""
+    num_candidates: Annotated[int, Range(low=2)] = 8
+    """Passages read for each sentence, the null passage counted."""
+    marginal: Literal["sequence", "token"] = "sequence"
+    """Multiply a passage's tokens, then sum passages (the paper), or sum passages for each token (its code)."""
+    null_passage: bool = True
+    """Whether the empty passage is candidate 0."""
+    over_retrieve: Count = 1
+    """Fetch so many times the candidates and keep the best by live parameters; 1 trusts the index."""
+    learning_rate: Positive = 3e-5
+    """Peak, for the retriever."""
+    reader_learning_rate: Positive = 3e-5
+    """Peak, for the pretrained part of the reader."""
+    head_learning_rate: Positive = 3e-5
+    """Peak, for the parts of the reader that start from nothing."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshConfig:
+    """Re-embedding the passages with newer parameters while training goes on."""
+
+    mode: Literal["async", "sync", "off"] = "async"
+    """In a process of its own, between two steps (deterministic), or never."""
+    every_steps: Count = 500
+    """Parameters are published so often (the paper: about 500)."""
+    threads: Count = 1
+    """CPU threads of the refresher."""
+    device: str | None = None
+    """Where it embeds ("cuda:1"); the trainer's device when none."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """BERT's optimizer."""
+
+    warmup: Literal["bert"] | Natural = "bert"
+    """Steps of linear warm-up; "bert" is min(10,000, max(100, steps / 10)), at most half of the run."""
+    weight_decay: Annotated[float, Range(low=0.0)] = 0.01
+    """Decoupled; not on biases and norms."""
+    clip: Positive = 1.0
+    """Largest global norm of the gradient."""
+    betas: tuple[Below1, Below1] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    eps: Positive = 1e-6
+    """Added to the root of the second moment."""
+    bias_correction: bool = False
+    """Adam's correction of the first steps, which BERT leaves out."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """The training loop."""
+
+    seed: Natural = 0
+    """Decides masking, order, initial weights and dropout."""
+    log_every: Count = 10
+    """Steps between two events in metrics.jsonl."""
+    checkpoint_every: Count = 500
+    """Steps between two checkpoints; what an interruption may cost."""
+    evaluate_every: Natural = 500
+    """Steps between two looks at the probe; 0 looks only at the ends."""
+    keep_checkpoints: Count = 2
+    """The newest so many stay."""
+    threads: Count | None = None
+    """CPU threads of the trainer; what torch chooses when none."""
+    device: str = "auto"
+    """A torch device; "auto" takes the first accelerator there is, else the CPU."""
+    bf16: Literal["auto"] | bool = "auto"
+    """bfloat16 arithmetic; "auto" where the device has it in hardware."""
+    tensorboard: bool = True
+    """Write TensorBoard events beside metrics.jsonl, when the library is installed."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Held-out masked sentences on which retrieval is judged."""
+
+    size: Count = 1000
+    """Sentences."""
+    ks: tuple[Count, ...] = (1, 5, 20)
+    """Recall is reported at these numbers of passages."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything that `realm pretrain` can be told. Numbers default to the paper's; recipes fit them to a machine."""
+
+    ALIASES: ClassVar[dict[str, tuple[str, ...]]] = {"model": ("encoder.model", "reader.model")}
+    """Short names that set several settings at once."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The embedder."""
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """The reader."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is masked."""
+    ict: IctConfig = field(default_factory=IctConfig)
+    """The warm start."""
+    realm: RealmConfig = field(default_factory=RealmConfig)
+    """Joint training."""
+    refresh: RefreshConfig = field(default_factory=RefreshConfig)
+    """Re-embedding."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimizer."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """The loop."""
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """The probe."""
+
+    def __post_init__(self) -> None:
+        check(self)
