@@ -1,0 +1,1 @@
+"""Networks: text in, numbers out; Hugging Face modules inside."""

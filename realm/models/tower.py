@@ -1,0 +1,62 @@
+"""One tower of a dense encoder: backbone, pooling, linear, normalisation, dropout.
+
+Legend for shapes: N texts, L tokens, H hidden size, D vector size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from realm.errors import UsageError
+from realm.models.backbone import hidden_states
+from realm.models.pooling import Pooling
+from realm.types import Tokens
+
+NORMALISATIONS = ("layernorm", "none", "l2")
+LAYER_NORM_EPSILON = 1e-12
+"""The value of the released REALM checkpoints' embedder."""
+
+
+class Tower(nn.Module):
+    """Tokens to vectors: pool, linear with bias, normalise, then dropout while training (the order of the released code)."""
+
+    def __init__(self, backbone: Any, *, pooling: str, dim: int | None, normalize: str, dropout: float, segments: bool) -> None:
+        """dim: None leaves the pooled vector as it is, without a linear layer."""
+        super().__init__()
+        if normalize not in NORMALISATIONS:
+            raise UsageError(f"found normalize={normalize!r}: expected one of {', '.join(NORMALISATIONS)}")
+        hidden_size = int(backbone.config.hidden_size)
+        self.dim = hidden_size if dim is None else dim
+        self.segments = segments
+        self.normalize = normalize
+        self.backbone = backbone
+        self.pooling = Pooling(pooling, int(backbone.config.vocab_size))
+        self.projection = nn.Identity() if dim is None else nn.Linear(hidden_size, dim)
+        self.norm = nn.LayerNorm(self.dim, eps=LAYER_NORM_EPSILON) if normalize == "layernorm" else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+
+    def pool(self, tokens: Tokens) -> Tensor:
+        """Float[N, H]: what comes before the projection, in float32 even under autocast."""
+        hidden_NLH = hidden_states(self.backbone, tokens, segments=self.segments).last_hidden_state
+        return self.pooling(_full(hidden_NLH), tokens, getattr(self.backbone, "pooler", None))  # type: ignore[no-any-return]
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Float[N, D]"""
+        # Scores are sums of D products of numbers near 1: half precision would cost the ranking, and saves nothing here.
+        pooled_NH = self.pool(tokens)
+        with torch.autocast(pooled_NH.device.type, enabled=False):
+            vector_ND = self.norm(self.projection(_full(pooled_NH)))
+            if self.normalize == "l2":
+                vector_ND = nn.functional.normalize(vector_ND, dim=-1)
+            return self.dropout(vector_ND)  # type: ignore[no-any-return]
+
+    def head_state(self) -> dict[str, Tensor]:
+        """The parameters that are not the backbone's, by name."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
+
+
+def _full(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
