@@ -1,0 +1,1 @@
+"""What is known: text that people edit. Outside formats become documents, documents become passages."""
