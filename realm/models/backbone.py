@@ -96,6 +96,26 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
     return model, has_pooler
 
 
+def load_masked_model(source: str | Path) -> Any:
+    """A masked language model in float32 with sdpa attention; what a bare encoder lacks of its head is new.
+
+    ArtefactError when weights of the encoder itself are missing, UsageError for a family without a masked-token head.
+    """
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForMaskedLM
+
+    with opening(source):
+        config = AutoConfig.from_pretrained(source)
+        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+            raise UsageError(f"found a model of type {config.model_type!r} in {source}: expected one with a masked-token head")
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+    missing = [name for name in report["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
+    if missing:
+        raise ArtefactError(f"{source} lacks {len(missing)} weights of its encoder, first {missing[0]}: expected a whole model")
+    return model
+
+
 def keep_layers(model: Any, layers: int | Sequence[int] | None) -> None:
     """Cut a transformer, in place, to its first `layers` layers, or to the layers of the given numbers, in that order.
 
