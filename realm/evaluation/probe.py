@@ -40,7 +40,7 @@ class Reads(Protocol):
 
     def read(self, batch: MaskedBatch) -> Any: ...
 
-    def statistics(self, reading: Any, batch: MaskedBatch) -> tuple[dict[str, Tensor], Tensor]: ...
+    def statistics(self, reading: Any, batch: MaskedBatch) -> dict[str, Tensor]: ...
 
 
 def judge(
@@ -72,9 +72,8 @@ def probe_reading(method: Reads, batches: Sequence[MaskedBatch]) -> dict[str, fl
     sums: dict[str, float] = {}
     count = 0
     for batch in batches:
-        reading = method.read(batch)
-        stats, nll_B = method.statistics(reading, batch)
-        for name, value in {**stats, "log_likelihood": -nll_B.mean()}.items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(nll_B)
-        count += len(nll_B)
+        size = len(batch.query)
+        for name, value in method.statistics(method.read(batch), batch).items():
+            sums[name] = sums.get(name, 0.0) + float(value) * size
+        count += size
     return {name: value / count for name, value in sums.items()}

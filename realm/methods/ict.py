@@ -42,21 +42,20 @@ class InverseCloze:
 
         Stats: accuracy, and accuracy apart for removed and kept sentences.
         """
-        query_BD = self.encoder.encode_queries(batch.query)
-        passage_MD = self.gather(self.encoder.encode_passages(batch.passage))  # M = W * B
+        device = self.encoder.device
+        query_BD = self.encoder.encode_queries(batch.query.to(device))
+        passage_MD = self.gather(self.encoder.encode_passages(batch.passage.to(device)))  # M = W * B
         label_B = torch.arange(len(query_BD), device=query_BD.device) + self.rank * len(query_BD)
-        score_BM = query_BD @ passage_MD.T
-        nll_B = objectives.in_batch_nll(score_BM, label_B)
+        loss = objectives.in_batch_softmax(query_BD, passage_MD, label_B)
 
-        with torch.no_grad():
-            right_B = (score_BM.argmax(dim=1) == label_B).float()
-            stats = {"loss": nll_B.mean().detach(), "accuracy": right_B.mean()}
-            if batch.removed is not None:
-                removed_B = batch.removed.to(right_B.device)
-                for name, chosen_B in (("accuracy_removed", removed_B), ("accuracy_kept", ~removed_B)):
-                    if bool(chosen_B.any()):
-                        stats[name] = right_B[chosen_B].mean()
-        return Loss(nll_B.mean(), stats, nll_B.detach())
+        right_B = objectives.in_batch_correct_B(query_BD, passage_MD, label_B).float()
+        stats = {"loss": loss.detach(), "accuracy": right_B.mean()}
+        if batch.removed is not None:
+            removed_B = batch.removed.to(right_B.device)
+            for name, chosen_B in (("accuracy_removed", removed_B), ("accuracy_kept", ~removed_B)):
+                if bool(chosen_B.any()):
+                    stats[name] = right_B[chosen_B].mean()
+        return Loss(loss, stats)
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {"retriever": list(self.encoder.parameters())}

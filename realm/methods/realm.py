@@ -92,9 +92,8 @@ class RealmPretraining:
             level=self.marginal,
             candidate_mask_BK=reading.valid_BK,
         )
-        with torch.no_grad():
-            stats, nll_B = self.statistics(reading, batch)
-        return Loss(nll, {"loss": nll.detach(), **stats}, nll_B)
+        stats = self.statistics(reading, batch)
+        return Loss(nll, {"loss": nll.detach(), **stats}, self.nll_B(reading, batch))
 
     def read(self, batch: MaskedBatch) -> Reading:
         """Retrieve, score and read: the parts of eq. 1 for each query and candidate."""
@@ -151,18 +150,25 @@ class RealmPretraining:
         order_BC = score_BC.masked_fill(rows_BC == NO_ROW, -torch.inf).argsort(dim=1, descending=True, stable=True)
         return rows_BC.gather(1, order_BC)
 
-    def statistics(self, reading: Reading, batch: MaskedBatch) -> tuple[dict[str, Tensor], Tensor]:
-        """Scalars to log, and each example's negative log-likelihood, Float[B]."""
-        target_BT = batch.target.mask.to(reading.score_BK.device)
-        facts = objectives.retrieval_statistics(
-            reading.score_BK.detach(), reading.logp_BKT.detach(), target_BT, reading.valid_BK, null=self.null_passage
-        )
-        nll_B = facts.pop("nll_B")
-        stats = {name: value.mean() for name, value in facts.items()}
-        stats["candidates_changed"] = reading.changed
+    @torch.no_grad()
+    def statistics(self, reading: Reading, batch: MaskedBatch) -> dict[str, Tensor]:
+        """What to watch, as detached scalars (see `objectives.marginal_stats`)."""
+        target_mask_BT = batch.target.mask.to(reading.score_BK.device)
+        stats = objectives.marginal_stats(reading.score_BK, reading.logp_BKT, target_mask_BT, reading.valid_BK)
+        if not self.null_passage:  # candidate 0 is a passage like the others: utility has no zero to count from
+            stats = {name: stats[name] for name in ("log_likelihood", "prior_entropy")}
+        if self.over_retrieve > 1:
+            stats["candidates_changed"] = reading.changed
         if reading.source_hit_B is not None:
             stats["source_hit"] = reading.source_hit_B.float().mean()
-        return stats, nll_B
+        return stats
+
+    @torch.no_grad()
+    def nll_B(self, reading: Reading, batch: MaskedBatch) -> Tensor:
+        """-log p(y|x) of each example, in the sequence form. Float[B]."""
+        target_mask_BT = batch.target.mask.to(reading.score_BK.device)
+        log_prior_BK = objectives.log_prior_BK(reading.score_BK, reading.valid_BK)
+        return -(log_prior_BK + objectives.sequence_logp_BK(reading.logp_BKT, target_mask_BT)).logsumexp(-1)
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         heads = {id(p) for p in getattr(self.reader, "new_parameters", list)()}

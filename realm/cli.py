@@ -1,0 +1,368 @@
+"""The command line: parse, call one function, show what it returns.
+
+Heavy imports stand inside the commands, so that ``realm --help`` answers at once. Exit codes: 0 done, 1 the
+work failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from realm.errors import RealmError, UsageError
+
+app = typer.Typer(
+    help="Learn to retrieve and to read together, from raw text; answer with evidence; follow every edit.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+docs = typer.Typer(help="Add, edit, delete and list documents, and see their history.", no_args_is_help=True)
+app.add_typer(docs, name="docs")
+
+KB = Annotated[Path, typer.Option("--kb", help="The knowledge base, a folder.")]
+MODEL = Annotated[Path, typer.Option("--model", help="A run, or one of its checkpoints.")]
+WHERE = Annotated[Optional[str], typer.Option(help="A predicate: \"source = 'reuters' and date >= date '2024-01-01'\".")]
+AS_OF = Annotated[Optional[int], typer.Option("--as-of", help="Read the knowledge base as it was at this version.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SETTINGS = Annotated[Optional[list[str]], typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. realm.steps=500.")]
+
+
+@app.command()
+def demo(
+    settings: SETTINGS = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The same story on a slice, in under 90 seconds.")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="Where everything goes; the same folder goes on.")] = None,
+    kb: Annotated[Optional[Path], typer.Option("--kb", help="Your own knowledge base instead of the vital articles.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """The whole story on real text: learn to retrieve, fill blanks with evidence, edit a document, ask again."""
+    from realm.console import Terminal, finish_step_on_interrupt
+    from realm.workflows.demo import run_demo
+
+    terminal = Terminal(quiet=as_json)
+    with finish_step_on_interrupt(terminal.note) as should_stop:
+        result = run_demo(
+            out or Path("realm-demo-quick" if quick else "realm-demo"),
+            quick=quick,
+            kb=kb,
+            settings=settings or [],
+            reporter=terminal,
+            should_stop=should_stop,
+            show=None if as_json else _show_demo,
+        )
+    if as_json:
+        _print_json(result)
+
+
+@app.command()
+def ingest(
+    sources: Annotated[list[str], typer.Argument(help="Folders, files, or the names of data sets.")],
+    kb: KB,
+    format: Annotated[Optional[str], typer.Option(help="The format, where it can't be told from the file.")] = None,
+    on_error: Annotated[str, typer.Option(help="What a malformed record does: skip or refuse.")] = "skip",
+    passages: Annotated[str, typer.Option(help="sentences (whole sentences, packed) or words (100 words, as DPR).")] = "sentences",
+    max_tokens: Annotated[int, typer.Option(help="Word pieces of a passage, title and specials counted.")] = 288,
+    tokenizer: Annotated[str, typer.Option(help="Counts the word pieces: a catalogue name, a folder or a hub id.")] = "all-MiniLM-L6-v2",
+    as_json: JSON = False,
+) -> None:
+    """Read documents of any supported format into a knowledge base; run again, it takes only what changed."""
+    from realm.console import Terminal
+    from realm.workflows.ingest import ingest_sources
+
+    result = ingest_sources(
+        sources,
+        kb,
+        format=format,
+        on_error=on_error,
+        passages=passages,
+        max_tokens=max_tokens,
+        tokenizer=tokenizer,
+        reporter=Terminal(quiet=as_json),
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        typer.echo(
+            f"{kb}: {result['added']:,} added, {result['updated']:,} updated, {result['unchanged']:,} unchanged, "
+            f"{result['skipped']:,} records skipped; now {result['documents']:,} documents in {result['passages']:,} "
+            f"passages, version {result['version']}"
+        )
+        for problem in result["problems"]:
+            typer.echo(f"  {problem}", err=True)
+
+
+@app.command()
+def pretrain(
+    settings: Annotated[
+        Optional[list[str]], typer.Argument(metavar="[RUN] [NAME=VALUE]...", help="A run to go on with, or settings.")
+    ] = None,
+    kb: Annotated[Optional[Path], typer.Option("--kb", help="The knowledge base that is searched (Z).")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="The run folder; an existing one goes on.")] = None,
+    corpus: Annotated[Optional[Path], typer.Option(help="Another knowledge base to mask (X); Z itself by default.")] = None,
+    recipe: Annotated[str, typer.Option(help="The settings to start from.")] = "small",
+    as_json: JSON = False,
+) -> None:
+    """Pre-train a retriever and a reader together (Guu et al. 2020)."""
+    from realm.console import Terminal, finish_step_on_interrupt
+    from realm.workflows.pretrain import pretrain as work
+    from realm.workflows.pretrain import resume
+
+    given = settings or []
+    terminal = Terminal(quiet=as_json)
+    with finish_step_on_interrupt(terminal.note) as should_stop:
+        if given and "=" not in given[0]:
+            if kb or out or given[1:]:
+                raise UsageError("a run goes on with its own settings: give RUN alone, or --kb and --out for a new run")
+            result = resume(Path(given[0]), reporter=terminal, should_stop=should_stop)
+        else:
+            if kb is None or out is None:
+                raise UsageError("found no --kb or no --out: expected both for a new run, or RUN alone to go on")
+            from realm.recipes import build
+
+            config = build(recipe, given)
+            result = work(kb, out, config, corpus=corpus, reporter=terminal, should_stop=should_stop)
+    _print_json(result) if as_json else _show_comparison(result)
+
+
+@app.command()
+def search(
+    query: str,
+    kb: KB,
+    model: Annotated[Optional[Path], typer.Option("--model", help="A run; without one, BM25.")] = None,
+    k: Annotated[int, typer.Option(min=1)] = 5,
+    where: WHERE = None,
+    as_of: AS_OF = None,
+    as_json: JSON = False,
+) -> None:
+    """Find passages: by meaning with a model, by words (BM25) without."""
+    from realm.console import Terminal
+    from realm.workflows.ask import search_passages
+
+    found = search_passages(query, kb, model=model, k=k, where=where, as_of=as_of, reporter=Terminal(quiet=as_json))
+    if as_json:
+        _print_json(found)
+        return
+    for hit in found:
+        typer.echo(f"{hit['score']:8.3f}  {hit['title']}  [{hit['id']}]\n          {_short(hit['text'], 200)}")
+    if not found:
+        typer.echo("nothing found")
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="A sentence with a blank: \"Guernica was painted by [MASK].\"")],
+    kb: KB,
+    model: MODEL,
+    k: Annotated[int, typer.Option(min=1, help="Passages to read.")] = 5,
+    where: WHERE = None,
+    as_of: AS_OF = None,
+    as_json: JSON = False,
+) -> None:
+    """Fill a blank and show what the answer rests on."""
+    from realm.console import Terminal
+    from realm.workflows.ask import ask_question
+
+    answer = ask_question(question, kb, model=model, k=k, where=where, as_of=as_of, reporter=Terminal(quiet=as_json))
+    if as_json:
+        _print_json(answer.to_json())
+    else:
+        _show_answer(answer)
+
+
+@app.command()
+def evaluate(
+    model: MODEL,
+    kb: Annotated[Optional[Path], typer.Option("--kb", help="Default: the knowledge base of the run.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Judge a run on its held-out probe: recall@k, RU, null mass, likelihood; the warm start and BM25 beside it."""
+    from realm.console import Terminal
+    from realm.workflows.pretrain import evaluate_run
+
+    result = evaluate_run(model, kb=kb, reporter=Terminal(quiet=as_json))
+    _print_json(result) if as_json else _show_comparison(result)
+
+
+@app.command()
+def show(
+    path: Path,
+    as_json: JSON = False,
+) -> None:
+    """Say what an artefact is and what it was made from: a knowledge base, snapshot, run, checkpoint, index."""
+    from realm.workflows.show import describe
+
+    facts = describe(path)
+    if as_json:
+        _print_json(facts)
+    else:
+        for name, value in facts.items():
+            typer.echo(f"{name:>22}  {value if not isinstance(value, dict | list) else json.dumps(value, ensure_ascii=False)}")
+
+
+@app.command()
+def estimate(
+    passages: Annotated[int, typer.Option(min=1, help="How many passages.")],
+    settings: SETTINGS = None,
+    recipe: Annotated[str, typer.Option(help="The settings to start from.")] = "small",
+    as_json: JSON = False,
+) -> None:
+    """Disk, memory and time on this machine, before anything is built."""
+    from realm.recipes import build
+    from realm.workflows.estimate import estimate as work
+
+    result = work(passages, build(recipe, settings or []))
+    if as_json:
+        _print_json(result)
+    else:
+        from realm.console import table
+
+        table(f"{passages:,} passages on this machine", ["what", "estimate", "because"], result["rows"])
+
+
+# ---------------------------------------------------------------- docs
+
+
+@docs.command("add")
+def docs_add(kb: KB, file: Annotated[Path, typer.Argument(help="A file or folder of documents; '-' reads one from standard input.")], id: Annotated[Optional[str], typer.Option(help="For a single text: its id.")] = None, title: Annotated[str, typer.Option(help="For a single text: its title.")] = "", as_json: JSON = False) -> None:
+    """Add documents. An id that is already there is refused."""
+    from realm.workflows.ingest import add_documents
+
+    _report_version(add_documents(kb, file, id=id, title=title), as_json)
+
+
+@docs.command("update")
+def docs_update(
+    kb: KB,
+    id: Annotated[str, typer.Argument(help="The document.")],
+    text: Annotated[Optional[str], typer.Option(help="The new text.")] = None,
+    file: Annotated[Optional[Path], typer.Option(help="A file that holds the new text.")] = None,
+    replace: Annotated[Optional[list[str]], typer.Option(help="OLD=>NEW: replace a piece of the text. May be repeated.")] = None,
+    title: Annotated[Optional[str], typer.Option(help="The new title.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Change a document: one commit; passages whose text stays keep their vectors."""
+    from realm.workflows.ingest import update_document
+
+    _report_version(update_document(kb, id, text=text, file=file, replace_pieces=replace, title=title), as_json)
+
+
+@docs.command("delete")
+def docs_delete(kb: KB, ids: Annotated[list[str], typer.Argument(help="Documents.")], as_json: JSON = False) -> None:
+    """Delete documents. Their history stays."""
+    from realm.workflows.ingest import delete_documents
+
+    _report_version(delete_documents(kb, ids), as_json)
+
+
+@docs.command("list")
+def docs_list(kb: KB, where: WHERE = None, as_of: AS_OF = None, limit: Annotated[int, typer.Option(min=1)] = 50, as_json: JSON = False) -> None:
+    """List documents."""
+    from realm.workflows.ingest import list_documents
+
+    found = list_documents(kb, where=where, as_of=as_of, limit=limit)
+    if as_json:
+        _print_json(found)
+        return
+    for document in found["documents"]:
+        typer.echo(f"{document['id']}\t{document['title']}\t{_short(document['text'], 80)}")
+    if found["total"] > len(found["documents"]):
+        typer.echo(f"... {found['total'] - len(found['documents']):,} more: raise --limit", err=True)
+
+
+@docs.command("history")
+def docs_history(kb: KB, id: Annotated[str, typer.Argument(help="The document.")], as_json: JSON = False) -> None:
+    """Every version of a document."""
+    from realm.workflows.ingest import document_history
+
+    found = document_history(kb, id)
+    if as_json:
+        _print_json(found)
+        return
+    for revision in found:
+        typer.echo(f"version {revision['version']}\t{revision['time']}\t{revision['change']}\t{_short(revision['text'], 80)}")
+
+
+# ---------------------------------------------------------------- showing
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def _short(text: str, length: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _report_version(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+    else:
+        typer.echo(", ".join(f"{value:,} {name}" for name, value in result.items() if name != "version" and value) or "nothing changed")
+        typer.echo(f"version {result['version']}")
+
+
+def _show_comparison(result: dict[str, Any]) -> None:
+    from realm.console import table
+
+    table(result["title"], result["columns"], result["rows"])
+    for note in result.get("notes", []):
+        typer.echo(note)
+
+
+def _show_answer(answer: Any) -> None:
+    from realm.console import print_answer
+
+    print_answer(answer)
+
+
+def _show_demo(kind: str, value: Any) -> None:
+    if kind == "table":
+        _show_comparison(value)
+    elif kind == "answer":
+        _show_answer(value)
+    else:
+        typer.echo(value)
+
+
+def main() -> None:
+    """Entry point: errors of ours become one line and an exit code; ``--debug`` shows the trace."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments or os.environ.get("REALM_DEBUG") == "1"
+    try:
+        app([a for a in arguments if a != "--debug"], standalone_mode=False)
+    except RealmError as error:
+        if debug:
+            raise
+        typer.echo(f"realm: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("realm: interrupted; the same command goes on from the last checkpoint", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")):
+            _usage(error)
+        if debug:
+            raise
+        typer.echo(f"realm: {type(error).__name__}: {' '.join(str(error).split())} (this is a defect; --debug shows the trace)", err=True)
+        sys.exit(1)
+
+
+def _usage(error: Any) -> None:
+    if type(error).__name__ == "Abort":
+        raise KeyboardInterrupt
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if message:
+        typer.echo(f"realm: {message}", err=True)
+    sys.exit(getattr(error, "exit_code", 2))
+
+
+if __name__ == "__main__":
+    main()

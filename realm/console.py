@@ -1,0 +1,144 @@
+"""What a person sees while work goes on: bars with rate and time left, a live line of training, tables."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_INTERVAL_SECONDS = 10.0
+"""How often a bar reports when standard error is a file."""
+
+LIVE = (
+    ("loss", "loss", "{:.2f}"),
+    ("retrieval_utility", "RU", "{:+.2f}"),
+    ("null_prior", "null", "{:.0%}"),
+    ("recall@5", "recall@5", "{:.1%}"),
+    ("accuracy", "acc", "{:.0%}"),
+    ("index_age_steps", "index age", "{:.0f} steps"),
+    ("index_age_seconds", "", "{:.0f} s"),
+)
+"""Figures of the live line: name in metrics.jsonl, label, format."""
+
+
+class Terminal:
+    """A `Reporter` that draws on standard error, so that standard output stays for results."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self._figures: dict[str, float] = {}
+        self._bar: Progress | None = None
+        self._live: Any = None
+
+    def note(self, text: str) -> None:
+        self.console.print(escape(text))
+
+    @contextmanager
+    def stage(self, title: str, unit: str = "") -> Iterator[Callable[[int, int | None], None]]:
+        started = time.monotonic()
+        if self.console.is_terminal:
+            with Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                _Rate(unit),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[live]}"),
+                console=self.console,
+                transient=True,
+            ) as bar:
+                task = bar.add_task(title, total=None, live="")
+                self._bar, self._live = bar, task
+                try:
+                    yield lambda done, total: bar.update(task, completed=done, total=total)
+                finally:
+                    self._bar = None
+        else:
+            last = started
+
+            def plain(done: int, total: int | None) -> None:
+                nonlocal last
+                now = time.monotonic()
+                if now - last >= PLAIN_INTERVAL_SECONDS and done:
+                    last = now
+                    rate = done / (now - started)
+                    left = f", {(total - done) / rate:.0f} s left" if total else ""
+                    self.note(f"  {title}: {done:,}{f' of {total:,}' if total else ''} {unit} ({rate:,.0f}/s{left}){self._line()}")
+
+            yield plain
+        self.console.print(f"[green]✓[/] {escape(title)} [dim]{time.monotonic() - started:.1f} s[/]")
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        if event["kind"] == "non-finite":
+            self.note(f"  step {event['step']}: loss or gradient not finite, step left out; queries: {event['queries']}")
+            return
+        if event["kind"] == "refresh":
+            self._figures.pop("index_age_steps", None)
+        self._figures.update({k: v for k, v in event.items() if isinstance(v, int | float)})
+        if self._bar is not None:
+            self._bar.update(self._live, live=self._line())
+
+    def _line(self) -> str:
+        parts = []
+        for name, label, form in LIVE:
+            if name in self._figures:
+                parts.append(f"{label} {form.format(self._figures[name])}".strip())
+        return ("  " + "  ".join(parts)) if parts else ""
+
+    def reset(self) -> None:
+        """Forget the figures of the stage before."""
+        self._figures.clear()
+
+
+class _Rate(ProgressColumn):
+    """"1,234/5,000 passages 340/s"."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        total = f"/{int(task.total):,}" if task.total else ""
+        rate = f" {task.speed:,.0f}/s" if task.speed and task.speed >= 1 else ""
+        return Text(f"{int(task.completed):,}{total} {self.unit}{rate}", style="dim")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on standard output; numbers to the right."""
+    view = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        view.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        view.add_row(*(escape(str(cell)) for cell in row))
+    Console(highlight=False).print(view)
+
+
+@contextmanager
+def finish_step_on_interrupt(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks the loop to finish its step and save; a second Ctrl-C stops at once.
+
+    Yields a function that says whether to stop.
+    """
+    asked = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        note("stopping after this step (press Ctrl-C again to stop at once); the same command goes on from here")
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)

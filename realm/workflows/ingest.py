@@ -1,0 +1,166 @@
+"""Documents in, out, and their history."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from realm.errors import DataError, UsageError
+from realm.knowledge.sources import SourceReport, read_documents
+from realm.types import Document
+from realm.workflows.reporting import Reporter, Silent
+from realm.workflows.store import create_or_open, open_knowledge_base
+
+SHOWN_PROBLEMS = 20
+
+
+def ingest_sources(
+    sources: list[str],
+    kb_path: Path,
+    *,
+    format: str | None = None,
+    on_error: str = "skip",
+    passages: str = "sentences",
+    max_tokens: int = 288,
+    tokenizer: str = "all-MiniLM-L6-v2",
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Read every source into the knowledge base; documents that are there and equal are left alone.
+
+    Returns counts, the version, and the first problems as "file:line: found, expected".
+    """
+    reporter = reporter or Silent()
+    if on_error not in ("skip", "refuse"):
+        raise UsageError(f"found on_error={on_error!r}: expected skip or refuse")
+    for source in sources:
+        if Path(source).is_absolute() or source.startswith("."):
+            if not Path(source).exists():
+                raise DataError(f"no file or folder {source}: expected documents to ingest")
+    kb = create_or_open(kb_path, passages=passages, max_tokens=max_tokens, tokenizer=tokenizer)
+    totals = {"added": 0, "updated": 0, "unchanged": 0}
+    report = SourceReport()
+    for source in sources:
+        documents = read_documents(
+            source, format=format, on_error=cast(Literal["skip", "refuse"], on_error), report=report
+        )
+        with reporter.stage(f"ingest {Path(source).name or source}", "documents") as progress:
+            counts = kb.upsert(documents, progress=progress)
+        for name in totals:
+            totals[name] += getattr(counts, name)
+    return {
+        **totals,
+        "skipped": report.num_problems,
+        "documents": len(kb),
+        "passages": kb.num_passages(),
+        "version": kb.version,
+        "problems": [str(problem) for problem in report.problems[:SHOWN_PROBLEMS]],
+    }
+
+
+def add_documents(kb_path: Path, source: Path, *, id: str | None = None, title: str = "") -> dict[str, Any]:
+    """Add the documents of a file; with `id`, the file (or '-', standard input) is one text."""
+    kb = open_knowledge_base(kb_path)
+    if id is not None or str(source) == "-":
+        if id is None:
+            raise UsageError("found '-' without --id: expected an id for the text on standard input")
+        text = sys.stdin.read() if str(source) == "-" else _read_text(source)
+        counts = kb.add([Document(id=id, title=title, text=text)])
+    else:
+        counts = kb.add(read_documents(source, on_error="refuse"))
+    return {"added": counts.added, "version": counts.version}
+
+
+def update_document(
+    kb_path: Path,
+    document_id: str,
+    *,
+    text: str | None = None,
+    file: Path | None = None,
+    replace_pieces: list[str] | None = None,
+    title: str | None = None,
+) -> dict[str, Any]:
+    """Change text or title of one document; the rest of its fields stay.
+
+    replace_pieces: "OLD=>NEW" each; OLD must stand in the text. DataError when the document isn't there.
+    """
+    kb = open_knowledge_base(kb_path)
+    document = kb.get(document_id)
+    if document is None:
+        raise DataError(f"no document {document_id!r} in {kb_path}: expected one to update; `realm docs list` shows the ids")
+    if sum(bool(given) for given in (text is not None, file, replace_pieces)) + (title is not None) == 0:
+        raise UsageError("found nothing to change: expected --text, --file, --replace or --title")
+    if sum(bool(given) for given in (text is not None, file, replace_pieces)) > 1:
+        raise UsageError("found more than one of --text, --file and --replace: expected one new text")
+    new = text if text is not None else _read_text(file) if file else document.text
+    for piece in replace_pieces or []:
+        old, arrow, fresh = piece.partition("=>")
+        if not arrow or not old:
+            raise UsageError(f"found --replace {piece!r}: expected OLD=>NEW")
+        if old not in new:
+            raise DataError(f"{old!r} does not stand in document {document_id!r}: nothing was changed")
+        new = new.replace(old, fresh)
+    counts = kb.update(replace(document, text=new, title=document.title if title is None else title))
+    return {"updated": counts.updated, "unchanged": counts.unchanged, "version": counts.version}
+
+
+def delete_documents(kb_path: Path, ids: list[str]) -> dict[str, Any]:
+    counts = open_knowledge_base(kb_path).delete(ids)
+    return {"deleted": counts.deleted, "version": counts.version}
+
+
+def list_documents(kb_path: Path, *, where: str | None, as_of: int | None, limit: int) -> dict[str, Any]:
+    """At most `limit` documents that satisfy a predicate, in order of insertion."""
+    kb = open_knowledge_base(kb_path, as_of=as_of)
+    found = [_facts(document) for document in islice(kb.documents(where), limit + 1)]
+    total = len(found)
+    if total > limit:
+        total = len(kb) if where is None else sum(1 for _ in kb.documents(where))
+    return {"documents": found[:limit], "total": total, "version": kb.version}
+
+
+def document_history(kb_path: Path, document_id: str) -> list[dict[str, Any]]:
+    """Every change of a document with the text it left, oldest first. DataError when it never was."""
+    kb = open_knowledge_base(kb_path)
+    revisions = kb.history(document_id)
+    if not revisions:
+        raise DataError(f"no document {document_id!r} in {kb_path}, now or before; `realm docs list` shows the ids")
+    found = []
+    for revision in revisions:
+        document = kb.at(revision.version).get(document_id)
+        found.append(
+            {
+                "version": revision.version,
+                "revision": revision.revision,
+                "time": revision.time.isoformat(timespec="seconds"),
+                "change": revision.change,
+                "passages": revision.num_passages,
+                "title": revision.title,
+                "text": document.text if document else "",
+            }
+        )
+    return found
+
+
+def _facts(document: Document) -> dict[str, Any]:
+    return {
+        "id": document.id,
+        "title": document.title,
+        "text": document.text,
+        "source": document.source,
+        "date": document.date.isoformat() if document.date else None,
+        "lang": document.lang,
+        "url": document.url,
+        **document.metadata,
+    }
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"no file {path}: expected the text of a document") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: found bytes that are not UTF-8 at {error.start}: expected UTF-8; convert the file first") from None

@@ -1,0 +1,81 @@
+"""Opening a knowledge base with the splitter it was made with, so that an edit is cut as the ingest was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from realm import files
+from realm.errors import MismatchError, UsageError
+from realm.knowledge.base import KnowledgeBase
+from realm.types import Document, Passage
+
+TOKENIZER = "tokenizer"
+"""Folder in the knowledge base: the tokenizer that counts word pieces, kept so that no edit needs the hub."""
+
+
+class LazySplitter:
+    """Builds the splitter that kb.json describes when the first document is split: most openings only read."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.settings = settings
+        self._split: Any = None
+
+    def __call__(self, documents: Sequence[Document]) -> list[list[Passage]]:
+        if self._split is None:
+            self._split = self._build()
+        found: list[list[Passage]] = self._split(documents)
+        return found
+
+    def _build(self) -> Any:
+        from realm.knowledge.passages import SentenceSplitter, WordSplitter
+
+        if self.settings.get("splitter") == "words":
+            return WordSplitter(int(self.settings["num_words"]))
+        folder = self.path / TOKENIZER
+        if not folder.exists():  # interrupted between creating the knowledge base and keeping its tokenizer
+            keep_tokenizer(self.path, str(self.settings["tokenizer"]))
+        return SentenceSplitter(load_tokenizer(str(folder)), int(self.settings["max_tokens"]))
+
+
+def load_tokenizer(source: str) -> Any:
+    """A fast tokenizer from a catalogue name, a folder or a hub id."""
+    from realm.knowledge.catalog import resolve_model
+    from realm.models.backbone import load_tokenizer as load
+
+    return load(resolve_model(source))
+
+
+def keep_tokenizer(path: Path, source: str) -> None:
+    tokenizer = load_tokenizer(source)
+    with files.staged_folder(path / TOKENIZER) as staged:
+        tokenizer.save_pretrained(staged)
+
+
+def open_knowledge_base(path: Path, *, as_of: int | None = None) -> KnowledgeBase:
+    """Open a knowledge base so that it can also be written (unless `as_of` is given)."""
+    path = Path(path)
+    settings = KnowledgeBase.splitter_of(path)
+    return KnowledgeBase.open(path, split=LazySplitter(path.absolute(), settings), as_of=as_of)
+
+
+def create_or_open(path: Path, *, passages: str, max_tokens: int, tokenizer: str) -> KnowledgeBase:
+    """The knowledge base at `path`, made if there is none. MismatchError when it was made with another splitter."""
+    if passages not in ("sentences", "words"):
+        raise UsageError(f"found passages={passages!r}: expected sentences or words")
+    wanted: dict[str, Any] = (
+        {"splitter": "words", "num_words": 100}
+        if passages == "words"
+        else {"splitter": "sentences", "max_tokens": max_tokens, "tokenizer": tokenizer}
+    )
+    if (Path(path) / "kb.json").exists():
+        found = KnowledgeBase.splitter_of(path)
+        if found != wanted:
+            raise MismatchError(f"{path} was made with {found}: found {wanted}; leave these settings as they were, or give another --kb")
+        return open_knowledge_base(path)
+    kb = KnowledgeBase.create(path, split=LazySplitter(Path(path).absolute(), wanted), splitter=wanted)
+    if passages == "sentences":
+        keep_tokenizer(kb.path, tokenizer)
+    return kb
