@@ -1,0 +1,207 @@
+"""The one routine that turns a snapshot into vectors: in memory, or on disk with resume.
+
+Legend: N rows, M rows of a call, D vector size.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realm.errors import ArtefactError, RealmError, TrainingError, UsageError
+from realm.files import MANIFEST, fingerprint, read_manifest, staged_folder, write_json
+from realm.search.shards import DTYPES, FORMAT, VERSION, pack, seal, shard_name, write_shard
+from realm.types import Encoder, PassageSource, Progress
+
+BATCH_TOKENS = 4096
+"""Padded tokens a batch; measured best on a CPU between 2,000 and 8,000, more fits a GPU."""
+ROWS_PER_SHARD = 16384
+"""Rows a shard: the window that is sorted by length, and what an interruption may lose."""
+
+
+class EmbeddingStopped(RealmError):
+    """`should_stop` said so; the finished shards are kept and the same call goes on from them."""
+
+
+def embed_rows(
+    encoder: Encoder,
+    source: PassageSource,
+    rows: Tensor | None = None,
+    *,
+    max_tokens: int,
+    batch_tokens: int = BATCH_TOKENS,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Float32[M, D] on the CPU: vectors of rows Long[M] (all by default), in their order.
+
+    Passages are encoded shortest first, so that a batch holds equal lengths and padding is not computed;
+    without gradients and without dropout. `on_batch` gets the number of rows of each finished batch.
+    TrainingError: the encoder gave NaN or infinity.
+    """
+    wanted = np.arange(len(source)) if rows is None else rows.detach().cpu().numpy()
+    lengths = source.passage_lengths(max_tokens)[wanted]
+    out_MD = torch.empty((len(wanted), encoder.dim))
+    with torch.inference_mode(), _without_dropout(encoder):
+        for batch in length_batches(lengths, batch_tokens):
+            tokens = source.passages(torch.from_numpy(wanted[batch]), max_tokens).to(encoder.device)
+            out_MD[torch.from_numpy(batch)] = encoder.encode_passages(tokens).float().cpu()
+            if on_batch is not None:
+                on_batch(len(batch))
+    bad = (~torch.isfinite(out_MD).all(1)).nonzero()
+    if len(bad):
+        raise TrainingError(
+            f"the encoder gave NaN or infinity for row {int(wanted[int(bad[0])])}: its parameters are broken; "
+            "go back to an earlier checkpoint"
+        )
+    return out_MD
+
+
+def length_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Positions of `lengths` in batches, shortest first, of at most `batch_tokens` padded tokens (but at least one)."""
+    order = np.argsort(lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        # Sorted, so the padded size of first..last grows with last: the largest that fits is found by bisection.
+        padded = lengths[order[first:]].astype(np.int64)
+        padded = padded[: batch_tokens // max(int(padded[0]), 1) + 1] if len(padded) else padded
+        fits = int(np.searchsorted(padded * np.arange(1, len(padded) + 1), batch_tokens, side="right"))
+        last = first + max(fits, 1)
+        yield order[first:last]
+        first = last
+
+
+def embed(
+    encoder: Encoder,
+    source: PassageSource,
+    out: Path,
+    *,
+    max_tokens: int,
+    batch_tokens: int = BATCH_TOKENS,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    dtype: str = "float32",
+    progress: Progress | None = None,
+    facts: Mapping[str, Any] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Path:
+    """Embed all passages of `source` into the folder `out`, which `ExactIndex.open` opens. Returns `out`.
+
+    facts: JSON values for the manifest. facts["encoder"], the fingerprint of the parameters, names the work:
+    an interrupted call that is repeated for the same encoder, snapshot and settings keeps its finished shards;
+    a finished `out` is returned as it is; any other content of `out` is replaced only when the new one is whole.
+
+    rank, world_size: several processes may share the work. Each writes every world_size-th shard and returns
+    the unfinished folder; when all are done, one call with world_size=1 writes the manifest.
+
+    Memory: one shard of vectors, whatever the number of passages.
+    TrainingError: NaN from the encoder. EmbeddingStopped: should_stop() was true. ArtefactError: disk full.
+    """
+    out, facts = Path(out), dict(facts or {})
+    if dtype not in DTYPES:
+        raise UsageError(f"storage type {dtype!r}: expected one of {', '.join(DTYPES)}")
+    if rows_per_shard < 1 or batch_tokens < 1 or not 0 <= rank < world_size:
+        raise UsageError(f"rows_per_shard {rows_per_shard}, batch_tokens {batch_tokens}, rank {rank} of {world_size}")
+    plan = {
+        "encoder": facts.get("encoder"),
+        "snapshot": source.fingerprint,
+        "max_tokens": max_tokens,
+        "dim": encoder.dim,
+        "dtype": dtype,
+        "rows": len(source),
+        "rows_per_shard": rows_per_shard,
+    }
+    if _finished(out, plan):
+        return out
+    work = _work_folder(out, plan, alone=world_size == 1)
+    ranges = [(a, min(a + rows_per_shard, len(source))) for a in range(0, len(source), rows_per_shard)]
+    done = 0
+
+    def tick(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None:
+            progress(done, len(source))
+        if should_stop is not None and should_stop():
+            raise EmbeddingStopped(f"embedding stopped at {done} of {len(source)} passages: call again to go on")
+
+    for number, (first, last) in enumerate(ranges):
+        path = work / shard_name(number, first, last)
+        if path.exists():
+            tick(last - first)
+        elif number % world_size == rank:
+            rows = torch.arange(first, last)
+            vectors = embed_rows(
+                encoder, source, rows, max_tokens=max_tokens, batch_tokens=batch_tokens, on_batch=tick
+            )
+            write_shard(path, pack(vectors, dtype))
+    if world_size > 1:
+        return work
+    described = {**facts, "snapshot": source.fingerprint, "max_tokens": max_tokens, "rows_per_shard": rows_per_shard}
+    _plan_path(work).unlink()
+    seal(work, ranges, dim=encoder.dim, dtype=dtype, facts=described)
+    if out.exists():
+        old = out.with_name(f".{out.name}.stage-old-{os.getpid()}")
+        os.replace(out, old)
+        os.replace(work, out)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(work, out)
+    return out
+
+
+def _plan_path(work: Path) -> Path:
+    return work / "plan.json"
+
+
+def _finished(out: Path, plan: Mapping[str, Any]) -> bool:
+    if not (out / MANIFEST).exists():
+        return False
+    try:
+        manifest = read_manifest(out, format=FORMAT, version=VERSION)
+    except ArtefactError:
+        return False
+    same = all(manifest.get(key) == value for key, value in plan.items() if key != "rows_per_shard")
+    return same and plan["encoder"] is not None
+
+
+def _work_folder(out: Path, plan: Mapping[str, Any], *, alone: bool) -> Path:
+    """The unfinished folder of exactly this work; that of other work for the same `out` is removed."""
+    work = out.with_name(f".{out.name}.partial-{fingerprint(*(f'{k}={v}' for k, v in sorted(plan.items())))}")
+    if alone:
+        for other in out.parent.glob(f".{out.name}.partial-*"):
+            if other != work or plan["encoder"] is None:  # without a name nobody can say whose vectors these are
+                shutil.rmtree(other, ignore_errors=True)
+        if (work / MANIFEST).exists():  # killed between the manifest and the rename
+            (work / MANIFEST).unlink()
+    if not work.exists():
+        try:
+            with staged_folder(work) as staged:
+                write_json(_plan_path(staged), dict(plan))
+        except OSError:
+            if not work.exists():  # another rank was first, which is fine
+                raise
+    elif not _plan_path(work).exists():
+        write_json(_plan_path(work), dict(plan))
+    return work
+
+
+@contextmanager
+def _without_dropout(encoder: Encoder) -> Iterator[None]:
+    """Dropout in the document vectors would make the index noisy; the training mode is restored afterwards."""
+    training = isinstance(encoder, torch.nn.Module) and encoder.training
+    if training:
+        encoder.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if training:
+            encoder.train()  # type: ignore[attr-defined]

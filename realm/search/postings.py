@@ -1,0 +1,160 @@
+"""BM25 over titles and texts, by bm25s (Lü 2024), which keeps every term's scores precomputed.
+
+Scores are those of Lucene's BM25 (Robertson et al. 1994; Kamphuis et al. 2020). Legend: B queries, K hits, N rows,
+E excluded rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realm.errors import ArtefactError, MismatchError, MissingLibraryError, UsageError
+from realm.files import read_manifest, staged_folder, write_manifest
+from realm.search.topk import NO_SCORE, top
+from realm.types import NO_ROW, Hits
+
+FORMAT = "realm postings"
+VERSION = 1
+
+# Scripts without spaces between words: each Han or kana character is a term. So is each emoji. All else: runs of
+# letters and digits with their combining marks (the vowel signs of Arabic, Hindi and others are no `\w`).
+_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_EMOJI = "\u2600-\u27bf\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff"
+_MARKS = (  # Latin and Greek accents, Hebrew, Arabic, Devanagari, Thai
+    "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0e31\u0e34-\u0e3a\u0e47-\u0e4e"
+)
+TOKEN_PATTERN = rf"[{_ALONE}]|[{_EMOJI}]|[^\W{_ALONE}](?:[^\W{_ALONE}]|[{_MARKS}])*"
+
+
+class Bm25:
+    """A `Retriever` of words. Passages without a term of the query are no hits; among equal scores, lower row first."""
+
+    def __init__(self, engine: Any, settings: Mapping[str, Any], rows: int, facts: Mapping[str, Any]) -> None:
+        """Use `build` or `open`."""
+        self._engine = engine
+        self._settings = dict(settings)
+        self._rows = rows
+        self.facts = dict(facts)
+
+    @classmethod
+    def build(
+        cls,
+        passages: Iterable[tuple[str, str]],
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        stopwords: str | Sequence[str] | None = "en",
+        token_pattern: str = TOKEN_PATTERN,
+        backend: str = "numpy",
+        facts: Mapping[str, Any] | None = None,
+    ) -> Bm25:
+        """Index (title, text) pairs in the order of their rows; the pairs are read once.
+
+        k1, b: term saturation and length normalisation; 0.9 and 0.4 are the usual choice for passages.
+        stopwords: a language ("en", "de", "ko", ...), a list of words, or None for none.
+        facts: what the passages come from (snapshot), kept in the manifest. UsageError: an impossible setting.
+        """
+        import bm25s
+
+        if k1 < 0 or not 0 <= b <= 1:
+            raise UsageError(f"k1 is {k1} and b is {b}: expected k1 of at least 0 and b between 0 and 1")
+        kept = stopwords if stopwords is None or isinstance(stopwords, str) else list(stopwords)
+        settings = {"k1": k1, "b": b, "stopwords": kept, "token_pattern": token_pattern}
+        try:
+            tokens = _tokenise((f"{title} {text}" for title, text in passages), settings)
+        except ValueError as error:
+            raise UsageError(f"stop words {stopwords!r}: no language of bm25s; give a list of words or None") from error
+        engine = None
+        if tokens.vocab:
+            try:
+                engine = bm25s.BM25(k1=k1, b=b, method="lucene", backend=backend)
+            except ImportError as error:
+                raise MissingLibraryError("numba", "fast", "BM25 with backend='numba'") from error
+            engine.index(tokens, show_progress=False)
+        return cls(engine, settings, len(tokens.ids), facts or {})
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __call__(
+        self, queries: Sequence[str], k: int, exclude: Tensor | None = None, allowed: Tensor | None = None
+    ) -> Hits:
+        """Best k rows for each query; `exclude` Long[B, E] and `allowed` Bool[N] as in `Index.search`."""
+        if k < 1:
+            raise UsageError(f"k is {k}: expected at least 1")
+        if exclude is not None and (exclude.ndim != 2 or len(exclude) != len(queries)):
+            raise UsageError(f"exclude of shape {tuple(exclude.shape)}: expected [{len(queries)}, rows]")
+        if exclude is not None and exclude.numel() and int(exclude.max()) >= self._rows:
+            raise UsageError(f"exclude names a row outside 0..{self._rows - 1}: it belongs to another snapshot")
+        if allowed is not None and tuple(allowed.shape) != (self._rows,):
+            raise UsageError(f"allowed has shape {tuple(allowed.shape)}: expected [{self._rows}]")
+        row_BK = torch.full((len(queries), k), NO_ROW)
+        score_BK = torch.full((len(queries), k), NO_SCORE)
+        if self._engine is None or not len(queries):
+            return Hits(row_BK, score_BK)
+        tokens = _tokenise(queries, self._settings)
+        words = list(tokens.vocab)
+        for number, ids in enumerate(tokens.ids):
+            known = self._engine.get_tokens_ids([words[i] for i in ids])
+            if not known:
+                continue
+            score_1N = torch.from_numpy(self._engine.get_scores_from_ids(known)).float()[None]
+            score_1N = score_1N.masked_fill(score_1N <= 0, NO_SCORE)
+            if exclude is not None:
+                score_1N[0, exclude[number][exclude[number] != NO_ROW]] = NO_SCORE
+            if allowed is not None:
+                score_1N[0, ~allowed] = NO_SCORE
+            value, row = top(score_1N, k)
+            score_BK[number, : value.shape[1]] = value[0]
+            row_BK[number, : value.shape[1]] = row[0].masked_fill(value[0] == NO_SCORE, NO_ROW)
+        return Hits(row_BK, score_BK)
+
+    def save(self, folder: Path) -> None:
+        """Write the postings as a folder, whole or not at all."""
+        with staged_folder(Path(folder)) as staged:
+            if self._engine is not None:
+                self._engine.save(staged / "bm25s", show_progress=False)
+            write_manifest(
+                staged,
+                format=FORMAT,
+                version=VERSION,
+                rows=self._rows,
+                settings=self._settings,
+                empty=self._engine is None,
+                facts=self.facts,
+            )
+
+    @classmethod
+    def open(cls, folder: Path, *, snapshot: str | None = None) -> Bm25:
+        """Open saved postings, mapped from disk. ArtefactError: missing or torn. MismatchError: of another snapshot."""
+        import bm25s
+
+        folder = Path(folder)
+        manifest = read_manifest(folder, format=FORMAT, version=VERSION)
+        found = manifest["facts"].get("snapshot")
+        if snapshot is not None and found != snapshot:
+            raise MismatchError(f"the postings {folder} are of snapshot {found}, not of {snapshot}: build them again")
+        engine = None
+        if not manifest["empty"]:
+            try:
+                engine = bm25s.BM25.load(folder / "bm25s", mmap=True, show_progress=False)
+            except (OSError, ValueError, KeyError) as error:
+                raise ArtefactError(f"the postings {folder} are damaged ({error}): build them again") from error
+        return cls(engine, manifest["settings"], manifest["rows"], manifest["facts"])
+
+
+def _tokenise(texts: Iterable[str], settings: Mapping[str, Any]) -> Any:
+    import bm25s
+
+    return bm25s.tokenize(
+        texts,
+        token_pattern=settings["token_pattern"],
+        stopwords=settings["stopwords"],
+        return_ids=True,
+        show_progress=False,
+    )
