@@ -1,11 +1,12 @@
 """Objectives: pure functions of tensors (Guu et al. 2020, sections 3.2 and 3.3, appendix A; Lee et al. 2019 for ICT).
 
-Legend for shapes: B examples, K candidates (index 0 is the null passage), T masked word pieces, N passages, D vector size.
+Legend for shapes: B examples, K candidates (index 0 is the null passage), T masked pieces, N passages, D vector size.
 
 Rules that hold for every function here:
 
 - Scores and log probabilities of half precision are computed with in float32; float64 stays float64.
-- A candidate does not exist where its score is -inf or `candidate_mask_BK` is False: it gets probability 0 and no gradient.
+- A candidate does not exist where its score is -inf or `candidate_mask_BK` is False: it gets probability 0 and no
+  gradient.
 - An example without a single candidate, or without a single masked piece, adds nothing and is not counted in a mean.
 - Where `target_mask_BT` is False, `logp_BKT` may hold anything, NaN included.
 - NaN and +inf in a position that counts are never hidden: they reach the loss, where the training loop reports them.
@@ -51,7 +52,7 @@ def posterior_BK(
 ) -> Tensor:
     """p(z|y,x), proportional to p(y|z,x) p(z|x): also the weight of each passage in the reader's gradient.
 
-    Float[B, K]; zeros for a row without candidates, and for one in which every candidate gives the target probability 0.
+    Float[B, K]; zeros for a row without candidates, and for one in which no candidate allows the target.
     """
     joint_BK = log_prior_BK(score_BK, candidate_mask_BK) + sequence_logp_BK(logp_BKT, target_mask_BT)
     impossible_B1 = (joint_BK == NEGATIVE_INFINITY).all(-1, keepdim=True)
@@ -83,10 +84,10 @@ def marginal_nll(
 ) -> Tensor:
     """-log of p(y|x) = sum over z of p(y|z,x) p(z|x) (equation 1), z running over the candidates.
 
-    level: "sequence" multiplies the pieces of a passage first and then sums over passages, as the paper writes it; the mean
-    is over examples. "token" sums over passages for each masked piece alone, as the released code does; the mean is over
-    all masked pieces of the batch, so an example with six pieces weighs six times one with a single piece. The two agree
-    when every example has one masked piece.
+    level: "sequence" multiplies the pieces of a passage first and then sums over passages, as the paper writes it;
+    the mean is over examples. "token" sums over passages for each masked piece alone, as the released code does; the
+    mean is over all masked pieces of the batch, so an example with six pieces weighs six times one with a single
+    piece. The two agree when every example has one masked piece.
 
     count: what to divide by instead of this batch's own number of examples or pieces (see `loss_count`), so that
     micro-batches or several ranks add up to the mean of the whole batch.
@@ -142,7 +143,7 @@ def retrieval_utility_BK(logp_BKT: Tensor, target_mask_BT: Tensor) -> Tensor:
 def retrieval_utility_marginal(
     score_BK: Tensor, logp_BKT: Tensor, target_mask_BT: Tensor, candidate_mask_BK: Tensor | None = None
 ) -> Tensor:
-    """The released code's figure: log p(y_j|x) - log p(y_j|null,x), mean over all masked pieces of the batch. Float[]."""
+    """The released code's figure: log p(y_j|x) - log p(y_j|null,x), mean over the batch's masked pieces. Float[]."""
     counted_BT = _counted(score_BK, target_mask_BT, "token", candidate_mask_BK)
     marginal_BT = _log_marginal(score_BK, logp_BKT, target_mask_BT, "token", candidate_mask_BK)
     gain_BT = (marginal_BT - _at_least_float32(logp_BKT[:, 0])).masked_fill(~counted_BT, 0.0)
@@ -155,11 +156,11 @@ def retrieval_utility_marginal(
 def in_batch_softmax(
     query_BD: Tensor, passage_ND: Tensor, labels_B: Tensor | None = None, allowed_BN: Tensor | None = None
 ) -> Tensor:
-    """Cross entropy of picking each query's passage among all passages of the batch, by inner product (Lee et al. 2019).
+    """Cross entropy of picking each query's passage among all of the batch, by inner product (Lee et al. 2019).
 
-    One direction only, query to passage, without a temperature. labels_B: the passage of each query, Long[B]; by default
-    query i belongs to passage i. allowed_BN: False takes a passage out of a query's choice (a duplicate of the right one);
-    the right one always stays.
+    One direction only, query to passage, without a temperature. labels_B: the passage of each query, Long[B]; by
+    default query i belongs to passage i. allowed_BN: False takes a passage out of a query's choice (a duplicate of
+    the right one); the right one always stays.
 
     Float[], mean over queries; 0 for no queries.
     """
@@ -195,7 +196,8 @@ def _in_batch_scores(
 
 def entropy_B(prior_BK: Tensor) -> Tensor:
     """Entropy of p(z|x), in nats. Float[B]; between 0 (one candidate has all) and log K."""
-    return torch.special.entr(prior_BK).sum(-1)
+    entropy: Tensor = torch.special.entr(prior_BK).sum(-1)
+    return entropy
 
 
 @torch.no_grad()
@@ -225,7 +227,9 @@ def marginal_stats(
         "null_prior": _mean(prior[:, 0], counted_B),
         "null_posterior": _mean(posterior_BK(score_BK, logp_BKT, target_mask_BT, candidate_mask_BK)[:, 0], counted_B),
         "prior_entropy": _mean(entropy_B(prior), counted_B),
-        "log_likelihood": _mean(_log_marginal(score_BK, logp_BKT, target_mask_BT, "sequence", candidate_mask_BK), counted_B),
+        "log_likelihood": _mean(
+            _log_marginal(score_BK, logp_BKT, target_mask_BT, "sequence", candidate_mask_BK), counted_B
+        ),
         "log_likelihood_null": _mean(sequence_logp_BK(logp_BKT, target_mask_BT)[:, 0], counted_B),
     }
 

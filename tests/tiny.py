@@ -28,7 +28,8 @@ def tiny_vocab(texts: Iterable[str] = (WORDS,), max_words: int = 2000) -> list[s
 
 
 def tiny_tokenizer(texts: Iterable[str] = (WORDS,), max_words: int = 2000) -> Any:
-    """A lower-casing WordPiece tokenizer (`transformers`, fast) that knows the words of `texts` and can spell the rest."""
+    """A lower-casing WordPiece tokenizer (`transformers`, fast) that knows the words of `texts` and can spell the
+    rest."""
     from transformers import BertTokenizerFast
 
     vocab = {token: index for index, token in enumerate(tiny_vocab(texts, max_words))}

@@ -20,7 +20,8 @@ from realm.types import Tokens
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and load reports of `transformers`: a new head is our intention, not news to the user."""
+    """Silence the progress bars and load reports of `transformers`: a new head is our intention, not news to the
+    user."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -43,7 +44,9 @@ def opening(source: str | Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     name = str(source)
-    is_hub_name = not Path(source).exists() and not isinstance(source, Path) and name.count("/") <= 1 and name[0] not in "./~"
+    is_hub_name = (
+        not Path(source).exists() and not isinstance(source, Path) and name.count("/") <= 1 and name[0] not in "./~"
+    )
     try:
         with quiet():
             yield
@@ -57,9 +60,12 @@ def opening(source: str | Path) -> Iterator[None]:
                 "or give the folder of a saved model"
             ) from error
         if not Path(source).exists():
-            raise ArtefactError(f"no folder {name}: expected a model saved by realm or transformers, or a hub name") from None
+            raise ArtefactError(
+                f"no folder {name}: expected a model saved by realm or transformers, or a hub name"
+            ) from None
         raise ArtefactError(
-            f"{name} can't be opened as a model ({found}): expected config.json, model.safetensors and a tokenizer, whole; "
+            f"{name} can't be opened as a model ({found}): expected config.json, model.safetensors and a "
+            "tokenizer, whole; "
             "save or download it again"
         ) from error
 
@@ -83,7 +89,8 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
         config = AutoConfig.from_pretrained(source)
         model_class = MODEL_MAPPING.get(type(config), None)
         options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
-        takes_pooler = model_class is not None and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+        # Not every class has a pooler to leave out, and one that hasn't refuses the word.
+        takes_pooler = model_class is not None and "add_pooling_layer" in inspect.signature(model_class).parameters
         if takes_pooler:
             options["add_pooling_layer"] = pooler
         model, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
@@ -92,7 +99,10 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
         model.pooler = None
     missing = [name for name in report["missing_keys"] if "pooler" not in name]
     if missing:
-        raise ArtefactError(f"{source} lacks {len(missing)} weights of its {type(model).__name__}, first {missing[0]}: expected a whole model")
+        raise ArtefactError(
+            f"{source} lacks {len(missing)} weights of its {type(model).__name__}, first {missing[0]}: expected a "
+            "whole model"
+        )
     return model, has_pooler
 
 
@@ -106,13 +116,17 @@ def load_masked_model(source: str | Path) -> Any:
     with opening(source):
         config = AutoConfig.from_pretrained(source)
         if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
-            raise UsageError(f"found a model of type {config.model_type!r} in {source}: expected one with a masked-token head")
+            raise UsageError(
+                f"found a model of type {config.model_type!r} in {source}: expected one with a masked-token head"
+            )
         model, report = AutoModelForMaskedLM.from_pretrained(
             source, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
     missing = [name for name in report["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
     if missing:
-        raise ArtefactError(f"{source} lacks {len(missing)} weights of its encoder, first {missing[0]}: expected a whole model")
+        raise ArtefactError(
+            f"{source} lacks {len(missing)} weights of its encoder, first {missing[0]}: expected a whole model"
+        )
     return model
 
 
@@ -134,7 +148,9 @@ def keep_layers(model: Any, layers: int | Sequence[int] | None) -> None:
         if isinstance(child, nn.ModuleList) and name in ("layer", "layers") and len(child) == total
     ]
     if len(stacks) != 1:
-        raise UsageError(f"can't tell the layers of a {type(model).__name__}: expected a model with one stack; set layers=None")
+        raise UsageError(
+            f"can't tell the layers of a {type(model).__name__}: expected a model with one stack; set layers=None"
+        )
     parent, name, stack = stacks[0]
     setattr(parent, name, nn.ModuleList(stack[number] for number in numbers))
     model.config.num_hidden_layers = len(numbers)
@@ -179,7 +195,10 @@ def hidden_states(model: Any, tokens: Tokens, *, segments: bool) -> Any:
     """
     limit = max_tokens(model)
     if limit is not None and tokens.ids.shape[1] > limit:
-        raise UsageError(f"found an input of {tokens.ids.shape[1]} tokens: {type(model).__name__} takes at most {limit}; cut the text")
+        raise UsageError(
+            f"found an input of {tokens.ids.shape[1]} tokens: {type(model).__name__} takes at most {limit}; cut "
+            "the text"
+        )
     mask = tokens.mask
     padding = getattr(model.config, "pad_token_id", None) or 0
     inputs: dict[str, Tensor] = {"input_ids": tokens.ids.masked_fill(~mask, padding), "attention_mask": mask.long()}

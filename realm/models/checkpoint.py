@@ -36,12 +36,15 @@ class Checkpoint(NamedTuple):
 def write_modules(folder: Path, modules: Mapping[str, nn.Module], facts: Mapping[str, Any]) -> None:
     """Write the networks and ``method.json`` into an existing, staged folder; the caller finishes and renames it.
 
-    For a training checkpoint, which has an optimiser to put beside them. UsageError for a network that can't save itself.
+    For a training checkpoint, which has an optimiser to put beside them. UsageError for a network that can't save
+    itself.
     """
     parts = {}
     for name, module in modules.items():
         if not isinstance(module, Saveable) or name in (METHOD, MANIFEST) or "/" in name or name.startswith("."):
-            raise UsageError(f"found {name!r}, a {type(module).__name__}: expected a network with save_pretrained and a plain name")
+            raise UsageError(
+                f"found {name!r}, a {type(module).__name__}: expected a network with save_pretrained and a plain name"
+            )
         module.save_pretrained(folder / name)
         parts[name] = {"kind": _kind_of(module), "fingerprint": module.fingerprint()}
     write_json(folder / METHOD, {"parts": parts, "facts": dict(facts)})
@@ -78,8 +81,12 @@ def load_checkpoint(folder: str | Path, expected: Mapping[str, str] | None = Non
     for name, kind in (expected or {}).items():
         found = method["parts"].get(name, {}).get("kind")
         if found != kind:
-            raise MismatchError(f"{folder} has {f'a {found}' if found else 'nothing'} as its {name!r}: expected a {kind}")
-    return Checkpoint({name: _open_part(folder / name, part) for name, part in method["parts"].items()}, dict(method["facts"]))
+            raise MismatchError(
+                f"{folder} has {f'a {found}' if found else 'nothing'} as its {name!r}: expected a {kind}"
+            )
+    return Checkpoint(
+        {name: _open_part(folder / name, part) for name, part in method["parts"].items()}, dict(method["facts"])
+    )
 
 
 def restore_checkpoint(folder: str | Path, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
@@ -92,9 +99,16 @@ def restore_checkpoint(folder: str | Path, modules: Mapping[str, nn.Module]) -> 
         raise MismatchError(f"{folder} holds {', '.join(sorted(saved))}: expected {', '.join(sorted(modules))}")
     for name, module in modules.items():
         theirs, ours = saved[name].state_dict(), module.state_dict()
-        wrong = [key for key in sorted(theirs.keys() | ours.keys()) if key not in theirs or key not in ours or theirs[key].shape != ours[key].shape]
+        wrong = [
+            key
+            for key in sorted(theirs.keys() | ours.keys())
+            if key not in theirs or key not in ours or theirs[key].shape != ours[key].shape
+        ]
         if wrong:
-            raise MismatchError(f"the {name!r} of {folder} is not built like this one (first difference: {wrong[0]}): expected the same settings")
+            raise MismatchError(
+                f"the {name!r} of {folder} is not built like this one (first difference: {wrong[0]}): expected "
+                "the same settings"
+            )
     # Only after all were checked: a refused checkpoint must not leave half of itself behind.
     for name, module in modules.items():
         module.load_state_dict(saved[name].state_dict())
@@ -105,7 +119,10 @@ def _kind_of(module: nn.Module) -> str:
     for kind, opener in _openers().items():
         if type(module) is opener:
             return kind
-    raise UsageError(f"found a {type(module).__name__}: expected one of {', '.join(opener.__name__ for opener in _openers().values())}")
+    raise UsageError(
+        f"found a {type(module).__name__}: expected one of "
+        f"{', '.join(opener.__name__ for opener in _openers().values())}"
+    )
 
 
 def _openers() -> dict[str, Any]:
@@ -115,7 +132,9 @@ def _openers() -> dict[str, Any]:
 def _open_part(folder: Path, part: Mapping[str, Any]) -> nn.Module:
     opener = _openers().get(str(part.get("kind")))
     if opener is None:
-        raise ArtefactError(f"{folder} holds a {part.get('kind')}: this library knows {', '.join(_openers())}; use a newer realm")
+        raise ArtefactError(
+            f"{folder} holds a {part.get('kind')}: this library knows {', '.join(_openers())}; use a newer realm"
+        )
     if not folder.is_dir():
         raise ArtefactError(f"no folder {folder}: expected a {part.get('kind')}; the checkpoint is incomplete")
     module: Any = opener.from_pretrained(folder)
@@ -133,8 +152,14 @@ def _read_method(folder: Path) -> dict[str, Any]:
     if (folder / MANIFEST).exists() and read_json(folder / MANIFEST).get("format") == KIND:
         read_manifest(folder, format=KIND, version=FORMAT_VERSION)
     if not (folder / METHOD).exists():
-        raise ArtefactError(f"{folder} has no {METHOD}: expected a saved method; it was interrupted or is something else")
+        raise ArtefactError(
+            f"{folder} has no {METHOD}: expected a saved method; it was interrupted or is something else"
+        )
     method = read_json(folder / METHOD)
-    if not isinstance(method, dict) or not isinstance(method.get("parts"), dict) or not isinstance(method.get("facts"), dict):
+    if (
+        not isinstance(method, dict)
+        or not isinstance(method.get("parts"), dict)
+        or not isinstance(method.get("facts"), dict)
+    ):
         raise ArtefactError(f"{folder / METHOD} names no parts: the file is damaged; save the method again")
     return method

@@ -1,4 +1,5 @@
-"""The cloze reader: p(y_j | z, x) for masked word pieces, query and passage read together (Guu et al. 2020, section 3.2).
+"""The cloze reader: p(y_j | z, x) for masked word pieces, query and passage read together (Guu et al. 2020, section
+3.2).
 
 Legend for shapes: B queries, K candidates, N pairs of query and passage, L tokens, T target tokens, C answers,
 H hidden size, V vocabulary, M masked pieces of all pairs.
@@ -15,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from realm.errors import ArtefactError, UsageError
-from realm.models.backbone import freeze_words, hidden_states, keep_layers, load_masked_model, load_tokenizer, max_tokens, set_dropout
+from realm.models.backbone import (
+    freeze_words,
+    hidden_states,
+    keep_layers,
+    load_masked_model,
+    load_tokenizer,
+    max_tokens,
+    set_dropout,
+)
 from realm.models.copying import CopyHead, copied_logp, mix, mix_vocabulary
 from realm.models.heads import vocabulary_head
 from realm.models.joint import Joint, join
@@ -37,7 +46,8 @@ class ReaderSettings:
     copy: bool = False
     """Add the copy head."""
     segments: bool | None = None
-    """Query and body have segment ids 0 and 1; None follows the checkpoint: sentence encoders were trained with zeros."""
+    """Query and body have segment ids 0 and 1; None follows the checkpoint: sentence encoders were trained with
+    zeros."""
     max_length: int = 384
     """Most tokens of query and body together, specials counted; bodies are cut to it."""
     backbone_dropout: float | None = None
@@ -47,10 +57,12 @@ class ReaderSettings:
 
 
 class ClozeReader(nn.Module):
-    """A masked language model that reads [CLS] query [SEP] body [SEP]; only masked positions go through the vocabulary."""
+    """A masked language model that reads [CLS] query [SEP] body [SEP]; only masked positions go through the
+    vocabulary."""
 
     def __init__(self, model: Any, settings: ReaderSettings, *, separator: int, tokenizer: Any = None) -> None:
-        """model: a masked language model of `transformers`. separator: the id of [SEP]. tokenizer: saved with the model."""
+        """model: a masked language model of `transformers`. separator: the id of [SEP]. tokenizer: saved with the
+        model."""
         super().__init__()
         self.model = model
         self.settings = settings
@@ -68,14 +80,16 @@ class ClozeReader(nn.Module):
     # ------------------------------------------------------------ making one
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, layers: int | Sequence[int] | None = None, **settings: Any) -> ClozeReader:
+    def from_pretrained(
+        cls, source: str | Path, *, layers: int | Sequence[int] | None = None, **settings: Any
+    ) -> ClozeReader:
         """Open a reader saved by `save_pretrained`, or start one from a masked language model or a bare encoder.
 
         source: a folder, or a name on the Hugging Face hub. From a checkpoint without a masked-token head (a sentence
         encoder) the head's transform and bias are new and its output weights are the word embeddings.
         layers: keep only the first so many layers, or the layers of these numbers.
-        settings: fields of `ReaderSettings`; for a saved reader only those in `CHANGEABLE` may differ, and `copy=True` adds
-        the head to a reader saved without.
+        settings: fields of `ReaderSettings`; for a saved reader only those in `CHANGEABLE` may differ, and
+        `copy=True` adds the head to a reader saved without.
 
         Raises UsageError, ArtefactError, MismatchError (another kind of model) or UnavailableError (no hub).
         """
@@ -89,7 +103,8 @@ class ClozeReader(nn.Module):
             for name, value in settings.items():
                 if name not in CHANGEABLE and value != getattr(saved, name) and not (name == "copy" and value):
                     raise UsageError(
-                        f"found {name}={value!r} for the reader {source}, which was saved with {getattr(saved, name)!r}: it can't be changed"
+                        f"found {name}={value!r} for the reader {source}, which was saved with "
+                        f"{getattr(saved, name)!r}: it can't be changed"
                     )
         chosen = replace(saved or ReaderSettings(), **settings)
         if chosen.segments is None:
@@ -105,14 +120,18 @@ class ClozeReader(nn.Module):
             try:
                 reader.copy_head.load_state_dict(load_tensors(place))
             except RuntimeError as error:
-                raise ArtefactError(f"{place} doesn't fit the copy head ({error}): expected the parameters saved with the reader") from error
+                raise ArtefactError(
+                    f"{place} doesn't fit the copy head ({error}): expected the parameters saved with the reader"
+                ) from error
         return reader
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `transformers.AutoModelForMaskedLM` and `AutoTokenizer` open, the copy head beside it."""
         facts = {"settings": asdict(self.settings), "fingerprint": self.fingerprint()}
         with model_folder(Path(folder), format=KIND, version=FORMAT_VERSION, facts=facts) as staged:
-            save_part(staged, self.model, self.copy_head.state_dict() if self.copy_head is not None else {}, self.tokenizer)
+            save_part(
+                staged, self.model, self.copy_head.state_dict() if self.copy_head is not None else {}, self.tokenizer
+            )
 
     def fingerprint(self) -> str:
         """Of all parameters and of the settings that shape a prediction."""
@@ -130,16 +149,21 @@ class ClozeReader(nn.Module):
         body: B*K passage bodies without specials, those of query 0 first; length 0 is the null passage.
         """
         query_of_N = torch.arange(len(query)).repeat_interleave(num_candidates)
-        return self.log_prob_pairs(query, body, target, query_of_N).view(len(query), num_candidates, target.ids.shape[1])
+        return self.log_prob_pairs(query, body, target, query_of_N).view(
+            len(query), num_candidates, target.ids.shape[1]
+        )
 
     def log_prob_pairs(self, query: Tokens, body: Tokens, target: Target, query_of_N: Tensor) -> Tensor:
         """The same for any pairs: `body[n]` is read with `query[query_of_N[n]]`. Float[N, T].
 
         Lets the caller leave out candidates that don't exist and read equal pairs once.
         """
-        query, body, target, query_of_N = (part.to(self.device) for part in (query, body, target, query_of_N))
+        query, body = query.to(self.device), body.to(self.device)
+        target, query_of_N = target.to(self.device), query_of_N.to(self.device)
         if len(body) != len(query_of_N):
-            raise UsageError(f"found {len(body)} bodies for {len(query_of_N)} pairs: expected one body for each query and candidate")
+            raise UsageError(
+                f"found {len(body)} bodies for {len(query_of_N)} pairs: expected one body for each query and candidate"
+            )
         if len(query_of_N) == 0:
             return torch.zeros(0, target.ids.shape[1], device=self.device)
         joint = join(query, body, query_of_N, separator=self.separator, max_length=self.max_length)
@@ -147,7 +171,8 @@ class ClozeReader(nn.Module):
         positions_NT = target.positions[query_of_N]
 
         def read(tokens: Tokens, index: Tensor) -> Tensor:
-            """Float[n, T, H + 3]: hidden state at each masked position; gate, copied log mass and whether there is any."""
+            """Float[n, T, H + 3]: hidden state at each masked position; gate, copied log mass and whether there is
+            any."""
             hidden_NTH, hidden_NLH = self._read(tokens, positions_NT[index])
             if self.copy_head is None:
                 return hidden_NTH
@@ -170,7 +195,8 @@ class ClozeReader(nn.Module):
 
     @torch.no_grad()
     def log_distribution(self, query: Tokens, body: Tokens, positions_BT: Tensor, num_candidates: int) -> Tensor:
-        """log p(v|z,x) of every word piece v at the given positions of each query. Float[B, K, T, V]; without gradients."""
+        """log p(v|z,x) of every word piece v at the given positions of each query. Float[B, K, T, V]; without
+        gradients."""
         query, body, positions_BT = query.to(self.device), body.to(self.device), positions_BT.to(self.device)
         query_of_N = torch.arange(len(query), device=self.device).repeat_interleave(num_candidates)
         joint = join(query, body, query_of_N, separator=self.separator, max_length=self.max_length)
@@ -189,11 +215,13 @@ class ClozeReader(nn.Module):
     def score_candidates(self, query: Tokens, body: Tokens, positions_T: Tensor, candidates_CT: Tensor) -> Tensor:
         """log p(y|z,x) of C answers of T pieces each, for one query over its K passages, in one pass. Float[K, C].
 
-        query: one text. body: its K passages. positions_T: Long[T], where the query's masks stand. candidates_CT: Long[C, T].
+        query: one text. body: its K passages. positions_T: Long[T], where the query's masks stand. candidates_CT:
+        Long[C, T].
         """
         if len(query) != 1 or candidates_CT.shape[1] != len(positions_T):
             raise UsageError(
-                f"found {len(query)} queries with {len(positions_T)} masks and answers of {candidates_CT.shape[1]} pieces: "
+                f"found {len(query)} queries with {len(positions_T)} masks and answers of "
+                f"{candidates_CT.shape[1]} pieces: "
                 "expected one query, with as many masks as pieces"
             )
         logp_KTV = self.log_distribution(query, body, positions_T[None], len(body))[0]

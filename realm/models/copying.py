@@ -28,9 +28,9 @@ class Copy(NamedTuple):
 class CopyHead(nn.Module):
     """p(y_j|z,x) = (1 - g_j) softmax_V(y_j) + g_j * (attention from [MASK]_j on the tokens of z that equal y_j).
 
-    In the manner of pointer networks (Vinyals et al. 2015; See et al. 2017), here inside REALM's p(y|z,x). Attention starts
-    as the scaled inner product of the backbone's own hidden states (identity projections) and the gate at one half, so that
-    a pretrained encoder's geometry gives the retriever a signal from the first step.
+    In the manner of pointer networks (Vinyals et al. 2015; See et al. 2017), here inside REALM's p(y|z,x). Attention
+    starts as the scaled inner product of the backbone's own hidden states (identity projections) and the gate at one
+    half, so that a pretrained encoder's geometry gives the retriever a signal from the first step.
     """
 
     def __init__(self, hidden_size: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class EncoderSettings:
     dim: int | None = 128
     """Vector size; None keeps the backbone's own, without a projection."""
     pooling: str | None = None
-    """cls, cls-tanh, mean or weighted-mean; None follows the checkpoint: mean for a sentence encoder, else BERT's pooler
+    """cls, cls-tanh, mean or weighted-mean; None follows the checkpoint: mean for a sentence encoder, else BERT's
+    pooler
     (cls-tanh) where it was trained, else cls."""
     normalize: str = "layernorm"
     """layernorm (the released code), l2 or none."""
@@ -45,7 +47,8 @@ class EncoderSettings:
     tied: bool = True
     """One tower for queries and passages."""
     segments: bool | None = None
-    """Title and body have segment ids 0 and 1; None follows the checkpoint: sentence encoders were trained with zeros."""
+    """Title and body have segment ids 0 and 1; None follows the checkpoint: sentence encoders were trained with
+    zeros."""
     dropout: float = 0.1
     """On the finished vector, while training."""
     backbone_dropout: float | None = None
@@ -57,19 +60,29 @@ class DenseEncoder(nn.Module):
     """A Hugging Face backbone, pooling, linear to D, normalisation; the score is the inner product of two vectors."""
 
     def __init__(
-        self, query_tower: Tower, settings: EncoderSettings, *, passage_tower: Tower | None = None, tokenizer: Any = None
+        self,
+        query_tower: Tower,
+        settings: EncoderSettings,
+        *,
+        passage_tower: Tower | None = None,
+        tokenizer: Any = None,
     ) -> None:
         """passage_tower: None when queries share theirs. tokenizer: saved with the model, not used by it."""
         super().__init__()
         if (passage_tower is None) != settings.tied:
-            raise UsageError(f"found tied={settings.tied} with {1 + (passage_tower is not None)} towers: tied is one tower, untied two")
+            raise UsageError(
+                f"found tied={settings.tied} with {1 + (passage_tower is not None)} towers: tied is one tower, "
+                "untied two"
+            )
         if not settings.temperature > 0 or not math.isfinite(settings.temperature):
             raise UsageError(f"found temperature={settings.temperature}: expected a positive number")
         self.settings = settings
         self.tokenizer = tokenizer
         self.query_tower = query_tower
         self.passage_tower = passage_tower
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(settings.temperature)), requires_grad=settings.learn_temperature)
+        self.log_temperature = nn.Parameter(
+            torch.tensor(math.log(settings.temperature)), requires_grad=settings.learn_temperature
+        )
         self.token_budget: int | None = None
         """Most padded tokens in one pass of the backbone; None is the device's default."""
         for tower in self.towers():
@@ -79,44 +92,48 @@ class DenseEncoder(nn.Module):
     # ------------------------------------------------------------ making one
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, layers: int | Sequence[int] | None = None, **settings: Any) -> DenseEncoder:
+    def from_pretrained(
+        cls, source: str | Path, *, layers: int | Sequence[int] | None = None, **settings: Any
+    ) -> DenseEncoder:
         """Open an encoder saved by `save_pretrained`, or start one from any encoder checkpoint.
 
         source: a folder, or a name on the Hugging Face hub.
         layers: keep only the first so many layers of the backbone, or the layers of these numbers.
-        settings: fields of `EncoderSettings`; for a saved encoder only those in `CHANGEABLE` may differ from what it was
-        saved with.
+        settings: fields of `EncoderSettings`; for a saved encoder only those in `CHANGEABLE` may differ from what it
+        was saved with.
 
-        A new projection is drawn from torch's random generator. Raises UsageError, ArtefactError, MismatchError (the folder
-        holds another kind of model) or UnavailableError (the hub can't be reached).
+        A new projection is drawn from torch's random generator. Raises UsageError, ArtefactError, MismatchError (the
+        folder holds another kind of model) or UnavailableError (the hub can't be reached).
         """
         _check_names(settings)
         facts = read_model_facts(source, format=KIND, version=FORMAT_VERSION)
         if facts is not None:
             return cls._open(Path(source), EncoderSettings(**facts["settings"]), layers, settings)
         chosen = EncoderSettings(**settings)
-        wants_pooler = chosen.pooling in (None, "cls-tanh")
         native = sentence_encoder_pooling(source) if chosen.pooling is None or chosen.segments is None else None
-        towers = []
-        for _ in range(1 if chosen.tied else 2):
-            backbone, has_pooler = load_backbone(source, pooler=wants_pooler and native is None)
-            if chosen.pooling == "cls-tanh" and native is not None:
-                backbone, has_pooler = load_backbone(source, pooler=True)
-            pooling = chosen.pooling or native or ("cls-tanh" if has_pooler else "cls")
-            if pooling == "cls-tanh" and not has_pooler:
-                raise UsageError(f"{source} has no trained pooler: expected one for pooling='cls-tanh'; use cls or mean")
-            if pooling != "cls-tanh":
-                _drop_pooler(backbone)
-            keep_layers(backbone, layers)
-            chosen = replace(chosen, pooling=pooling, segments=native is None if chosen.segments is None else chosen.segments)
-            towers.append(_tower(backbone, chosen))
-        return cls(towers[0], chosen, passage_tower=None if chosen.tied else towers[1], tokenizer=load_tokenizer(source))
+        wants_pooler = chosen.pooling == "cls-tanh" or (chosen.pooling is None and native is None)
+        backbone, has_pooler = load_backbone(source, pooler=wants_pooler)
+        if chosen.pooling == "cls-tanh" and not has_pooler:
+            raise UsageError(f"{source} has no trained pooler: expected one for pooling='cls-tanh'; use cls or mean")
+        pooling = chosen.pooling or native or ("cls-tanh" if has_pooler else "cls")
+        segments = native is None if chosen.segments is None else chosen.segments
+        chosen = replace(chosen, pooling=pooling, segments=segments)
+        keep_layers(backbone, layers)
+        tower = _tower(backbone, chosen)
+        # Untied towers start as equals: two different random projections would make the first scores noise.
+        passage_tower = None if chosen.tied else deepcopy(tower)
+        return cls(tower, chosen, passage_tower=passage_tower, tokenizer=load_tokenizer(source))
 
     @classmethod
-    def _open(cls, folder: Path, saved: EncoderSettings, layers: int | Sequence[int] | None, given: dict[str, Any]) -> DenseEncoder:
+    def _open(
+        cls, folder: Path, saved: EncoderSettings, layers: int | Sequence[int] | None, given: dict[str, Any]
+    ) -> DenseEncoder:
         for name, value in given.items():
             if name not in CHANGEABLE and value != getattr(saved, name):
-                raise UsageError(f"found {name}={value!r} for the encoder {folder}, which was saved with {getattr(saved, name)!r}: it can't be changed")
+                raise UsageError(
+                    f"found {name}={value!r} for the encoder {folder}, which was saved with "
+                    f"{getattr(saved, name)!r}: it can't be changed"
+                )
         settings = replace(saved, **{name: value for name, value in given.items() if name in CHANGEABLE})
         towers = []
         for place in (folder,) if settings.tied else (folder, folder / "passage"):
@@ -127,7 +144,12 @@ class DenseEncoder(nn.Module):
             load_state(tower, head, place)
             keep_layers(backbone, layers)
             towers.append((tower, temperature))
-        encoder = cls(towers[0][0], settings, passage_tower=None if settings.tied else towers[1][0], tokenizer=load_tokenizer(folder))
+        encoder = cls(
+            towers[0][0],
+            settings,
+            passage_tower=None if settings.tied else towers[1][0],
+            tokenizer=load_tokenizer(folder),
+        )
         if towers[0][1] is not None:
             encoder.log_temperature.data.copy_(towers[0][1])
         return encoder
@@ -142,7 +164,9 @@ class DenseEncoder(nn.Module):
             head = self.query_tower.head_state() | {"log_temperature": self.log_temperature.detach()}
             save_part(staged, self.query_tower.backbone, head, self.tokenizer)
             if self.passage_tower is not None:
-                save_part(staged / "passage", self.passage_tower.backbone, self.passage_tower.head_state(), self.tokenizer)
+                save_part(
+                    staged / "passage", self.passage_tower.backbone, self.passage_tower.head_state(), self.tokenizer
+                )
 
     # ------------------------------------------------------------ text to vectors
 
@@ -172,7 +196,9 @@ class DenseEncoder(nn.Module):
 
     def pool_passages(self, tokens: Tokens) -> Tensor:
         """Float[N, H]: passages before the projection, for `init_projection_from_pca`."""
-        return self._encode((self.passage_tower or self.query_tower).pool, tokens, self.query_tower.backbone.config.hidden_size)
+        return self._encode(
+            (self.passage_tower or self.query_tower).pool, tokens, self.query_tower.backbone.config.hidden_size
+        )
 
     def _encode(self, fn: Any, tokens: Tokens, size: int | None = None) -> Tensor:
         tokens = tokens.to(self.device)
@@ -184,26 +210,28 @@ class DenseEncoder(nn.Module):
 
     @torch.no_grad()
     def init_projection_from_pca(self, vectors_NH: Tensor) -> float:
-        """Start the projection from the principal components of pooled passages, so that little of their geometry is lost.
+        """Start the projection from the principal components of pooled passages, to keep most of their geometry.
 
         vectors_NH: Float[N, H] from `pool_passages`, N well above D. Both towers get the same projection.
-        Returns the share of variance that is kept. UsageError when there is no projection, D > H, or fewer than 2 vectors.
+        Returns the share of variance kept. UsageError when there is no projection, D > H, or fewer than 2 vectors.
         """
         if isinstance(self.query_tower.projection, nn.Identity):
             raise UsageError("found an encoder without a projection (dim=None): expected one to start from a PCA")
         hidden_size = vectors_NH.shape[1]
         if self.dim > hidden_size or len(vectors_NH) < 2:
-            raise UsageError(f"found {len(vectors_NH)} vectors of size {hidden_size} for dim={self.dim}: a PCA needs at least 2, and dim at most their size")
+            raise UsageError(
+                f"found {len(vectors_NH)} vectors of size {hidden_size} for dim={self.dim}: a PCA needs at least "
+                "2, and dim at most their size"
+            )
         vectors_NH = vectors_NH.detach().double().cpu()
         mean_H = vectors_NH.mean(0)
         centred_NH = vectors_NH - mean_H
         values_H, axes_HH = torch.linalg.eigh(centred_NH.T @ centred_NH / len(vectors_NH))
         axes_HD = axes_HH.flip(1)[:, : self.dim]
-        # Eigenvectors come with an arbitrary sign; fix it, so that the same corpus gives the same projection everywhere.
+        # Eigenvectors come with an arbitrary sign; fixed, the same corpus gives the same projection everywhere.
         axes_HD = axes_HD * axes_HD.gather(0, axes_HD.abs().argmax(0, keepdim=True)).sign()
         for tower in self.towers():
-            tower.projection.weight.copy_(axes_HD.T)
-            tower.projection.bias.copy_(-(mean_H @ axes_HD))
+            tower.set_projection(axes_HD.T, -(mean_H @ axes_HD))
         return float(values_H.flip(0)[: self.dim].clamp(min=0).sum() / values_H.clamp(min=0).sum().clamp(min=1e-30))
 
     def set_token_weights(self, weight_V: Tensor) -> None:
@@ -224,7 +252,9 @@ def load_state(tower: Tower, head: dict[str, Tensor], place: Path) -> None:
     expected = {name: value.shape for name, value in tower.head_state().items()}
     found = {name: value.shape for name, value in head.items()}
     if expected != found:
-        raise ArtefactError(f"{place / 'head.safetensors'} doesn't fit its settings: found {found}, expected {expected}")
+        raise ArtefactError(
+            f"{place / 'head.safetensors'} doesn't fit its settings: found {found}, expected {expected}"
+        )
     tower.load_state_dict(head, strict=False)
 
 
@@ -238,11 +268,6 @@ def _tower(backbone: Any, settings: EncoderSettings) -> Tower:
         dropout=settings.dropout,
         segments=settings.segments,
     )
-
-
-def _drop_pooler(backbone: Any) -> None:
-    if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None
 
 
 def _check_names(settings: dict[str, Any]) -> None:

@@ -46,5 +46,8 @@ HEADS: dict[str, Callable[[Any, Tensor], Any]] = {
 def vocabulary_head(model_type: str) -> Callable[[Any, Tensor], Any]:
     """UsageError, with the choices, for a family that is not in the table."""
     if model_type not in HEADS:
-        raise UsageError(f"found a model of type {model_type!r}: the cloze reader knows the masked-token heads of {', '.join(sorted(HEADS))}")
+        raise UsageError(
+            f"found a model of type {model_type!r}: the cloze reader knows the masked-token heads of "
+            f"{', '.join(sorted(HEADS))}"
+        )
     return HEADS[model_type]

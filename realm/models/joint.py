@@ -35,11 +35,14 @@ def join(query: Tokens, body: Tokens, query_of_N: Tensor, *, separator: int, max
 
     query: B texts with their specials. body: N bodies without specials, of any length, 0 for the null passage.
     query_of_N: Long[N], the query of each body.
-    The query comes first, so positions in it hold for every passage. UsageError when a query leaves no room for a [SEP].
+    The query comes first, so positions in it hold for every passage. UsageError when a query leaves no room for a
+    [SEP].
     """
     longest_query = int(query.lengths.max())
     if longest_query + 1 > max_length:
-        raise UsageError(f"found a query of {longest_query} tokens: the reader takes at most {max_length - 1}; cut the query")
+        raise UsageError(
+            f"found a query of {longest_query} tokens: the reader takes at most {max_length - 1}; cut the query"
+        )
     start_N = query.lengths[query_of_N]
     end_N = start_N + torch.minimum(body.lengths, max_length - 1 - start_N)
     length = int(end_N.max()) + 1

@@ -14,7 +14,7 @@ from torch import Tensor
 from realm.types import Tokens
 
 CPU_TOKENS, ACCELERATOR_TOKENS = 4096, 65536
-"""Default token budgets of one evaluation: on a CPU larger ones fall out of the cache, on an accelerator smaller ones idle."""
+"""Default token budgets of a call: on a CPU larger ones fall out of the cache, on an accelerator smaller ones idle."""
 
 
 def default_token_budget(device: torch.device) -> int:
@@ -44,16 +44,19 @@ def plan_chunks(lengths: np.ndarray, token_budget: int, chunk_cost: int) -> list
 
 
 def by_length(
-    fn: Callable[[Tokens, Tensor], Tensor], tokens: Tokens, token_budget: int | None = None, chunk_cost: int | None = None
+    fn: Callable[[Tokens, Tensor], Tensor],
+    tokens: Tokens,
+    token_budget: int | None = None,
+    chunk_cost: int | None = None,
 ) -> Tensor:
     """`fn` over all sequences, evaluated in chunks of like length: the values that one padded call would give.
 
-    fn: gets the tokens of a chunk, trimmed to its longest, and the places they stood at (Long[M]); returns Float[M, ...]
-    whose further sizes don't depend on the chunk.
+    fn: gets the tokens of a chunk, trimmed to its longest, and the places they stood at (Long[M]); returns
+    Float[M, ...] whose further sizes don't depend on the chunk.
     token_budget: most padded tokens in one call; by default according to the device.
     chunk_cost: what a call costs beside its tokens, counted in tokens; by default according to the device.
 
-    Float[N, ...] in the order given; gradients flow. Sequences must be at least one: there is no shape to return for none.
+    Float[N, ...] in the order given; gradients flow. There must be a sequence: there is no shape to return for none.
     """
     device = tokens.ids.device
     token_budget = default_token_budget(device) if token_budget is None else token_budget
@@ -61,6 +64,8 @@ def by_length(
     lengths = tokens.lengths.cpu().numpy()
     order = np.argsort(-lengths, kind="stable")
     index = torch.from_numpy(order).to(device)
-    pieces = [fn(tokens.select(index[a:b]), index[a:b]) for a, b in plan_chunks(lengths[order], token_budget, chunk_cost)]
+    pieces = [
+        fn(tokens.select(index[a:b]), index[a:b]) for a, b in plan_chunks(lengths[order], token_budget, chunk_cost)
+    ]
     back = torch.empty_like(index).scatter(0, index, torch.arange(len(index), device=device))
     return torch.cat(pieces)[back]

@@ -20,8 +20,8 @@ POOLINGS = ("cls", "cls-tanh", "mean", "weighted-mean")
 class Pooling(nn.Module):
     """One vector for each text.
 
-    ``cls``: the first token's hidden state. ``cls-tanh``: BERT's pooler on it, as in the released REALM; the pooler belongs
-    to the backbone and is saved with it. ``mean``: over all tokens, specials included, as sentence encoders do.
+    ``cls``: the first token's hidden state. ``cls-tanh``: BERT's pooler on it, as in the released REALM; the pooler
+    belongs to the backbone and is saved with it. ``mean``: over all tokens, specials included, as sentence encoders do.
     ``weighted-mean``: the same with one learned positive weight for each token id, all 1 at first (see `set_weights`).
     """
 
@@ -35,11 +35,15 @@ class Pooling(nn.Module):
 
     @torch.no_grad()
     def set_weights(self, weight_V: Tensor) -> None:
-        """Start the token weights from positive figures such as IDF or SIF, Float[V]. UsageError when they don't fit."""
+        """Start the token weights from positive figures such as IDF or SIF, Float[V]. UsageError when they don't
+        fit."""
         if self.log_weight is None:
             raise UsageError(f"found pooling={self.kind!r}: only weighted-mean has token weights")
         if weight_V.shape != self.log_weight.shape or not bool((weight_V > 0).all()):
-            raise UsageError(f"found token weights of shape {tuple(weight_V.shape)}: expected {len(self.log_weight)} positive figures")
+            raise UsageError(
+                f"found token weights of shape {tuple(weight_V.shape)}: expected {len(self.log_weight)} positive "
+                "figures"
+            )
         self.log_weight.copy_(weight_V.log())
 
     def forward(self, hidden_NLH: Tensor, tokens: Tokens, pooler: nn.Module | None = None) -> Tensor:
@@ -63,13 +67,16 @@ def sentence_encoder_pooling(source: str | Path) -> str | None:
 
     UsageError for a way of pooling that is not ours.
     """
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     from realm.models.backbone import opening
 
     with opening(source):
         path = cached_file(
-            source, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+            source,
+            "1_Pooling/config.json",
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
         )
     if path is None:
         return None
@@ -80,5 +87,7 @@ def sentence_encoder_pooling(source: str | Path) -> str | None:
     modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
     chosen = [kind for kind, key in modes.items() if facts.get(key)] or [facts.get("pooling_mode")]
     if chosen not in (["cls"], ["mean"]):
-        raise UsageError(f"{source} pools in a way that realm doesn't know ({path}): set pooling to one of {', '.join(POOLINGS)}")
+        raise UsageError(
+            f"{source} pools in a way that realm doesn't know ({path}): set pooling to one of {', '.join(POOLINGS)}"
+        )
     return chosen[0]

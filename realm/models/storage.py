@@ -78,7 +78,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ArtefactError(f"no file {path}: expected the parameters saved with the model; save it again") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArtefactError(f"{path} is not a whole safetensors file ({error}): the file is damaged; save it again") from error
+        raise ArtefactError(
+            f"{path} is not a whole safetensors file ({error}): the file is damaged; save it again"
+        ) from error
 
 
 @torch.no_grad()

@@ -21,9 +21,12 @@ LAYER_NORM_EPSILON = 1e-12
 
 
 class Tower(nn.Module):
-    """Tokens to vectors: pool, linear with bias, normalise, then dropout while training (the order of the released code)."""
+    """Tokens to vectors: pool, linear with bias, normalise, then dropout while training (the order of the released
+    code)."""
 
-    def __init__(self, backbone: Any, *, pooling: str, dim: int | None, normalize: str, dropout: float, segments: bool) -> None:
+    def __init__(
+        self, backbone: Any, *, pooling: str, dim: int | None, normalize: str, dropout: float, segments: bool
+    ) -> None:
         """dim: None leaves the pooled vector as it is, without a linear layer."""
         super().__init__()
         if normalize not in NORMALISATIONS:
@@ -41,17 +44,28 @@ class Tower(nn.Module):
     def pool(self, tokens: Tokens) -> Tensor:
         """Float[N, H]: what comes before the projection, in float32 even under autocast."""
         hidden_NLH = hidden_states(self.backbone, tokens, segments=self.segments).last_hidden_state
-        return self.pooling(_full(hidden_NLH), tokens, getattr(self.backbone, "pooler", None))  # type: ignore[no-any-return]
+        # Scores are sums of D products of numbers near 1: half precision would cost the ranking and save nothing.
+        with torch.autocast(hidden_NLH.device.type, enabled=False):
+            pooled_NH: Tensor = self.pooling(_full(hidden_NLH), tokens, getattr(self.backbone, "pooler", None))
+            return pooled_NH
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Float[N, D]"""
-        # Scores are sums of D products of numbers near 1: half precision would cost the ranking, and saves nothing here.
         pooled_NH = self.pool(tokens)
         with torch.autocast(pooled_NH.device.type, enabled=False):
-            vector_ND = self.norm(self.projection(_full(pooled_NH)))
+            vector_ND: Tensor = self.norm(self.projection(pooled_NH))
             if self.normalize == "l2":
                 vector_ND = nn.functional.normalize(vector_ND, dim=-1)
-            return self.dropout(vector_ND)  # type: ignore[no-any-return]
+            dropped_ND: Tensor = self.dropout(vector_ND)
+            return dropped_ND
+
+    @torch.no_grad()
+    def set_projection(self, weight_DH: Tensor, bias_D: Tensor) -> None:
+        """Replace the linear layer's parameters; UsageError for a tower without one."""
+        if not isinstance(self.projection, nn.Linear):
+            raise UsageError("found an encoder without a projection (dim=None): there is nothing to set")
+        self.projection.weight.copy_(weight_DH)
+        self.projection.bias.copy_(bias_D)
 
     def head_state(self) -> dict[str, Tensor]:
         """The parameters that are not the backbone's, by name."""
