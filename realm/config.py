@@ -44,24 +44,28 @@ class EncoderConfig:
     """A name of the catalogue, a folder, or a hub id."""
     layers: Count | None = None
     """Keep only the first so many layers; all of them when none."""
-    pooling: Literal["auto", "cls", "mean"] = "auto"
-    """How token vectors become one: as the checkpoint was trained (auto), its [CLS] token, or the mean."""
-    dim: Count = 128
-    """Size of the vector that is searched (the paper: 128)."""
-    normalize: Literal["layer-norm", "l2", "none"] = "layer-norm"
+    pooling: Literal["cls", "cls-tanh", "mean", "weighted-mean"] | None = None
+    """How token vectors become one; none follows the checkpoint. cls-tanh is BERT's pooler."""
+    dim: Count | None = 128
+    """Size of the vector that is searched (the paper: 128); the network's own, without a projection, when none."""
+    normalize: Literal["layernorm", "l2", "none"] = "layernorm"
     """What is applied to the projected vector; the released code uses a LayerNorm."""
     temperature: Positive = 1.0
     """The inner product is divided by this before the softmax over passages."""
+    learn_temperature: bool = False
+    """Train the temperature, too."""
     tied: bool = True
     """One set of weights for queries and passages, as the released code; two when false, as the paper writes it."""
-    segments: bool = True
-    """Title and body get segment ids 0 and 1."""
+    segments: bool | None = None
+    """Title and body get segment ids 0 and 1; none follows the checkpoint (sentence encoders saw only zeros)."""
     freeze_word_embeddings: bool = False
     """Leave the token embedding matrix as it was loaded: cheaper steps, no drift of rare words."""
     init: Literal["pca", "random"] = "pca"
     """Where the projection starts: the principal components of the passages, or at random."""
     dropout: Below1 = 0.1
-    """On the final vector while training, and inside the network."""
+    """On the final vector while training."""
+    backbone_dropout: Below1 | None = None
+    """Inside the network while training; the checkpoint's own when none."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -81,8 +85,8 @@ class ReaderConfig:
     """Read the title too; the paper's reader sees the body alone."""
     freeze_word_embeddings: bool = False
     """Leave the token embedding matrix as it was loaded."""
-    dropout: Below1 = 0.1
-    """Inside the network while training."""
+    dropout: Below1 | None = None
+    """Inside the network while training; the checkpoint's own when none."""
 
     def __post_init__(self) -> None:
         check(self)

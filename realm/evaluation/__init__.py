@@ -1,0 +1,1 @@
+"""Judging: answers, retrieval, and the page that shows them."""
