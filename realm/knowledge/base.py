@@ -1,0 +1,309 @@
+"""KnowledgeBase: the versioned, editable store of documents and their passages (the Z of Guu et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from realm.errors import ArtefactError, KnowledgeBaseError, UsageError
+from realm.files import read_json, staged_folder, write_json
+from realm.knowledge import reading, vectors, writing
+from realm.knowledge import schema as sc
+from realm.knowledge.reading import Match, Revision
+from realm.knowledge.store import CONFIG, FORMAT, FORMAT_VERSION, Store
+from realm.knowledge.vectors import PassageEncoder
+from realm.knowledge.writing import Counts, Split, Writer
+from realm.types import Document, Passage, Progress
+
+__all__ = ["Counts", "KnowledgeBase", "Match", "PassageEncoder", "Revision", "Split", "Version"]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One commit. Not every number changes a document: indexes and vectors are commits too."""
+
+    version: int
+    time: datetime
+
+
+class KnowledgeBase:
+    """Documents and passages in a folder: ``kb.json`` and a Lance table.
+
+    Make one with `create` or `open`. Reads see the newest version at each call; `at` gives a fixed one. A write is one
+    commit for each batch of documents (one for `update` and `delete`), and a document is never half in it. Any number
+    of processes may read; writers wait for each other.
+    """
+
+    def __init__(self, store: Store, config: Mapping[str, Any], split: Split | None, lock_timeout: float) -> None:
+        self._store = store
+        self._config = config
+        self._writer = Writer(store, split, lock_timeout)
+
+    # ------------------------------------------------------------ making and opening
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        split: Split | None = None,
+        splitter: Mapping[str, Any] | None = None,
+        text_search: Mapping[str, Any] | None = None,
+        lock_timeout: float = 60.0,
+    ) -> Self:
+        """Make an empty knowledge base.
+
+        split: makes passages of documents.
+        splitter: settings (JSON values) from which `split` can be built again; kept in kb.json.
+        text_search: settings of Lance's full-text index, as ``{"language": "English", "stem": True}``.
+        Raises KnowledgeBaseError when the folder is not empty, UsageError for settings Lance doesn't know.
+        """
+        from lancedb.index import FTS, BTree
+
+        path = Path(path).absolute()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise KnowledgeBaseError(f"{path} is there already and not empty: open it, or give another path")
+        try:
+            text_index = FTS(**{"with_position": False, **(text_search or {})})
+        except TypeError as error:
+            raise UsageError(f"text_search={dict(text_search or {})}: {error}; see lancedb.index.FTS for the settings") from error
+        config = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "splitter": dict(splitter or {}),
+            "text_search": dict(text_search or {}),
+        }
+        with staged_folder(path) as staged:
+            Store.create(staged, sc.CORE)
+            table = Store(staged).table
+            for column in ("text", "title"):
+                table.create_index(column, config=text_index)
+            table.create_index("document_id", config=BTree())
+            write_json(staged / CONFIG, config)
+        return cls(Store(path), config, split, lock_timeout)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        split: Split | None = None,
+        as_of: int | None = None,
+        lock_timeout: float = 60.0,
+    ) -> Self:
+        """Open a knowledge base; without `split` it can be read, and documents deleted, but not added.
+
+        as_of: a version to look at instead of the newest; then nothing can be written.
+        Raises KnowledgeBaseError when there is none, or no such version.
+        """
+        path = Path(path).absolute()
+        config = _config(path)
+        return cls(Store(path, as_of), config, split, lock_timeout)
+
+    @staticmethod
+    def splitter_of(path: str | Path) -> dict[str, Any]:
+        """The splitter settings of a knowledge base, to build `split` before opening it."""
+        return dict(_config(Path(path).absolute())["splitter"])
+
+    def at(self, version: int) -> Self:
+        """The knowledge base as of a version, for reading."""
+        return type(self)(Store(self.path, version), self._config, None, 0.0)
+
+    # ------------------------------------------------------------ facts
+
+    @property
+    def path(self) -> Path:
+        return self._store.path
+
+    @property
+    def splitter(self) -> dict[str, Any]:
+        """Settings of the splitter, as given to `create`."""
+        return dict(self._config["splitter"])
+
+    @property
+    def version(self) -> int:
+        """The newest version, or the one opened."""
+        return self._store.version
+
+    def versions(self) -> list[Version]:
+        """All versions that can be opened, oldest first."""
+        with self._store.errors("read"):
+            listed = self._store.at().list_versions()
+        newest = self.version
+        return [Version(v["version"], v["timestamp"].astimezone()) for v in listed if v["version"] <= newest]
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        with self._store.errors("read"):
+            return int(self._store.table.count_rows(reading.DOCUMENTS))
+
+    def num_passages(self, where: str | None = None) -> int:
+        """Number of passages that satisfy a predicate."""
+        with self._store.errors("read"):
+            table = self._store.at()
+            return int(table.count_rows(reading.condition(table, reading.PASSAGES, where)))
+
+    def columns(self) -> dict[str, str]:
+        """What `where` can name, with types: document fields and metadata keys."""
+        schema = self._store.table.schema
+        names = [*sc.PUBLIC, *sc.metadata_columns(schema)]
+        return {name: str(schema.field(name).type) for name in names}
+
+    def encoders(self) -> dict[str, int]:
+        """Fingerprints of the encoders that have vectors here, with their vector sizes."""
+        return sc.vector_columns(self._store.table.schema)
+
+    # ------------------------------------------------------------ reading
+
+    def __contains__(self, document_id: object) -> bool:
+        return isinstance(document_id, str) and self.get(document_id) is not None
+
+    def get(self, document_id: str) -> Document | None:
+        """A document as it was given, or None."""
+        with self._store.errors("read"):
+            return reading.document(self._store.at(), document_id)
+
+    def revision(self, document_id: str) -> Revision | None:
+        """The last change of a document (a deletion too), or None when it never was."""
+        with self._store.errors("read"):
+            return reading.header(self._store.at(), document_id)
+
+    def history(self, document_id: str) -> list[Revision]:
+        """All changes of a document, oldest first; empty when it never was. Takes one look-up for each change."""
+        changes: list[Revision] = []
+        version = self.version
+        while version >= 1:
+            try:
+                with self._store.errors("read"):
+                    last = reading.header(self._store.at(version), document_id)
+            except KnowledgeBaseError:
+                if not changes:
+                    raise
+                break  # older versions were compacted away
+            if last is None:
+                break
+            changes.append(last)
+            version = last.version - 1
+            if last.revision == 1:
+                break
+        return changes[::-1]
+
+    def documents(self, where: str | None = None) -> Iterator[Document]:
+        """Documents of one version in order of insertion, streamed."""
+        table = self._store.at()
+        with self._store.errors("read"):
+            yield from reading.documents(table, where)
+
+    def passages(self, where: str | None = None) -> Iterator[Passage]:
+        """Passages of one version, in order of document insertion and of number, streamed."""
+        table = self._store.at()
+        with self._store.errors("read"):
+            yield from reading.passages(table, where)
+
+    def batches(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Columns of the passages, in the order of `passages`, for bulk work."""
+        table = self._store.at()
+        with self._store.errors("read"):
+            yield from reading.scan(table, reading.condition(table, reading.PASSAGES, where), columns)
+
+    def search_text(self, query: str, k: int = 10, where: str | None = None) -> list[Match]:
+        """Best k passages by BM25 over text and title, best first."""
+        _check_k(k)
+        with self._store.errors("searched"):
+            return reading.search_text(self._store.at(), query, k, where)
+
+    def search_vectors(
+        self, vector: np.ndarray, k: int = 10, where: str | None = None, encoder: str | None = None
+    ) -> list[Match]:
+        """Best k passages by inner product with vector float[D], exact, filtered before the search.
+
+        encoder: whose vectors; may be left out when there is one. UsageError when there is none such.
+        """
+        _check_k(k)
+        with self._store.errors("searched"):
+            return reading.search_vectors(self._store.at(), vector, k, where, encoder)
+
+    # ------------------------------------------------------------ writing
+
+    def add(
+        self, documents: Iterable[Document], *, encoder: PassageEncoder | None = None, progress: Progress | None = None
+    ) -> Counts:
+        """Add documents; DataError when one is there already.
+
+        Documents are streamed and committed in batches: when it raises, earlier batches are in, the faulty one is not.
+        encoder: gives the new passages their vectors in the same commit.
+        """
+        return self._writer.write(documents, "add", encoder, progress)
+
+    def update(self, document: Document, *, encoder: PassageEncoder | None = None) -> Counts:
+        """Replace a document, in one commit. Passages whose text stays keep their vectors, whatever their number.
+
+        DataError when it isn't there. Nothing is written when nothing differs.
+        """
+        return self._writer.write([document], "update", encoder)
+
+    def upsert(
+        self, documents: Iterable[Document], *, encoder: PassageEncoder | None = None, progress: Progress | None = None
+    ) -> Counts:
+        """Add what is new, update what differs, leave the rest: running it again does nothing, and resumes an ingest.
+
+        DataError when one id comes twice with different content in one call.
+        """
+        return self._writer.write(documents, "upsert", encoder, progress)
+
+    def delete(self, ids: str | Iterable[str]) -> Counts:
+        """Delete documents, in one commit; their history stays. DataError when one isn't there."""
+        return self._writer.delete([ids] if isinstance(ids, str) else list(ids))
+
+    def embed_missing(
+        self,
+        encoder: PassageEncoder,
+        *,
+        batch: int = 256,
+        commit_every: int = 16_384,
+        progress: Progress | None = None,
+    ) -> int:
+        """Embed the passages that have no vector from this encoder; the number embedded. Goes on where it stopped.
+
+        Vectors are committed every `commit_every` passages, so an interruption loses at most that much work.
+        """
+        return vectors.embed_missing(self._store, encoder, self._writer.timeout, batch, commit_every, progress)
+
+    def forget_encoder(self, encoder: str) -> None:
+        """Drop the vectors of an encoder from this version on. UsageError when there are none."""
+        with self._store.writing(self._writer.timeout) as table, self._store.errors("written"):
+            name, _ = vectors.choose(table.schema, encoder)
+            table.drop_columns([name])
+
+    def compact(self) -> int:
+        """Merge small files and bring the text index up to date; the new version. History stays."""
+        with self._store.writing(self._writer.timeout) as table, self._store.errors("compacted"):
+            writing.tidy(table, force=True)
+            return int(table.version)
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise UsageError(f"k={k}: expected at least 1")
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise KnowledgeBaseError(f"no knowledge base at {path}: make one with `realm ingest`, or check the path")
+    try:
+        config = read_json(path / CONFIG)
+    except ArtefactError as error:
+        raise KnowledgeBaseError(f"{path} is not a knowledge base ({error})") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise KnowledgeBaseError(f"{path / CONFIG} does not describe a {FORMAT}: check the path")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise KnowledgeBaseError(
+            f"{path} is a {FORMAT} of format version {config.get('format_version')}: this library reads version {FORMAT_VERSION}"
+        )
+    return config

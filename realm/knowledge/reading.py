@@ -1,0 +1,204 @@
+"""Reading one version of a knowledge base: scans in order, predicates, documents, search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date as Date
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from realm.errors import UsageError
+from realm.knowledge import schema as sc
+from realm.knowledge import vectors as vec
+from realm.types import Document, Passage
+
+if TYPE_CHECKING:
+    from lancedb.table import LanceTable
+
+SCAN_ROWS = 4_096
+PASSAGES = "number >= 0"
+DOCUMENTS = f"number = {sc.HEADER} AND change != 'deleted'"
+_PASSAGE = ["document_id", "number", "title", "text", "start", "end", "sentences"]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A passage that a search found."""
+
+    passage: Passage
+    score: float
+    document_version: int
+    """Version in which the document got its present text."""
+    source: str | None
+    date: Date | None
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One change of one document."""
+
+    document_id: str
+    version: int
+    """Version of the knowledge base that the change made: `at(version)` shows the document as it was then."""
+    revision: int
+    """From 1, over additions, updates and deletions."""
+    time: datetime
+    change: str
+    """added, updated or deleted"""
+    num_passages: int
+    title: str
+
+
+def condition(table: LanceTable, kind: str, where: str | None) -> str:
+    """The rows of a kind that satisfy a user's predicate; UsageError when it is not one."""
+    if where is None or not where.strip():
+        return kind
+    try:
+        _check_parentheses(where)
+        # Planning parses the predicate and checks names and types without reading a row.
+        table.search().where(f"({where}\n)").explain_plan()
+    except (ValueError, RuntimeError, OSError) as error:
+        known = ", ".join([*sc.PUBLIC, *sc.metadata_columns(table.schema)])
+        reason = str(error).splitlines()[0].removeprefix("Invalid input, ")[:160]
+        raise UsageError(f"where={where!r} is not a predicate here ({reason}): the columns are {known}") from error
+    return f"({where}\n) AND {kind}"
+
+
+def _check_parentheses(where: str) -> None:
+    """A predicate must not close the parenthesis that we put around it."""
+    depth, quote = 0, ""
+    for character in where:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"`":
+            quote = character
+        else:
+            depth += (character == "(") - (character == ")")
+            if depth < 0:
+                break
+    if depth or quote:
+        raise ValueError("unbalanced parentheses or quotes")
+
+
+def scan(table: LanceTable, rows: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Rows in order of insertion of the document and of number, as batches of at most SCAN_ROWS rows.
+
+    `table` must be pinned to a version. Edits leave rows out of order on disk: then the order is sorted first (16 bytes
+    a row) and rows are fetched by their addresses.
+    """
+    keys = table.search().where(rows).select(["position", "number"]).with_row_id(True).to_batches(65_536)
+    parts = [
+        (batch["position"].to_numpy(), batch["number"].to_numpy(), batch["_rowid"].to_numpy())
+        for batch in keys
+        if batch.num_rows
+    ]
+    if not parts:
+        return
+    position_N, number_N, address_N = (np.concatenate(column) for column in zip(*parts, strict=True))
+    del parts
+    order_N = np.lexsort((number_N, position_N))
+    del position_N, number_N
+    if (np.diff(order_N) == 1).all():
+        del order_N, address_N
+        for batch in table.search().where(rows).select(list(columns)).to_batches(SCAN_ROWS):
+            for at in range(0, batch.num_rows, SCAN_ROWS):
+                yield batch.slice(at, SCAN_ROWS)
+        return
+    address_N = address_N[order_N]
+    for at in range(0, len(address_N), SCAN_ROWS):
+        wanted = address_N[at : at + SCAN_ROWS]
+        found = table.take_row_ids(wanted.tolist()).select(list(columns)).with_row_id().to_arrow()
+        by_address = np.argsort(found["_rowid"].to_numpy())
+        place = by_address[np.searchsorted(found["_rowid"].to_numpy(), wanted, sorter=by_address)]
+        yield from found.select(list(columns)).take(pa.array(place)).combine_chunks().to_batches()
+
+
+def passages(table: LanceTable, where: str | None) -> Iterator[Passage]:
+    """Passages in order."""
+    for batch in scan(table, condition(table, PASSAGES, where), _PASSAGE):
+        for row in batch.to_pylist():
+            yield sc.passage_of(row)
+
+
+def document(table: LanceTable, document_id: str) -> Document | None:
+    """A document rebuilt from its rows."""
+    from realm.knowledge.writing import quoted
+
+    metadata = list(sc.metadata_columns(table.schema))
+    columns = [*_PASSAGE, "gap", "source", "date", "lang", "url", "change", *metadata]
+    found = table.search().where(f"document_id IN ({quoted([document_id])})").select(columns).to_arrow().to_pylist()
+    found.sort(key=lambda row: row["number"])
+    if not found or found[0]["change"] == "deleted":
+        return None
+    return sc.document_of(found[0], found[1:], metadata)
+
+
+def documents(table: LanceTable, where: str | None) -> Iterator[Document]:
+    """Documents in order of insertion. Only one document is held at a time, and one batch of rows."""
+    metadata = list(sc.metadata_columns(table.schema))
+    columns = [*_PASSAGE, "gap", "source", "date", "lang", "url", "change", *metadata]
+    live = f"(number >= 0 OR ({DOCUMENTS}))"
+    held: list[dict[str, Any]] = []
+    for batch in scan(table, condition(table, live, where), columns):
+        for row in batch.to_pylist():
+            if row["number"] == sc.HEADER and held:
+                yield sc.document_of(held[0], held[1:], metadata)
+                held = []
+            held.append(row)
+    if held:
+        yield sc.document_of(held[0], held[1:], metadata)
+
+
+def header(table: LanceTable, document_id: str) -> Revision | None:
+    """The last change of a document in this version, deletion included."""
+    from realm.knowledge.writing import quoted
+
+    columns = ["version", "revision", "updated_at", "change", "num_passages", "title"]
+    rows = f"document_id IN ({quoted([document_id])}) AND number = {sc.HEADER}"
+    for row in table.search().where(rows).select(columns).to_arrow().to_pylist():
+        return Revision(
+            document_id, row["version"], row["revision"], row["updated_at"], row["change"], row["num_passages"],
+            row["title"] or "",
+        )  # fmt: skip
+    return None
+
+
+_FOUND = [*_PASSAGE, "version", "source", "date", "url"]
+
+
+def search_text(table: LanceTable, query: str, k: int, where: str | None) -> list[Match]:
+    """BM25 over text and title; rows that the index doesn't hold yet are searched as well."""
+    from lancedb.query import MultiMatchQuery
+
+    if not query.strip():
+        return []
+    terms = MultiMatchQuery(query, ["text", "title"])
+    rows = condition(table, PASSAGES, where)
+    found = table.search(terms, query_type="fts").where(rows, prefilter=True).select([*_FOUND, "_score"]).limit(k).to_arrow()
+    return [_match(row, row["_score"]) for row in found.to_pylist()]
+
+
+def search_vectors(
+    table: LanceTable, vector: np.ndarray, k: int, where: str | None, encoder: str | None
+) -> list[Match]:
+    """Exact inner-product search over the passages that an encoder has embedded."""
+    name, dim = vec.choose(table.schema, encoder)
+    rows = f"{condition(table, PASSAGES, where)} AND {name} IS NOT NULL"
+    found = (
+        table.search(vec.query_vector(vector, dim), vector_column_name=name)
+        .distance_type("dot")
+        .where(rows, prefilter=True)
+        .select([*_FOUND, "_distance"])
+        .limit(k)
+        .to_arrow()
+    )
+    return [_match(row, 1.0 - row["_distance"]) for row in found.to_pylist()]  # Lance's "dot" distance is 1 - product
+
+
+def _match(row: dict[str, Any], score: float) -> Match:
+    return Match(sc.passage_of(row), float(score), row["version"], row["source"], row["date"], row["url"])

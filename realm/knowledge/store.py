@@ -1,0 +1,122 @@
+"""The Lance table under a knowledge base: opening, versions, the writers' lock, errors in our words.
+
+LanceDB does the hard part (atomic commits, versions, scans, indexes); this file is the only one that opens it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import pyarrow as pa
+
+from realm.errors import KnowledgeBaseError, RealmError
+
+if TYPE_CHECKING:
+    from lancedb.table import LanceTable
+
+TABLE = "passages"
+CONFIG = "kb.json"
+FORMAT = "realm knowledge base"
+FORMAT_VERSION = 1
+
+
+class Store:
+    """One Lance table in a folder. Readers take no lock; writers take one between processes.
+
+    version: None follows the newest commit, a number pins that one.
+    """
+
+    def __init__(self, path: Path, version: int | None = None) -> None:
+        import lancedb
+
+        self.path = path
+        with self.errors("opened"):
+            # Interval 0: every read looks for a newer commit first, so an open reader sees an edit at its next question.
+            self._database = lancedb.connect(str(path), read_consistency_interval=timedelta(0))
+            self.table: LanceTable = self._database.open_table(TABLE)  # type: ignore[assignment]
+        self.pinned = version is not None
+        if version is not None:
+            self._checkout(self.table, version)
+
+    @staticmethod
+    def create(path: Path, schema: pa.Schema) -> None:
+        """Lay an empty table."""
+        import lancedb
+
+        lancedb.connect(str(path)).create_table(TABLE, schema=schema)
+
+    @property
+    def version(self) -> int:
+        with self.errors("read"):
+            return int(self.table.version)
+
+    def at(self, version: int | None = None) -> LanceTable:
+        """A handle on one version (by default the present one): what a reading of several steps stands on."""
+        if self.pinned and version is None:
+            return self.table
+        with self.errors("read"):
+            table: LanceTable = self._database.open_table(TABLE)  # type: ignore[assignment]
+        self._checkout(table, self.version if version is None else version)
+        return table
+
+    def _checkout(self, table: LanceTable, version: int) -> None:
+        try:
+            table.checkout(version)
+        except (ValueError, RuntimeError, OSError, OverflowError) as error:
+            newest = max((entry["version"] for entry in self._database.open_table(TABLE).list_versions()), default=0)
+            raise KnowledgeBaseError(
+                f"{self.path} has no version {version}: versions go up to {newest}, and compaction with a limit removes "
+                f"old ones; list them with versions()"
+            ) from error
+
+    @contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """Turn what Lance raises into a one-line KnowledgeBaseError."""
+        try:
+            yield
+        except RealmError:
+            raise
+        except (ValueError, RuntimeError, OSError, pa.ArrowException) as error:
+            text = str(error)
+            if "No space left" in text or "os error 28" in text or "Disk quota" in text:
+                raise KnowledgeBaseError(
+                    f"the disk is full while writing {self.path}: free some space and run the same command again; "
+                    f"everything committed is still there"
+                ) from error
+            first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+            raise KnowledgeBaseError(f"the knowledge base {self.path} could not be {what}: {first[:300]}") from error
+
+    @contextmanager
+    def writing(self, timeout: float) -> Iterator[LanceTable]:
+        """The newest version, held for writing: no other process or thread writes until the block ends.
+
+        The lock is the operating system's (flock), so it goes when its holder dies, however it dies.
+        """
+        if self.pinned:
+            raise KnowledgeBaseError(f"{self.path} is open as of version {self.version}: open it without as_of to write")
+        owner = self.path / ".lock.json"
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=timeout):
+                owner.write_text(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S")}))
+                yield self.table
+        except filelock.Timeout as error:
+            raise KnowledgeBaseError(
+                f"{self.path} is being written by {_holder(owner)}: waited {timeout:g} s for it to finish; "
+                f"try again or give a longer lock_timeout"
+            ) from error
+
+
+def _holder(owner: Path) -> str:
+    try:
+        facts: Any = json.loads(owner.read_text())
+        return f"process {facts['pid']} since {facts['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
