@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
 
 # Before anything imports torch or a tokenizer: they read these once.
 os.environ.update(
@@ -20,14 +27,6 @@ os.environ.update(
 )
 for name in [name for name in os.environ if name.startswith("REALM_")]:
     del os.environ[name]
-
-import ipaddress
-import socket
-from pathlib import Path
-from typing import Any
-
-import pytest
-from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "realm",

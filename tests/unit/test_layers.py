@@ -1,0 +1,149 @@
+"""Imports point one way: a module may import what stands on a lower tier, and its own room.
+
+Read from the syntax tree, so that imports inside functions and under TYPE_CHECKING count, too.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TIERS = (
+    ("errors",),
+    ("files", "settings"),
+    ("types", "config"),
+    ("knowledge", "search", "models", "objectives"),
+    ("methods", "training", "evaluation"),
+    ("answering",),
+    ("recipes",),
+    ("workflows",),
+    ("console",),
+    ("service", "cli"),
+)
+"""Lowest first. Rooms of one tier do not know each other."""
+
+OPTIONAL = ("faiss", "fastapi", "mcp", "mwparserfromhell", "pypdf", "ray", "selectolax", "tensorboard", "uvicorn")
+TENSORS_ONLY = {"__future__", "collections", "math", "typing", "torch"}
+
+
+def imported(tree: ast.AST, home: dict[str, str]) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import; `home` says where the names that `realm` itself offers come from."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            for alias in node.names:
+                if module == "realm":
+                    yield node.lineno, home.get(alias.name, f"realm.{alias.name}")
+                else:
+                    yield node.lineno, module
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = node.func
+            name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+            if name in ("import_module", "__import__"):
+                yield node.lineno, str(node.args[0].value)
+
+
+def sources(package: Path) -> Iterator[tuple[str, str, ast.AST]]:
+    """(path, room, tree) of every module but the package's own front page, which only names things."""
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package)
+        if inside.name != "__init__.py" or len(inside.parts) > 1:
+            yield str(inside), inside.parts[0].removesuffix(".py"), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def front_page(package: Path) -> dict[str, str]:
+    """The names that `realm` loads lazily, and the modules they come from."""
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_HOME":
+            return dict(ast.literal_eval(node.value))
+    return {}
+
+
+def violations(package: Path) -> list[str]:
+    tier = {room: height for height, rooms in enumerate(TIERS) for room in rooms}
+    home = front_page(package)
+    found = []
+    for path, room, tree in sources(package):
+        if room not in tier:
+            found.append(f"{path}: {room!r} stands on no tier; add it to TIERS")
+            continue
+        for line, module in imported(tree, home):
+            if module.startswith("."):
+                found.append(f"{path}:{line}: relative import {module!r}; write realm...")
+            if not module.startswith("realm.") or module == "realm.__version__":
+                continue
+            other = module.split(".")[1]
+            if other not in tier:
+                found.append(f"{path}:{line}: imports {module}, which stands on no tier")
+            elif other != room and tier[other] >= tier[room]:
+                found.append(f"{path}:{line}: {room} imports {other}, which does not stand below it")
+    return found
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "__init__.py").write_text('_HOME = {"KnowledgeBase": "realm.knowledge.base"}\n')
+    (tmp_path / "models" / "__init__.py").write_text("")
+    (tmp_path / "models" / "good.py").write_text(
+        "from realm import __version__\nfrom realm.types import Hits\nfrom realm.models import __init__\nimport torch\n"
+    )
+    return tmp_path
+
+
+def test_realm_points_one_way(repository: Path) -> None:
+    assert violations(repository / "realm") == []
+
+
+def test_the_checker_lets_downward_imports_pass(package: Path) -> None:
+    assert violations(package) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        ("from realm.methods.realm import X", "models imports methods"),
+        ("import realm.search.exact", "models imports search"),
+        ("def f():\n    from realm.knowledge import base", "models imports knowledge"),
+        ("if TYPE_CHECKING:\n    from realm.training import loop", "models imports training"),
+        ("from realm import cli", "models imports cli"),
+        ("from realm import KnowledgeBase", "models imports knowledge"),
+        ("import importlib\nimportlib.import_module('realm.workflows.run')", "models imports workflows"),
+        ("from ..search import exact", "relative import"),
+        ("from realm.cellar import wine", "no tier"),
+    ],
+)
+def test_the_checker_finds_a_planted_violation(package: Path, code: str, complaint: str) -> None:
+    (package / "models" / "bad.py").write_text(code)
+    (found,) = violations(package)
+    assert found.startswith("models/bad.py:") and complaint in found
+
+
+def test_the_checker_finds_a_room_without_a_place(package: Path) -> None:
+    (package / "cellar.py").write_text("")
+    assert violations(package) == ["cellar.py: 'cellar' stands on no tier; add it to TIERS"]
+
+
+def test_objectives_see_only_tensors(repository: Path) -> None:
+    paths = [p for p in (repository / "realm").rglob("*.py") if "objectives" in p.relative_to(repository).as_posix()]
+    assert paths
+    for path in paths:
+        roots = {module.split(".")[0] for _, module in imported(ast.parse(path.read_text(encoding="utf-8")), {})}
+        assert roots <= TENSORS_ONLY, path
+
+
+def test_an_optional_library_is_imported_in_one_file(repository: Path) -> None:
+    where = defaultdict(set)
+    for path, _, tree in sources(repository / "realm"):
+        for _, module in imported(tree, {}):
+            root = "tensorboard" if module == "torch.utils.tensorboard" else module.split(".")[0]
+            if root in OPTIONAL:
+                where[root].add(path)
+    assert {library: paths for library, paths in where.items() if len(paths) > 1} == {}
