@@ -90,7 +90,7 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
         model_class = MODEL_MAPPING.get(type(config), None)
         options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
         # Not every class has a pooler to leave out, and one that hasn't refuses the word.
-        takes_pooler = model_class is not None and "add_pooling_layer" in inspect.signature(model_class).parameters
+        takes_pooler = isinstance(model_class, type) and "add_pooling_layer" in inspect.signature(model_class).parameters
         if takes_pooler:
             options["add_pooling_layer"] = pooler
         model, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
