@@ -139,9 +139,7 @@ def embed(
             tick(last - first)
         elif number % world_size == rank:
             rows = torch.arange(first, last)
-            vectors = embed_rows(
-                encoder, source, rows, max_tokens=max_tokens, batch_tokens=batch_tokens, on_batch=tick
-            )
+            vectors = embed_rows(encoder, source, rows, max_tokens=max_tokens, batch_tokens=batch_tokens, on_batch=tick)
             write_shard(path, pack(vectors, dtype))
     if world_size > 1:
         return work

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realm.errors import ArtefactError, MismatchError, MissingLibraryError, UsageError
+from realm.errors import ArtefactError, MismatchError, UsageError
 from realm.files import read_manifest, staged_folder, write_manifest
 from realm.search.topk import NO_SCORE, top
 from realm.types import NO_ROW, Hits
@@ -50,7 +50,6 @@ class Bm25:
         b: float = 0.4,
         stopwords: str | Sequence[str] | None = "en",
         token_pattern: str = TOKEN_PATTERN,
-        backend: str = "numpy",
         facts: Mapping[str, Any] | None = None,
     ) -> Bm25:
         """Index (title, text) pairs in the order of their rows; the pairs are read once.
@@ -71,10 +70,7 @@ class Bm25:
             raise UsageError(f"stop words {stopwords!r}: no language of bm25s; give a list of words or None") from error
         engine = None
         if tokens.vocab:
-            try:
-                engine = bm25s.BM25(k1=k1, b=b, method="lucene", backend=backend)
-            except ImportError as error:
-                raise MissingLibraryError("numba", "fast", "BM25 with backend='numba'") from error
+            engine = bm25s.BM25(k1=k1, b=b, method="lucene")
             engine.index(tokens, show_progress=False)
         return cls(engine, settings, len(tokens.ids), facts or {})
 

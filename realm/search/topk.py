@@ -18,7 +18,7 @@ NO_SCORE = float("-inf")
 
 
 def top(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `min(k, N)` largest scores of each row and their positions: best first, among equals the lower position first.
+    """The `min(k, N)` largest scores and their positions: best first, among equals the lower position first.
 
     score_BN: Float[B, N]. Returns (Float[B, K], Long[B, K]). Positions of -inf scores mean nothing.
     """

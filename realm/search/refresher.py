@@ -1,0 +1,224 @@
+"""The refresher: takes the newest parameters, embeds the snapshot, publishes an index. Knows no trainer.
+
+Run by `realm.search.refresh` as `python -m realm.search.refresher JOB.json PARENT_PID`, a process of its own.
+
+On disk, below the job's folder::
+
+    refresh/parameters/step-000500/   what the trainer published; appears whole, removed once embedded or outdated
+    refresh/heartbeat.json            rewritten while there is progress
+    refresh/refresher.log             standard error of the refresher
+    index/step-000500/                a committed index (manifest last, folder renamed into place)
+
+The folders are the whole state: a refresher that is killed and started again goes on from finished shards.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from realm.errors import RealmError, UsageError
+from realm.files import fingerprint, read_json, sha256_of
+from realm.types import Encoder, PassageSource, Progress
+
+PUBLISHED = "publish.json"
+"""In a folder of parameters: the step and the time of publication."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What there is to refresh, in JSON values."""
+
+    folder: str
+    """The run: parameters and indexes lie below it."""
+    snapshot: str
+    """Given to `opener` as a path."""
+    opener: str
+    """"module:function": (parameters: Path, snapshot: Path, **options) -> (encoder, source, max_tokens)."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """More arguments for `opener`, such as a device."""
+    dtype: str = "float32"
+    batch_tokens: int = 4096
+    rows_per_shard: int = 16384
+    threads: int = 1
+    """Of the refresher's process. Beside a trainer of one thread on two cores: 1."""
+    nice: int = 0
+    """Added to the refresher's niceness: above 0 it leaves a shared core to the trainer."""
+
+    @property
+    def parameters(self) -> Path:
+        return Path(self.folder) / "refresh" / "parameters"
+
+    @property
+    def indexes(self) -> Path:
+        return Path(self.folder) / "index"
+
+    @property
+    def heartbeat(self) -> Path:
+        return Path(self.folder) / "refresh" / "heartbeat.json"
+
+    @property
+    def log(self) -> Path:
+        return Path(self.folder) / "refresh" / "refresher.log"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def steps(folder: Path, marker: str) -> Iterator[tuple[int, Path]]:
+    """(step, folder) of the finished folders, oldest first; `marker` is the file that a finished one has."""
+    found = []
+    for path in folder.glob("step-*"):
+        number = path.name.removeprefix("step-")
+        if number.isdecimal() and (path / marker).exists():
+            found.append((int(number), path))
+    yield from sorted(found)
+
+
+def resolve(reference: str) -> Callable[..., tuple[Encoder, PassageSource, int]]:
+    """The function behind "module:function". UsageError where there is none."""
+    module, _, name = reference.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"refresh can't import {reference!r} ({error}): expected 'module:function'") from error
+    if not callable(found):
+        raise UsageError(f"{reference!r} is no function: expected one that returns (encoder, source, max_tokens)")
+    return found  # type: ignore[no-any-return]
+
+
+def build(job: Job, parameters: Path, *, progress: Progress | None = None) -> Path:
+    """Embed the snapshot with one folder of parameters. The index appears whole under index/step-…"""
+    import torch
+
+    from realm.search.embed import embed
+
+    published = read_json(parameters / PUBLISHED)
+    encoder_print = fingerprint_parameters(parameters)
+    name = step_name(published["step"])
+    job.indexes.mkdir(parents=True, exist_ok=True)
+    for unfinished in job.indexes.glob(".step-*.partial-*"):
+        if not unfinished.name.startswith(f".{name}.partial-"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+    # Opening an encoder may draw random numbers (initialisation), which must not disturb a trainer's own.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        encoder, source, max_tokens = resolve(job.opener)(parameters, Path(job.snapshot), **job.options)
+        return embed(
+            encoder,
+            source,
+            job.indexes / name,
+            max_tokens=max_tokens,
+            batch_tokens=job.batch_tokens,
+            rows_per_shard=job.rows_per_shard,
+            dtype=job.dtype,
+            progress=progress,
+            facts={"step": published["step"], "published": published["time"], "encoder": encoder_print},
+        )
+
+
+def fingerprint_parameters(folder: Path) -> str:
+    """Of all files that `save` wrote: what an index's manifest names as its encoder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != PUBLISHED)
+    return fingerprint(*(part for p in files for part in (str(p.relative_to(folder)), sha256_of(p))))
+
+
+def newest(job: Job) -> tuple[int, Path] | None:
+    """The newest parameters, if any wait. Older ones are dropped unread."""
+    waiting = list(steps(job.parameters, PUBLISHED))
+    for _, path in waiting[:-1]:
+        shutil.rmtree(path, ignore_errors=True)
+    return waiting[-1] if waiting else None
+
+
+def work(job: Job, *, idle: float = 0.2) -> None:
+    """Serve for ever."""
+    beat = _Heartbeat(job.heartbeat)
+    while True:
+        beat(0, None)
+        found = newest(job)
+        if found is None:
+            time.sleep(idle)
+            continue
+        step, parameters = found
+        beat.step = step
+        build(job, parameters, progress=beat)
+        shutil.rmtree(parameters, ignore_errors=True)
+
+
+class _Heartbeat:
+    """A `Progress` that leaves a trace on disk, at most every half second."""
+
+    def __init__(self, path: Path) -> None:
+        self.step: int | None = None
+        self._path = path
+        self._last = 0.0
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now - self._last < 0.5:
+            return
+        self._last = now
+        staged = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        staged.write_text(json.dumps({"pid": os.getpid(), "step": self.step, "done": done, "total": total}))
+        os.replace(staged, self._path)
+
+
+def _die_with(parent: int) -> None:
+    """End this process within a second of its parent's end, however that came.
+
+    The parent holds the other end of standard input, so its death closes it; a sibling process that inherited
+    that end would hide this, therefore the parent's id is looked at as well.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            ready, _, _ = select.select([0], [], [], 1.0)
+            if ready and not os.read(0, 1):
+                break
+        # At once, wherever the main thread is: unfinished work has no manifest, so nothing half is left.
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: list[str]) -> int:
+    job = Job(**json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
+    # Ctrl-C reaches the whole terminal; the trainer decides when its refresher ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(int(arguments[1]))
+    if job.nice:
+        os.nice(job.nice)
+    import torch
+
+    torch.set_num_threads(job.threads)
+    try:
+        work(job)
+    except RealmError as error:
+        sys.stderr.write(f"{error}\n")
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
