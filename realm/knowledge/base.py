@@ -72,7 +72,9 @@ class KnowledgeBase:
         try:
             text_index = FTS(**{"with_position": False, **(text_search or {})})
         except TypeError as error:
-            raise UsageError(f"text_search={dict(text_search or {})}: {error}; see lancedb.index.FTS for the settings") from error
+            raise UsageError(
+                f"text_search={dict(text_search or {})}: {error}; the settings are lancedb.index.FTS's"
+            ) from error
         config = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -131,6 +133,12 @@ class KnowledgeBase:
         """The newest version, or the one opened."""
         return self._store.version
 
+    @property
+    def content_version(self) -> int:
+        """The last version that changed a document; vectors and indexes that came later don't count. 0 when empty."""
+        with self._store.errors("read"):
+            return reading.content_version(self._store.at())
+
     def versions(self) -> list[Version]:
         """All versions that can be opened, oldest first."""
         with self._store.errors("read"):
@@ -162,7 +170,8 @@ class KnowledgeBase:
     # ------------------------------------------------------------ reading
 
     def __contains__(self, document_id: object) -> bool:
-        return isinstance(document_id, str) and self.get(document_id) is not None
+        last = self.revision(document_id) if isinstance(document_id, str) else None
+        return last is not None and last.change != "deleted"
 
     def get(self, document_id: str) -> Document | None:
         """A document as it was given, or None."""
@@ -304,6 +313,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise KnowledgeBaseError(f"{path / CONFIG} does not describe a {FORMAT}: check the path")
     if config.get("format_version") != FORMAT_VERSION:
         raise KnowledgeBaseError(
-            f"{path} is a {FORMAT} of format version {config.get('format_version')}: this library reads version {FORMAT_VERSION}"
+            f"{path} is a {FORMAT} of format version {config.get('format_version')}: "
+            f"this library reads version {FORMAT_VERSION}"
         )
     return config

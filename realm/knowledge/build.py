@@ -44,7 +44,7 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase) -> PreTraine
         except (OSError, ValueError) as error:
             raise ArtefactError(f"{tokenizer} holds no tokenizer that transformers opens ({error})") from error
     if not getattr(found, "is_fast", False):
-        raise ArtefactError(f"{type(found).__name__} is not a fast tokenizer: expected one with character offsets (tokenizer.json)")
+        raise ArtefactError(f"{type(found).__name__} is not a fast tokenizer: expected one with a tokenizer.json")
     return found
 
 
@@ -52,7 +52,7 @@ def bare_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """The Rust tokenizer without the truncation and padding that its file may ask for."""
     from tokenizers import Tokenizer
 
-    backend: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    backend: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -63,7 +63,9 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     found = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
     missing = [name for name in ("cls", "sep", "pad") if found[name] is None]
     if missing:
-        raise DataError(f"the tokenizer has no {', '.join(missing)} token: expected one of BERT's kind, with [CLS], [SEP] and [PAD]")
+        raise DataError(
+            f"the tokenizer has no {', '.join(missing)} token: expected one of BERT's kind with cls, sep, pad"
+        )
     return {name: -1 if value is None else int(value) for name, value in found.items()}
 
 
@@ -162,9 +164,8 @@ class _Writer:
         encoded = self.backend.encode_batch(texts, add_special_tokens=False)
         lengths = [len(e) for e in encoded]
         self.body_ids.append(_flat((e.ids for e in encoded), sum(lengths)), lengths)
-        self.body_offsets.append(
-            np.fromiter(chain.from_iterable(chain.from_iterable(e.offsets for e in encoded)), np.int32, 2 * sum(lengths))
-        )
+        pairs = chain.from_iterable(e.offsets for e in encoded)
+        self.body_offsets.append(np.fromiter(chain.from_iterable(pairs), np.int32, 2 * sum(lengths)))
 
     def _write_documents(self, heads: pa.RecordBatch, rows: np.ndarray) -> None:
         titles = [title or "" for title in heads["title"].to_pylist()]

@@ -34,7 +34,7 @@ class ArrayWriter:
         return (self.length,) if self.width is None else (self.length, self.width)
 
     def append(self, values: np.ndarray | Sequence[Any] | bytes) -> None:
-        """Add values at the end; UsageError is not raised here: a value that doesn't fit is a bug and overflows loudly."""
+        """Add values at the end. OverflowError when one doesn't fit the type."""
         if isinstance(values, bytes):
             data, count = values, len(values)
         else:
@@ -119,7 +119,7 @@ def open_array(folder: Path, name: str, facts: Mapping[str, Any]) -> np.ndarray:
     except FileNotFoundError:
         raise ArtefactError(f"{folder} lacks {path.name}: the snapshot is damaged; build it again") from None
     if found != expected:
-        raise ArtefactError(f"{path} holds {found} bytes: expected {expected}; the file is cut off or damaged, build the snapshot again")
+        raise ArtefactError(f"{path} holds {found} bytes: expected {expected}; it is damaged, build the snapshot again")
     if 0 in shape:
         return np.zeros(shape, dtype)  # an empty file region can't be mapped
     try:
@@ -139,7 +139,7 @@ def verify_array(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
         while block := stream.read(1 << 22):
             digest.update(block)
     if digest.hexdigest() != facts["sha256"]:
-        raise ArtefactError(f"{folder / name}.npy does not match its checksum: the disk or a program changed it; build the snapshot again")
+        raise ArtefactError(f"{folder / name}.npy does not match its checksum: it is damaged, build the snapshot again")
 
 
 def ragged_index(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -64,7 +64,7 @@ def condition(table: LanceTable, kind: str, where: str | None) -> str:
         table.search().where(f"({where}\n)").explain_plan()
     except (ValueError, RuntimeError, OSError) as error:
         known = ", ".join([*sc.PUBLIC, *sc.metadata_columns(table.schema)])
-        reason = str(error).splitlines()[0].removeprefix("Invalid input, ")[:160]
+        reason = str(error).splitlines()[0].removeprefix("Invalid input, ").split(". Valid fields")[0][:160]
         raise UsageError(f"where={where!r} is not a predicate here ({reason}): the columns are {known}") from error
     return f"({where}\n) AND {kind}"
 
@@ -85,11 +85,15 @@ def _check_parentheses(where: str) -> None:
         raise ValueError("unbalanced parentheses or quotes")
 
 
-def scan(table: LanceTable, rows: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def scan(
+    table: LanceTable, rows: str, columns: Sequence[str], positions: np.ndarray | None = None
+) -> Iterator[pa.RecordBatch]:
     """Rows in order of insertion of the document and of number, as batches of at most SCAN_ROWS rows.
 
     `table` must be pinned to a version. Edits leave rows out of order on disk: then the order is sorted first (16 bytes
     a row) and rows are fetched by their addresses.
+
+    positions: only the documents at these, sorted.
     """
     keys = table.search().where(rows).select(["position", "number"]).with_row_id(True).to_batches(65_536)
     parts = [
@@ -101,9 +105,12 @@ def scan(table: LanceTable, rows: str, columns: Sequence[str]) -> Iterator[pa.Re
         return
     position_N, number_N, address_N = (np.concatenate(column) for column in zip(*parts, strict=True))
     del parts
+    if positions is not None:
+        wanted_N = np.isin(position_N, positions)
+        position_N, number_N, address_N = position_N[wanted_N], number_N[wanted_N], address_N[wanted_N]
     order_N = np.lexsort((number_N, position_N))
     del position_N, number_N
-    if (np.diff(order_N) == 1).all():
+    if positions is None and (np.diff(order_N) == 1).all():
         del order_N, address_N
         for batch in table.search().where(rows).select(list(columns)).to_batches(SCAN_ROWS):
             for at in range(0, batch.num_rows, SCAN_ROWS):
@@ -139,12 +146,18 @@ def document(table: LanceTable, document_id: str) -> Document | None:
 
 
 def documents(table: LanceTable, where: str | None) -> Iterator[Document]:
-    """Documents in order of insertion. Only one document is held at a time, and one batch of rows."""
+    """Documents in order of insertion. Only one document is held at a time, and one batch of rows.
+
+    The predicate is asked of the header rows, so that a document is never cut down to the passages that satisfy it.
+    """
     metadata = list(sc.metadata_columns(table.schema))
     columns = [*_PASSAGE, "gap", "source", "date", "lang", "url", "change", *metadata]
-    live = f"(number >= 0 OR ({DOCUMENTS}))"
+    positions = None
+    if where is not None:
+        heads = table.search().where(condition(table, DOCUMENTS, where)).select(["position"]).to_arrow()
+        positions = np.sort(heads["position"].to_numpy())
     held: list[dict[str, Any]] = []
-    for batch in scan(table, condition(table, live, where), columns):
+    for batch in scan(table, f"number >= 0 OR ({DOCUMENTS})", columns, positions):
         for row in batch.to_pylist():
             if row["number"] == sc.HEADER and held:
                 yield sc.document_of(held[0], held[1:], metadata)
@@ -168,6 +181,12 @@ def header(table: LanceTable, document_id: str) -> Revision | None:
     return None
 
 
+def content_version(table: LanceTable) -> int:
+    """The newest version written on a header, deletions included."""
+    heads = table.search().where(f"number = {sc.HEADER}").select(["version"]).to_batches(65_536)
+    return max((int(batch["version"].to_numpy().max()) for batch in heads if batch.num_rows), default=0)
+
+
 _FOUND = [*_PASSAGE, "version", "source", "date", "url"]
 
 
@@ -177,9 +196,10 @@ def search_text(table: LanceTable, query: str, k: int, where: str | None) -> lis
 
     if not query.strip():
         return []
-    terms = MultiMatchQuery(query, ["text", "title"])
+    terms = MultiMatchQuery(query, ["text", "title"])  # type: ignore[call-arg]  # pydantic's defaults
     rows = condition(table, PASSAGES, where)
-    found = table.search(terms, query_type="fts").where(rows, prefilter=True).select([*_FOUND, "_score"]).limit(k).to_arrow()
+    search = table.search(terms, query_type="fts").where(rows, prefilter=True)
+    found = search.select([*_FOUND, "_score"]).limit(k).to_arrow()
     return [_match(row, row["_score"]) for row in found.to_pylist()]
 
 

@@ -100,7 +100,8 @@ def new_columns(documents: Sequence[Document], schema: pa.Schema) -> list[pa.Fie
             kind = _TYPES.get(type(value))
             if kind is None:
                 raise DataError(
-                    f"document {document.id!r}: metadata {key!r} is a {type(value).__name__}: expected str, int, float or bool"
+                    f"document {document.id!r}: metadata {key!r} is a {type(value).__name__}: "
+                    f"expected str, int, float or bool"
                 )
             if key not in known and key not in fresh:
                 _check_name(key, folded, document.id)
@@ -128,9 +129,9 @@ def _check_name(key: str, folded: Mapping[str, str], document_id: str) -> None:
         )
     clash = folded.get(key.lower())
     if clash is not None:
-        raise DataError(f"document {document_id!r}: metadata key {key!r} is the same column name as {clash!r}: rename the key")
+        raise DataError(f"document {document_id!r}: metadata key {key!r} names the same column as {clash!r}: rename it")
     if key.startswith(VECTOR):
-        raise DataError(f"document {document_id!r}: metadata key {key!r} begins with {VECTOR!r}, which is kept: rename the key")
+        raise DataError(f"document {document_id!r}: metadata key {key!r} begins with {VECTOR!r}: rename it")
 
 
 def check_passages(document: Document, passages: Sequence[Passage]) -> None:
@@ -142,7 +143,7 @@ def check_passages(document: Document, passages: Sequence[Passage]) -> None:
                 f"expected number {expected}"
             )
         if document.text[passage.start : passage.end] != passage.text:
-            raise DataError(f"the splitter gave passage {passage.id} whose text is not text[{passage.start}:{passage.end}]")
+            raise DataError(f"the splitter gave passage {passage.id}: expected text[{passage.start}:{passage.end}]")
     if any(after.start < before.start for before, after in pairwise(passages)):
         raise DataError(f"the splitter gave the passages of document {document.id!r} out of order")
 
@@ -222,7 +223,7 @@ def _blame(listed: Sequence[Mapping[str, Any]], column: str, reason: str) -> str
         try:
             str(row.get(column)).encode()
         except UnicodeEncodeError:
-            return f"document {row['document_id']!r}: {column} is not valid Unicode ({reason}): repair or drop the lone surrogates"
+            return f"document {row['document_id']!r}: {column} is not valid Unicode ({reason}): repair lone surrogates"
     return f"column {column!r} is not valid Unicode: {reason}"
 
 

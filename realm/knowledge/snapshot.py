@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from realm.knowledge.base import KnowledgeBase
 
+_NONE = np.zeros(0, np.int32)
+
 Level = Literal["none", "passage", "document"]
 
 
@@ -54,7 +56,7 @@ class Snapshot:
     ) -> Self:
         """Lay out the present version of a knowledge base under `path` and open it.
 
-        tokenizer: a fast tokenizer, or the folder of one; a copy is kept inside. Its truncation and padding are ignored.
+        tokenizer: a fast tokenizer, or the folder of one; kept inside. Its truncation and padding are ignored.
         progress: called with (passages done, passages in all).
         Rows are in order of document insertion, then of passage number. Memory use does not depend on the number of
         passages but for 16 bytes each. Raises DataError when there is no passage.
@@ -109,8 +111,13 @@ class Snapshot:
         """UsageError when the tokenizer has no mask token."""
         found = int(self._manifest["special_ids"]["mask"])
         if found < 0:
-            raise UsageError(f"the tokenizer of {self.path} has no mask token: masked pre-training needs one of BERT's kind")
+            raise UsageError(f"the tokenizer of {self.path} has no mask token: expected one of BERT's kind")
         return found
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids that stand for no text: cls, sep, pad and, where there is one, mask; in increasing order."""
+        return sorted({int(i) for i in self._manifest["special_ids"].values() if i >= 0})
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -148,14 +155,19 @@ class Snapshot:
 
     def body_ids(self, row: int) -> np.ndarray:
         """Int32[L]: token ids of the body, without specials, not truncated."""
-        return self._slice("body_ids", row).astype(np.int32) if self._check(row) else np.zeros(0, np.int32)
+        return self._slice("body_ids", row).astype(np.int32) if self._check(row) else _NONE
+
+    def title_ids(self, row: int) -> np.ndarray:
+        """Int32[L]: token ids of the title, without specials, not truncated."""
+        return self._slice("title_ids", self._document(row)).astype(np.int32) if self._check(row) else _NONE
 
     def body_offsets(self, row: int) -> np.ndarray:
         """Int32[L, 2]: (start, end) of each body token in characters of the body."""
         if not self._check(row):
             return np.zeros((0, 2), np.int32)
         starts = self._arrays["body_ids_starts"]
-        return self._arrays["body_offsets"][starts[row] : starts[row + 1]]
+        offsets: np.ndarray = self._arrays["body_offsets"][starts[row] : starts[row + 1]]
+        return offsets
 
     def rows_of_document(self, document_id: str) -> np.ndarray:
         """Int64[R]: rows of a document, in order; empty when it isn't there."""
@@ -170,6 +182,14 @@ class Snapshot:
         return {self._string("document_id", i): i for i in range(self.num_documents)}
 
     # ------------------------------------------------------------ many rows
+
+    def token_counts(self) -> np.ndarray:
+        """Int64[V]: how often each token id stands in the bodies."""
+        count_V = np.zeros(self.vocab_size, np.int64)
+        ids = self._arrays["body_ids"]
+        for at in range(0, len(ids), 1 << 22):
+            np.add(count_V, np.bincount(ids[at : at + (1 << 22)], minlength=self.vocab_size), out=count_V)
+        return count_V
 
     def passage_lengths(self, max_tokens: int) -> np.ndarray:
         """Int32[N]: length of each row's `passages` entry, specials counted."""
@@ -252,7 +272,7 @@ class Snapshot:
     def allowed(self, base: KnowledgeBase, where: str) -> Tensor:
         """Bool[N]: the rows that satisfy a predicate, for `Index.search`.
 
-        The predicate is asked of `base` as of the snapshot's version. MismatchError when `base` is another knowledge base.
+        The predicate is asked of `base` as of the snapshot's version. MismatchError when `base` is another one.
         """
         allowed_N = np.zeros(len(self), dtype=bool)
         position_M, first_M = self._arrays["document_position"], self._arrays["document_rows"]
@@ -261,7 +281,10 @@ class Snapshot:
             document = np.minimum(np.searchsorted(position_M, position), self.num_documents - 1)
             row = first_M[document] + batch["number"].to_numpy()
             if not (position_M[document] == position).all() or not (row < first_M[document + 1]).all():
-                raise MismatchError(f"{base.path} version {self.version} does not hold the passages of snapshot {self.path}: build it again")
+                raise MismatchError(
+                    f"{base.path} version {self.version} does not hold the passages of snapshot {self.path}: "
+                    f"expected the knowledge base that it was built from, {self._manifest['knowledge_base']}"
+                )
             allowed_N[row] = True
         return torch.from_numpy(allowed_N)
 
@@ -269,12 +292,15 @@ class Snapshot:
 
     @cached_property
     def _sorted_hashes(self) -> np.ndarray:
-        return self._arrays["body_hash"][self._arrays["by_body"]]
+        hashes: np.ndarray = self._arrays["body_hash"][self._arrays["by_body"]]
+        return hashes
 
     def _check(self, row: int) -> bool:
         """Whether a row is a passage and not the null passage; UsageError when it is neither."""
         if not NO_ROW <= row < len(self):
-            raise UsageError(f"row {row}: the snapshot {self.path} has rows 0 to {len(self) - 1}, and {NO_ROW} for the null passage")
+            raise UsageError(
+                f"row {row}: expected 0 to {len(self) - 1}, or {NO_ROW} for the null passage ({self.path})"
+            )
         return row != NO_ROW
 
     def _rows(self, rows: Tensor) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import pyarrow as pa
 
-from realm.errors import KnowledgeBaseError, RealmError
+from realm.errors import KnowledgeBaseError, RealmError, UsageError
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
@@ -26,6 +26,10 @@ TABLE = "passages"
 CONFIG = "kb.json"
 FORMAT = "realm knowledge base"
 FORMAT_VERSION = 1
+
+
+class InUseError(KnowledgeBaseError):
+    """Another writer holds the lock."""
 
 
 class Store:
@@ -39,7 +43,7 @@ class Store:
 
         self.path = path
         with self.errors("opened"):
-            # Interval 0: every read looks for a newer commit first, so an open reader sees an edit at its next question.
+            # Interval 0: every read looks for a newer commit, so an open reader sees an edit at its next question.
             self._database = lancedb.connect(str(path), read_consistency_interval=timedelta(0))
             self.table: LanceTable = self._database.open_table(TABLE)  # type: ignore[assignment]
         self.pinned = version is not None
@@ -73,8 +77,7 @@ class Store:
         except (ValueError, RuntimeError, OSError, OverflowError) as error:
             newest = max((entry["version"] for entry in self._database.open_table(TABLE).list_versions()), default=0)
             raise KnowledgeBaseError(
-                f"{self.path} has no version {version}: versions go up to {newest}, and compaction with a limit removes "
-                f"old ones; list them with versions()"
+                f"{self.path} has no version {version}: expected one that versions() lists, the newest is {newest}"
             ) from error
 
     @contextmanager
@@ -101,17 +104,23 @@ class Store:
         The lock is the operating system's (flock), so it goes when its holder dies, however it dies.
         """
         if self.pinned:
-            raise KnowledgeBaseError(f"{self.path} is open as of version {self.version}: open it without as_of to write")
+            raise UsageError(f"{self.path} is open as of version {self.version}: open it without as_of to write")
         owner = self.path / ".lock.json"
+        lock = filelock.FileLock(self.path / ".lock", timeout=timeout)
+        with self.errors("locked for writing"):
+            try:
+                lock.acquire()
+            except filelock.Timeout as error:
+                raise InUseError(
+                    f"{self.path} is being written by {_holder(owner)}: waited {timeout:g} s for it to finish; "
+                    f"try again or give a longer lock_timeout"
+                ) from error
         try:
-            with filelock.FileLock(self.path / ".lock", timeout=timeout):
+            with self.errors("locked for writing"):
                 owner.write_text(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S")}))
-                yield self.table
-        except filelock.Timeout as error:
-            raise KnowledgeBaseError(
-                f"{self.path} is being written by {_holder(owner)}: waited {timeout:g} s for it to finish; "
-                f"try again or give a longer lock_timeout"
-            ) from error
+            yield self.table
+        finally:
+            lock.release()
 
 
 def _holder(owner: Path) -> str:

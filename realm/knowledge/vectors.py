@@ -49,7 +49,8 @@ class PassageEncoder:
             raise DataError(f"encoder {self.fingerprint} gave shape {vector_ND.shape}: expected ({len(passages)}, D)")
         finite_N = np.isfinite(vector_ND).all(axis=1)
         if not finite_N.all():
-            raise DataError(f"encoder {self.fingerprint} gave a vector that is not finite for {passages[int(finite_N.argmin())].id}")
+            worst = passages[int(finite_N.argmin())].id
+            raise DataError(f"encoder {self.fingerprint} gave a vector that is not finite for passage {worst}")
         return vector_ND
 
 
@@ -85,7 +86,10 @@ def column(schema: pa.Schema, encoder: str, dim: int) -> list[pa.Field]:
     if have is None:
         return [pa.field(sc.VECTOR + encoder, pa.list_(pa.float32(), dim))]
     if have != dim:
-        raise MismatchError(f"encoder {encoder} gave vectors of size {dim}, but its column holds size {have}: embed it anew under another fingerprint")
+        raise MismatchError(
+            f"encoder {encoder} gave vectors of size {dim}, but those stored are of size {have}: "
+            f"an encoder that changed needs another fingerprint"
+        )
     return []
 
 
@@ -192,7 +196,9 @@ def choose(schema: pa.Schema, encoder: str | None) -> tuple[str, int]:
         encoder = next(iter(have))
     if encoder is None or encoder not in have:
         names = ", ".join(have) or "none"
-        raise UsageError(f"vectors of encoder {encoder or '(not named)'}: the knowledge base holds vectors of {names}; run embed_missing")
+        raise UsageError(
+            f"no vectors of encoder {encoder or '(not named)'}: there are those of {names}; see embed_missing"
+        )
     return sc.VECTOR + encoder, have[encoder]
 
 

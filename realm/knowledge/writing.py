@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from realm.errors import DataError, KnowledgeBaseError
+from realm.errors import DataError, UsageError
 from realm.files import fingerprint
 from realm.knowledge import schema as sc
 from realm.knowledge import vectors as vec
-from realm.knowledge.store import Store
+from realm.knowledge.store import InUseError, Store
 from realm.types import Document, Passage, Progress
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Split = Callable[[Sequence[Document]], list[list[Passage]]]
 """Documents to their passages, in order."""
+
+Mode = Literal["add", "update", "upsert"]
 
 BATCH_DOCUMENTS = 16_384
 BATCH_CHARACTERS = 32_000_000
@@ -52,7 +55,7 @@ class Writer:
     def write(
         self,
         documents: Iterable[Document],
-        mode: Literal["add", "update", "upsert"],
+        mode: Mode,
         encoder: vec.PassageEncoder | None = None,
         progress: Progress | None = None,
     ) -> Counts:
@@ -64,19 +67,14 @@ class Writer:
         seen: set[int] = set()
         for batch in _batches(documents, seen):
             done = self._write_batch(batch, mode, encoder)
-            total = Counts(
-                total.added + done.added, total.updated + done.updated, total.unchanged + done.unchanged, 0, done.version
-            )
+            total = Counts(total.added + done.added, total.updated + done.updated, total.unchanged + done.unchanged)
             if progress is not None:
                 progress(total.added + total.updated + total.unchanged, None)
         if total.added or total.updated:
-            with self.store.writing(self.timeout) as table, self.store.errors("tidied"):
-                tidy(table)
+            self._tidy()
         return replace(total, version=self.store.version)
 
-    def _write_batch(
-        self, documents: Sequence[Document], mode: Literal["add", "update", "upsert"], encoder: vec.PassageEncoder | None
-    ) -> Counts:
+    def _write_batch(self, documents: Sequence[Document], mode: Mode, encoder: vec.PassageEncoder | None) -> Counts:
         by_id = {document.id: document for document in documents}
         passages: dict[str, list[Passage]] = {}
         fresh = vec.Cache(encoder)
@@ -133,7 +131,9 @@ class Writer:
             headers = read_headers(table, ids)
             absent = [i for i in ids if i not in headers or headers[i]["change"] == "deleted"]
             if absent:
-                raise DataError(f"no document {_some(absent)} to delete: nothing was deleted; list the ids with documents()")
+                raise DataError(
+                    f"no document {_some(absent)} to delete: expected ids that are there; nothing was deleted"
+                )
             if not ids:
                 return Counts(version=table.version)
             version, time = table.version + 1, sc.now()
@@ -142,25 +142,28 @@ class Writer:
                 for i in ids
             ]
             _commit(table, sc.table_of(rows, table.schema), ids)
+        self._tidy()
+        return Counts(deleted=len(ids), version=self.store.version)
+
+    def _tidy(self) -> None:
+        # The documents are committed: housekeeping that can't be done now waits for the next write.
+        with suppress(InUseError), self.store.writing(0.0) as table, self.store.errors("tidied"):
             tidy(table)
-            return Counts(deleted=len(ids), version=table.version)
 
     def _split(self, documents: Sequence[Document]) -> list[list[Passage]]:
         if not documents:
             return []
         if self.split is None:
-            raise KnowledgeBaseError(
-                f"{self.store.path} was opened without its splitter: expected split=, built from kb.splitter; give it to write"
+            raise UsageError(
+                f"{self.store.path} was opened without its splitter: expected split=, built from kb.splitter, to write"
             )
         result = self.split(documents)
         if len(result) != len(documents):
-            raise DataError(f"the splitter gave {len(result)} lists for {len(documents)} documents: expected one for each")
+            raise DataError(f"the splitter gave {len(result)} lists for {len(documents)} documents: expected one each")
         return result
 
 
-def _changes(
-    by_id: Mapping[str, Document], headers: Mapping[str, Mapping[str, Any]], mode: Literal["add", "update", "upsert"]
-) -> dict[str, str]:
+def _changes(by_id: Mapping[str, Document], headers: Mapping[str, Mapping[str, Any]], mode: Mode) -> dict[str, str]:
     """Document id -> "added" or "updated"; unchanged ones are left out."""
     changes = {}
     for id_, document in by_id.items():
@@ -199,7 +202,7 @@ def tidy(table: LanceTable, force: bool = False) -> None:
         index = table.index_stats("text_idx")
         waiting = index.num_unindexed_rows if index is not None else 0
         indexed = index.num_indexed_rows if index is not None else 0
-        fragments = table.stats()["fragment_stats"]["num_small_fragments"]
+        fragments = table.stats()["fragment_stats"]["num_small_fragments"]  # type: ignore[index]  # a dict at run time
         if waiting <= max(10_000, indexed // 10) and fragments <= 100:
             return
     # Lance would otherwise drop versions older than a week, and history with them.
@@ -233,7 +236,7 @@ def _batches(documents: Iterable[Document], seen: set[int]) -> Iterator[list[Doc
     size = 0
     for document in documents:
         if not document.id:
-            raise DataError(f"a document has an empty id (title {document.title[:80]!r}): every document needs its own id")
+            raise DataError(f"a document has an empty id (title {document.title[:80]!r}): expected an id of its own")
         name, content = _number(fingerprint(document.id)), _number(sc.document_hash(document))
         if name in seen:
             if name ^ content in seen:
