@@ -44,9 +44,8 @@ def opening(source: str | Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     name = str(source)
-    is_hub_name = (
-        not Path(source).exists() and not isinstance(source, Path) and name.count("/") <= 1 and name[0] not in "./~"
-    )
+    looks_like_path = isinstance(source, Path) or name.count("/") > 1 or name.startswith((".", "/", "~")) or not name
+    is_hub_name = not looks_like_path and not Path(source).exists()
     try:
         with quiet():
             yield
@@ -79,8 +78,9 @@ def load_tokenizer(source: str | Path) -> Any:
 
 
 def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]:
-    """The bare encoder in float32 with sdpa attention, and whether a trained pooler came with it.
+    """The bare encoder in float32, and whether a trained pooler came with it.
 
+    Attention is the library's choice: sdpa wherever the class has it.
     pooler: keep BERT's pooler (dense and tanh over [CLS]) if the class has one and the checkpoint its weights.
     """
     from transformers import MODEL_MAPPING, AutoConfig, AutoModel
@@ -88,7 +88,7 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
     with opening(source):
         config = AutoConfig.from_pretrained(source)
         model_class = MODEL_MAPPING.get(type(config), None)
-        options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
+        options: dict[str, Any] = {"dtype": torch.float32}
         # Not every class has a pooler to leave out, and one that hasn't refuses the word.
         takes_pooler = isinstance(model_class, type) and "add_pooling_layer" in inspect.signature(model_class).parameters
         if takes_pooler:
@@ -107,7 +107,7 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
 
 
 def load_masked_model(source: str | Path) -> Any:
-    """A masked language model in float32 with sdpa attention; what a bare encoder lacks of its head is new.
+    """A masked language model in float32; what a bare encoder lacks of its head is new.
 
     ArtefactError when weights of the encoder itself are missing, UsageError for a family without a masked-token head.
     """
@@ -120,7 +120,7 @@ def load_masked_model(source: str | Path) -> Any:
                 f"found a model of type {config.model_type!r} in {source}: expected one with a masked-token head"
             )
         model, report = AutoModelForMaskedLM.from_pretrained(
-            source, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+            source, dtype=torch.float32, output_loading_info=True
         )
     missing = [name for name in report["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
     if missing:

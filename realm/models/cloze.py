@@ -133,6 +133,14 @@ class ClozeReader(nn.Module):
                 staged, self.model, self.copy_head.state_dict() if self.copy_head is not None else {}, self.tokenizer
             )
 
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once, by role: the ``reader``'s network, and the ``head`` (vocabulary transform, copy head)."""
+        body = {id(parameter) for parameter in self.model.base_model.parameters()}
+        groups: dict[str, list[nn.Parameter]] = {"reader": [], "head": []}
+        for parameter in self.parameters():
+            groups["reader" if id(parameter) in body else "head"].append(parameter)
+        return groups
+
     def fingerprint(self) -> str:
         """Of all parameters and of the settings that shape a prediction."""
         return fingerprint_module(self, str(self.settings.copy), str(self.settings.segments), str(self.max_length))

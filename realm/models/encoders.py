@@ -209,10 +209,12 @@ class DenseEncoder(nn.Module):
     # ------------------------------------------------------------ starting well
 
     @torch.no_grad()
-    def init_projection_from_pca(self, vectors_NH: Tensor) -> float:
+    def init_projection_from_pca(self, vectors_NH: Tensor, *, whiten: float = 0.0) -> float:
         """Start the projection from the principal components of pooled passages, to keep most of their geometry.
 
         vectors_NH: Float[N, H] from `pool_passages`, N well above D. Both towers get the same projection.
+        whiten: 0 keeps the spread of each component, 1 makes them all equal; what is common to all passages lies in the
+        first components and says little about any of them.
         Returns the share of variance kept. UsageError when there is no projection, D > H, or fewer than 2 vectors.
         """
         if isinstance(self.query_tower.projection, nn.Identity):
@@ -230,6 +232,9 @@ class DenseEncoder(nn.Module):
         axes_HD = axes_HH.flip(1)[:, : self.dim]
         # Eigenvectors come with an arbitrary sign; fixed, the same corpus gives the same projection everywhere.
         axes_HD = axes_HD * axes_HD.gather(0, axes_HD.abs().argmax(0, keepdim=True)).sign()
+        spread_D = values_H.flip(0)[: self.dim].clamp(min=0).sqrt()
+        scale_D = (spread_D / spread_D.max().clamp(min=1e-30)).clamp(min=1e-3) ** -whiten
+        axes_HD = axes_HD * scale_D
         for tower in self.towers():
             tower.set_projection(axes_HD.T, -(mean_H @ axes_HD))
         return float(values_H.flip(0)[: self.dim].clamp(min=0).sum() / values_H.clamp(min=0).sum().clamp(min=1e-30))
@@ -238,6 +243,14 @@ class DenseEncoder(nn.Module):
         """Start the weights of ``weighted-mean`` from positive figures for each token id (IDF, SIF), in both towers."""
         for tower in self.towers():
             tower.pooling.set_weights(weight_V)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once, by role: the pretrained ``retriever``, its ``projection``, its ``token_weights``."""
+        groups: dict[str, list[nn.Parameter]] = {"retriever": [], "projection": [], "token_weights": []}
+        for name, parameter in self.named_parameters():
+            role = "retriever" if ".backbone." in name else "projection"
+            groups["token_weights" if name.endswith("log_weight") else role].append(parameter)
+        return groups
 
     def fingerprint(self) -> str:
         """Of all parameters and of the settings that shape a vector: equal fingerprints, equal vectors."""
