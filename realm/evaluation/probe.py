@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realm.evaluation.retrieval import answer_in_text
-from realm.types import NO_ROW, Encoder, Hits, Index, MaskedBatch
+from realm.evaluation.retrieval import answer_ranks
+from realm.types import Encoder, Hits, Index, MaskedBatch
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,9 @@ def judge(
     rows_PK: Tensor, answers: Sequence[str], text_of: Callable[[int], str], ks: Sequence[int] = (1, 5, 20)
 ) -> ProbeRetrieval:
     """Look for each answer (normalised) in title and text of its passages, best first."""
-    first = np.full(len(answers), np.iinfo(np.int64).max)
-    for p, answer in enumerate(answers):
-        for rank, row in enumerate(rows_PK[p].tolist()):
-            if row != NO_ROW and answer_in_text(answer, text_of(row)):
-                first[p] = rank
-                break
-    return ProbeRetrieval({k: first < k for k in ks}, rows_PK.numpy())
+    hits = Hits(rows_PK, torch.zeros(rows_PK.shape))
+    ranks = answer_ranks(hits, [[answer] for answer in answers], text_of)
+    return ProbeRetrieval({k: ranks < k for k in ks}, rows_PK.numpy())
 
 
 @torch.inference_mode()

@@ -194,7 +194,8 @@ class Snapshot:
     def passage_lengths(self, max_tokens: int) -> np.ndarray:
         """Int32[N]: length of each row's `passages` entry, specials counted."""
         title_N, body_N = self._fit(np.arange(len(self)), _room(max_tokens, 3))
-        return (title_N + body_N + 3).astype(np.int32)
+        length_N: np.ndarray = (title_N + body_N + 3).astype(np.int32)
+        return length_N
 
     def passages(self, rows: Tensor, max_tokens: int, segments: bool = True) -> Tokens:
         """[CLS] title [SEP] body [SEP] of rows Long[...], flattened to M texts (Guu et al. 2020, section 3.2).

@@ -58,7 +58,7 @@ class InverseCloze:
         return Loss(loss, stats)
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        return {"retriever": list(self.encoder.parameters())}
+        return self.encoder.parameter_groups()
 
     def modules(self) -> Mapping[str, Trainable]:
         return {"encoder": self.encoder}

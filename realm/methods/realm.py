@@ -171,10 +171,7 @@ class RealmPretraining:
         return -(log_prior_BK + objectives.sequence_logp_BK(reading.logp_BKT, target_mask_BT)).logsumexp(-1)
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        heads = {id(p) for p in getattr(self.reader, "new_parameters", list)()}
-        body = [p for p in self.reader.parameters() if id(p) not in heads]
-        head = [p for p in self.reader.parameters() if id(p) in heads]
-        return {"retriever": list(self.encoder.parameters()), "reader": body, "head": head}
+        return {**self.encoder.parameter_groups(), **self.reader.parameter_groups()}
 
     def modules(self) -> Mapping[str, Trainable]:
         return {"encoder": self.encoder, "reader": self.reader}

@@ -1,0 +1,166 @@
+"""Configuration to parts: the one place where settings become plain arguments."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from realm.config import DataConfig, EncoderConfig, ReaderConfig
+from realm.errors import DataError, MismatchError
+from realm.files import fingerprint
+from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.catalog import resolve_model
+from realm.knowledge.snapshot import Snapshot
+from realm.knowledge.spans import SpanTable, find_spans
+from realm.models.backbone import load_tokenizer
+from realm.models.cloze import ClozeReader
+from realm.models.encoders import DenseEncoder
+from realm.search.embed import embed_rows
+from realm.workflows.reporting import Reporter
+
+PCA_VECTORS_PER_DIMENSION = 16
+"""Passages that a projection's principal components are estimated from, for each dimension."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A snapshot and what is salient in it."""
+
+    snapshot: Snapshot
+    spans: SpanTable
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    return fingerprint(tokenizer.backend_tokenizer.to_str())
+
+
+def prepare_text(kb: KnowledgeBase, model: str, data: DataConfig, reporter: Reporter) -> Text:
+    """The snapshot of a knowledge base's present version in the encoder's word pieces, and its salient spans.
+
+    Both are kept in the knowledge base's folder and found again by the next run. DataError when it is empty.
+    """
+    tokenizer = load_tokenizer(resolve_model(model))
+    kb = kb.at(kb.version)
+    name = f"v{kb.version:06d}-{tokenizer_fingerprint(tokenizer)[:8]}"
+    folder = kb.path / "snapshots" / name
+    if (folder / "manifest.json").exists():
+        snapshot = Snapshot.open(folder)
+    else:
+        with reporter.stage("snapshot: word pieces to memory map", "passages") as progress:
+            snapshot = Snapshot.build(kb, tokenizer, folder, progress=progress)
+    if len(snapshot) == 0:
+        raise DataError(f"{kb.path} holds no passages: ingest some documents first")
+    place = folder.with_name(f"{name}.spans-{data.spans_pipeline.replace('/', '_')}")
+    if (place / "manifest.json").exists():
+        spans = SpanTable.open(place, snapshot)
+    else:
+        with reporter.stage("salient spans: names and dates", "passages") as progress:
+            spans = find_spans(snapshot, place, pipeline=data.spans_pipeline, progress=progress)
+    return Text(snapshot, spans)
+
+
+def build_encoder(config: EncoderConfig, snapshot: Snapshot, max_passage_tokens: int, seed: int) -> DenseEncoder:
+    """An encoder before any training: the checkpoint, its pooling weights from the corpus, its projection from a PCA."""
+    torch.manual_seed(seed)
+    encoder = DenseEncoder.from_pretrained(
+        resolve_model(config.model),
+        layers=config.layers,
+        dim=config.dim,
+        pooling=config.pooling,
+        normalize=config.normalize,
+        temperature=config.temperature,
+        learn_temperature=config.learn_temperature,
+        tied=config.tied,
+        segments=config.segments,
+        dropout=config.dropout,
+        backbone_dropout=config.backbone_dropout,
+        freeze_word_embeddings=config.freeze_word_embeddings,
+    )
+    encoder.eval()
+    if config.pooling == "weighted-mean":
+        encoder.set_token_weights(smooth_inverse_frequency(snapshot, config.frequency_a))
+    if config.init == "pca" and config.dim is not None:
+        rng = np.random.default_rng((seed, 7))
+        count = min(len(snapshot), PCA_VECTORS_PER_DIMENSION * config.dim)
+        if count >= 2:
+            rows = torch.from_numpy(np.sort(rng.permutation(len(snapshot))[:count]))
+            pooled_NH = embed_rows(_Pooled(encoder), snapshot, rows, max_tokens=max_passage_tokens)
+            encoder.init_projection_from_pca(pooled_NH, whiten=config.whiten)
+    return encoder
+
+
+class _Pooled:
+    """The encoder before its projection, as an `Encoder`."""
+
+    def __init__(self, encoder: DenseEncoder) -> None:
+        self.encoder = encoder
+        self.dim = int(encoder.query_tower.backbone.config.hidden_size)
+        self.device = encoder.device
+
+    def encode_queries(self, tokens: Any) -> torch.Tensor:
+        return self.encoder.pool_passages(tokens)
+
+    encode_passages = encode_queries
+
+
+def smooth_inverse_frequency(snapshot: Snapshot, a: float) -> torch.Tensor:
+    """Weight of each token id, a / (a + p(token)) over the corpus (Arora, Liang & Ma 2017). Float[V]; near 0 for specials."""
+    counts = snapshot.token_counts().astype(np.float64)
+    weight = a / (a + counts / max(1.0, counts.sum()))
+    weight[list(snapshot.special_ids)] = 1e-4
+    return torch.from_numpy(weight).float()
+
+
+def build_reader(config: ReaderConfig, data: DataConfig, snapshot: Snapshot, seed: int) -> ClozeReader:
+    """A reader before any training. MismatchError when its word pieces are not the snapshot's."""
+    torch.manual_seed(seed + 1)
+    source = resolve_model(config.model)
+    reader = ClozeReader.from_pretrained(
+        source,
+        layers=config.layers,
+        copy=config.copy_head,
+        max_length=data.max_query_tokens + data.max_passage_tokens,
+        backbone_dropout=config.dropout,
+        freeze_word_embeddings=config.freeze_word_embeddings,
+    )
+    theirs, ours = tokenizer_fingerprint(reader.tokenizer), tokenizer_fingerprint(snapshot.tokenizer)
+    if theirs != ours:
+        raise MismatchError(
+            f"the reader {config.model} has the word pieces {theirs}, the encoder's are {ours}: expected the same; "
+            "give both from one family"
+        )
+    return reader
+
+
+def choose_device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def choose_bf16(setting: Any, device: torch.device) -> bool:
+    """bf16 where the hardware has it. On a CPU without AVX-512 BF16 or AMX it is many times slower than float32."""
+    if setting != "auto":
+        return bool(setting)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return False
+
+
+def open_for_refresh(
+    parameters: Path, snapshot: Path, *, max_tokens: int, device: str
+) -> tuple[DenseEncoder, Snapshot, int]:
+    """What a refresher opens: the published encoder, the snapshot it embeds, and the budget of a passage."""
+    return DenseEncoder.from_pretrained(parameters).to(device), Snapshot.open(snapshot), max_tokens
+
+
+def index_facts(encoder: DenseEncoder, step: int) -> dict[str, Any]:
+    return {"encoder": encoder.fingerprint(), "step": step, "published": time.time()}
+
+
