@@ -119,7 +119,8 @@ def build(job: Job, parameters: Path, *, progress: Progress | None = None) -> Pa
         if not unfinished.name.startswith(f".{name}.partial-"):
             shutil.rmtree(unfinished, ignore_errors=True)
     # Opening an encoder may draw random numbers (initialisation), which must not disturb a trainer's own.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with torch.random.fork_rng(devices=devices):
         encoder, source, max_tokens = resolve(job.opener)(parameters, Path(job.snapshot), **job.options)
         return embed(
             encoder,

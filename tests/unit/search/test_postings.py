@@ -1,0 +1,139 @@
+"""BM25 as a retriever: words of any script, exclusion, and what has no words at all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from realm.errors import ArtefactError, MismatchError, UsageError
+from realm.search.postings import TOKEN_PATTERN, Bm25
+from realm.types import NO_ROW
+
+PASSAGES = [
+    ("Guernica", "painted by Pablo Picasso"),
+    ("Picasso", "a painter from Málaga who painted and painted"),
+    ("", "서울은 대한민국의 수도이다"),
+    ("", "東京は日本の首都である"),
+    ("", "القاهرة عاصمة مصر"),
+    ("Face", "a 😀 face"),
+    ("", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def bm25() -> Bm25:
+    return Bm25.build(PASSAGES, facts={"snapshot": "snap"})
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("who painted GUERNICA?", [0, 1]),
+        ("Málaga", [1]),
+        ("대한민국의", [2]),
+        ("首都", [3]),
+        ("عاصمة", [4]),
+        ("😀", [5]),
+        ("", []),
+        ("   \n", []),
+        ("the of and", []),
+        ("zebra", []),
+        ("!?.", []),
+        ("\x00", []),
+        ("\ud800", []),
+        ("picasso " * 10_000, [1, 0]),
+    ],
+)
+def test_finds_words_of_any_script(bm25: Bm25, query: str, rows: list[int]) -> None:
+    hits = bm25([query], 4)
+    assert sorted(hits.rows[0].tolist(), reverse=True) == sorted([*rows, *[NO_ROW] * (4 - len(rows))], reverse=True)
+    assert torch.equal(hits.rows == NO_ROW, hits.scores == float("-inf"))
+    assert hits.scores[0].tolist() == sorted(hits.scores[0].tolist(), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("Picasso's café, 1937", ["Picasso", "s", "café", "1937"]),
+        ("cafe\u0301", ["cafe\u0301"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("東京2020カメラ", ["東", "京", "2020", "カ", "メ", "ラ"]),
+        ("snake_case", ["snake_case"]),
+        ("👍👍 ok", ["👍", "👍", "ok"]),
+    ],
+)
+def test_terms(text: str, terms: list[str]) -> None:
+    assert re.findall(TOKEN_PATTERN, text) == terms
+
+
+def test_excluded_and_filtered_rows(bm25: Bm25) -> None:
+    queries = ["painted", "painted"]
+    assert bm25(queries, 2, exclude=torch.tensor([[1, NO_ROW], [NO_ROW, NO_ROW]])).rows.tolist() == [
+        [0, NO_ROW],
+        [1, 0],
+    ]
+    allowed = torch.zeros(len(PASSAGES), dtype=torch.bool)
+    allowed[0] = True
+    assert bm25(queries, 2, allowed=allowed).rows.tolist() == [[0, NO_ROW]] * 2
+
+
+def test_equal_scores_give_the_lower_row_first() -> None:
+    hits = Bm25.build([("", "same words")] * 200)(["words"], 5)
+    assert hits.rows.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_k_beyond_the_rows_is_padded(bm25: Bm25) -> None:
+    hits = bm25(["painted"], 50)
+    assert hits.rows.shape == (1, 50)
+    assert (hits.rows != NO_ROW).sum() == 2
+
+
+def test_saved_and_opened_is_the_same(bm25: Bm25, tmp_path: Path) -> None:
+    bm25.save(tmp_path / "bm25")
+    again = Bm25.open(tmp_path / "bm25", snapshot="snap")
+    queries = ["who painted guernica", "首都", ""]
+    assert len(again) == len(PASSAGES)
+    for one, two in zip(again(queries, 5), bm25(queries, 5), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_settings_are_kept(tmp_path: Path) -> None:
+    Bm25.build(PASSAGES, stopwords=["painted"], k1=2.0, b=0.1).save(tmp_path / "a")
+    Bm25.build(PASSAGES, stopwords=None, k1=0.5, b=0.9).save(tmp_path / "b")
+    assert (Bm25.open(tmp_path / "a")(["painted"], 1).rows == NO_ROW).all()
+    assert Bm25.open(tmp_path / "b")(["by"], 1).rows.tolist() == [[0]]
+
+
+@pytest.mark.parametrize("passages", [[], [("", "")], [("", "the of and")]])
+def test_nothing_to_index_is_no_error(passages: list[tuple[str, str]], tmp_path: Path) -> None:
+    Bm25.build(passages).save(tmp_path / "bm25")
+    again = Bm25.open(tmp_path / "bm25")
+    assert len(again) == len(passages)
+    assert again(["word", ""], 2).rows.tolist() == [[NO_ROW, NO_ROW]] * 2
+    assert again([], 2).rows.shape == (0, 2)
+
+
+def test_another_snapshot_and_damage_are_errors(bm25: Bm25, tmp_path: Path) -> None:
+    bm25.save(tmp_path / "bm25")
+    with pytest.raises(MismatchError, match=r"snap.*other"):
+        Bm25.open(tmp_path / "bm25", snapshot="other")
+    for name in ("data.csc.index.npy", "vocab.index.json"):
+        bm25.save(tmp_path / "bm25")
+        path = tmp_path / "bm25" / "bm25s" / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ArtefactError, match="damaged"):
+            Bm25.open(tmp_path / "bm25")
+
+
+def test_impossible_wishes_are_refused(bm25: Bm25) -> None:
+    with pytest.raises(UsageError, match="k is 0"):
+        bm25(["word"], 0)
+    with pytest.raises(UsageError, match="klingon"):
+        Bm25.build(PASSAGES, stopwords="klingon")
+    with pytest.raises(UsageError, match=r"b is 1\.5"):
+        Bm25.build(PASSAGES, b=1.5)
+    with pytest.raises(UsageError, match="another snapshot"):
+        bm25(["word"], 1, exclude=torch.tensor([[len(PASSAGES)]]))
