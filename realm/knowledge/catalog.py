@@ -205,7 +205,7 @@ def resolve_model(
                 f"found model={name!r}, which is a {entry.kind}: expected an encoder, a folder or a hub id"
             )
         return str(fetch(name, cache_dir, catalog=catalog))
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         encoders = ", ".join(sorted(entry.name for entry in catalog.values() if entry.kind == "encoder"))

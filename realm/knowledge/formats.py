@@ -26,7 +26,7 @@ FORMATS = {
     "html": ".html",
     "jsonl": ".jsonl, .jsonl.gz",
     "csv": ".csv",
-    "tsv": ".tsv (DPR's psgs_w100.tsv among them)",
+    "tsv": ".tsv, as DPR's psgs_w100.tsv",
     "parquet": ".parquet",
     "json": ".json with a list of records",
     "squad": ".json of SQuAD or KorQuAD",
@@ -64,10 +64,9 @@ def detect(source: str | Path) -> str:
         raise DataError(f"no file or folder {path}: expected documents to read, or hf:NAME for a dataset of the hub")
     found = _of_folder(path) if path.is_dir() else _of_file(path)
     if found is None:
-        known = "; ".join(f"{name} ({what})" for name, what in FORMATS.items())
-        raise DataError(
-            f"{path}: found {'no such file in it' if path.is_dir() else 'an unknown kind of file'}, expected {known}"
-        )
+        known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+        what = "no file that can be read" if path.is_dir() else "an unknown kind of file"
+        raise DataError(f"{path}: found {what}, expected {known}")
     return found
 
 
