@@ -28,7 +28,15 @@ import numpy as np
 
 from realm import errors, files
 from realm.errors import ArtefactError, MismatchError, RealmError, UnavailableError, UsageError
-from realm.knowledge.taggers import DROPPED_LABELS, PATTERN, Tagger, find_tagger, load_tagger, tag_texts
+from realm.knowledge.taggers import (
+    DROPPED_LABELS,
+    PATTERN,
+    Tagger,
+    find_tagger,
+    load_tagger,
+    tag_texts,
+    works_without_torch,
+)
 
 FORMAT, FORMAT_VERSION = "realm spans", 1
 SHARD_ROWS = 500
@@ -337,12 +345,14 @@ def serve() -> None:
     """The worker: reads requests from standard input until it ends, answers on standard output."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not come between the answers
-    taggers: dict[str, Tagger] = {}
+    tagger: Tagger | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            name = request["pipeline"]
-            tagger = taggers.get(name) or taggers.setdefault(name, load_tagger(name))
+            if tagger is None:
+                if request["pipeline"] != PATTERN and works_without_torch(request["pipeline"]):
+                    sys.modules["torch"] = None  # type: ignore[assignment]  # reads as "not installed"
+                tagger = load_tagger(request["pipeline"])
             found = list(tag_texts(tagger, request["texts"], request["drop"], use_dates=request["dates"]))
             answer: dict[str, Any] = {"spans": found}
         except Exception as error:  # told to the parent, which raises it

@@ -253,6 +253,21 @@ def _version(folder: Path) -> str:
         raise UnavailableError(f"{folder} is no spaCy pipeline: expected a readable meta.json in it") from None
 
 
+def works_without_torch(pipeline: str) -> bool:
+    """Whether a pipeline is made of spaCy's own small networks alone, judged by its configuration.
+
+    spaCy imports torch wherever it is installed, which doubles a worker's start and memory for nothing then.
+    """
+    name, _ = find_tagger(pipeline)
+    spec = None if Path(name).is_dir() else importlib.util.find_spec(name)
+    folder = Path(name) if spec is None else Path(str(spec.origin)).parent
+    settings = [file.read_text(encoding="utf-8") for file in (*folder.glob("config.cfg"), *folder.glob("*/config.cfg"))]
+    used = {factory for text in settings for factory in re.findall(r'^factory\s*=\s*"([^"]+)"', text, re.MULTILINE)}
+    small = {"tok2vec", "tagger", "parser", "senter", "sentencizer", "attribute_ruler", "lemmatizer", "morphologizer"}
+    torch = any("torch" in text or "transformer" in text for text in settings)
+    return not torch and bool(used) and used <= small | {"ner", "entity_ruler", "span_ruler"}
+
+
 def load_tagger(pipeline: str, batch_size: int = 64) -> Tagger:
     """A tagger by name: ``pattern``, or any spaCy pipeline by package name or folder.
 

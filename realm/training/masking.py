@@ -127,10 +127,11 @@ def candidates(
         skipped["spans_without_context"] += int((inside & covered & fits & ~context).sum())
     found: IntArray = np.stack([sentence, first, stop], axis=1)[usable]
     if strategy == "function-word" and len(found):
-        at_hand = [bool(function_word_targets(view, int(row[0]), max_query_tokens)) for row in found]
+        drawable = [each for each in set(found[:, 0].tolist()) if function_word_targets(view, each, max_query_tokens)]
+        at_hand = np.isin(found[:, 0], drawable)
         if skipped is not None:
-            skipped["spans_without_function_word"] += at_hand.count(False)
-        found = found[np.array(at_hand)]
+            skipped["spans_without_function_word"] += int((~at_hand).sum())
+        found = found[at_hand]
     return found
 
 
@@ -205,12 +206,10 @@ def word_starts(view: PassageView, first: int, stop: int) -> IntArray:
     """
     text = view.text
     starts = np.ones(stop - first, bool)
-    for piece in range(first + 1, stop):
-        at = int(view.offsets[piece, 0])
-        if at != int(view.offsets[piece - 1, 1]) or at == 0 or at >= len(text):
-            continue
-        before, after = text[at - 1], text[at]
-        starts[piece - first] = not (before.isalnum() and after.isalnum()) or _ideograph(before) or _ideograph(after)
+    touching = np.flatnonzero(view.offsets[first + 1 : stop, 0] == view.offsets[first : stop - 1, 1]) + 1
+    for piece, at in zip(touching.tolist(), view.offsets[first + touching, 0].tolist(), strict=True):
+        before, after = text[at - 1 : at], text[at : at + 1]
+        starts[piece] = not (before.isalnum() and after.isalnum()) or _ideograph(before) or _ideograph(after)
     return starts
 
 
@@ -229,17 +228,18 @@ def function_word_targets(
     to guess "of", so the null passage should take more of p(z|x) there.
     """
     bounds = view.sentences[sentence : sentence + 1]
-    (begin,), (end,) = pieces_inside(view.offsets, bounds)
-    end = min(int(end), int(begin) + max_query_tokens - 2)
+    begin, end = (int(value[0]) for value in pieces_inside(view.offsets, bounds))
+    end = min(end, begin + max_query_tokens - 2)
     if end - begin < 2:
         return []
-    edges = [*(int(begin) + np.flatnonzero(word_starts(view, int(begin), end))).tolist(), end]
+    edges = [*(begin + np.flatnonzero(word_starts(view, begin, end))).tolist(), end]
     if len(edges) < 3:
         return []
     found = []
+    offsets = view.offsets[begin:end].tolist()
     # The last word is left out: the cut of a long sentence may have gone through it.
     for first, stop in pairwise(edges[:-1]):
-        start, finish = int(view.offsets[first, 0]), int(view.offsets[stop - 1, 1])
+        start, finish = offsets[first - begin][0], offsets[stop - 1 - begin][1]
         if view.text[start:finish].lower() not in words:
             continue
         if len(view.spans) and ((view.spans[:, 0] < finish) & (view.spans[:, 1] > start)).any():
@@ -263,8 +263,8 @@ def mask_sentence(
 
     All of `pieces` become [MASK]; only the first `max_targets` of them are predicted, the rest stay masked.
     """
-    (begin,), (end,) = pieces_inside(view.offsets, view.sentences[sentence : sentence + 1])
-    begin, end = int(begin), min(int(end), int(begin) + max_query_tokens - 2)
+    begin, end = (int(value[0]) for value in pieces_inside(view.offsets, view.sentences[sentence : sentence + 1]))
+    end = min(end, begin + max_query_tokens - 2)
     query = np.empty(end - begin + 2, np.int64)
     query[0], query[-1] = cls_id, sep_id
     query[1:-1] = view.ids[begin:end]

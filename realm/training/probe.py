@@ -143,9 +143,7 @@ class Probe:
             rng = np.random.default_rng((self.seed, _PROBE, row, 1))
             pieces = np.arange(*words[int(rng.integers(len(words)))])
             special = {"cls_id": snapshot.cls_id, "sep_id": snapshot.sep_id, "mask_id": snapshot.mask_id}
-            masked = mask_sentence(
-                view, sentence, pieces, **special, max_query_tokens=length, max_targets=len(pieces)
-            )
+            masked = mask_sentence(view, sentence, pieces, **special, max_query_tokens=length, max_targets=len(pieces))
             items.append(_item(snapshot, row, item.row, masked))
         if not items:
             raise DataError(f"none of the {len(self.items)} probe sentences holds an English function word to mask")
