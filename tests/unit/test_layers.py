@@ -6,8 +6,12 @@ Read from the syntax tree, so that imports inside functions and under TYPE_CHECK
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -26,7 +30,7 @@ TIERS = (
 )
 """Lowest first. Rooms of one tier do not know each other."""
 
-OPTIONAL = ("faiss", "fastapi", "mcp", "mwparserfromhell", "pypdf", "ray", "selectolax", "tensorboard", "uvicorn")
+OPTIONAL = ("datasets", "faiss", "fastapi", "mcp", "ray", "tensorboard", "uvicorn")
 TENSORS_ONLY = {"__future__", "collections", "math", "typing", "torch"}
 
 
@@ -137,6 +141,30 @@ def test_objectives_see_only_tensors(repository: Path) -> None:
     for path in paths:
         roots = {module.split(".")[0] for _, module in imported(ast.parse(path.read_text(encoding="utf-8")), {})}
         assert roots <= TENSORS_ONLY, path
+
+
+def test_every_library_is_declared(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [need for name, needs in project["optional-dependencies"].items() if name != "dev" for need in needs]
+    declared = {re.split(r"[<>=\[;]", need)[0].strip().lower() for need in [*project["dependencies"], *extras]}
+    used = {m.split(".")[0] for _, _, tree in sources(repository / "realm") for _, m in imported(runtime(tree), {})}
+    provides = packages_distributions()
+    undeclared = {
+        library
+        for library in used - set(sys.stdlib_module_names) - {"realm", ""}
+        if not {re.sub(r"[-_.]+", "-", d).lower() for d in provides.get(library, [library])} & declared
+    }
+    assert undeclared == set()
+
+
+def runtime(tree: ast.AST) -> ast.AST:
+    """The tree without its TYPE_CHECKING blocks, which only the type checker enters."""
+    kept = [node for node in getattr(tree, "body", []) if not _only_types(node)]
+    return ast.Module(body=kept, type_ignores=[])
+
+
+def _only_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
 def test_an_optional_library_is_imported_in_one_file(repository: Path) -> None:
