@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from realm.errors import MissingLibraryError
 from realm.knowledge.options import Options
 from realm.knowledge.readers import MAX_RECORD, Records, open_bytes
 from realm.knowledge.records import Problem, Record
@@ -17,7 +15,7 @@ _BLOCKS = re.compile(
     "address|article|blockquote|br|caption|d[dlt]|div|fieldset|fig(caption|ure)|h[1-6]|header|hr|li|main|ol|p|pre|"
     "section|summary|table|t(body|head|itle|r)|ul"
 )
-_SILENT = re.compile("head|iframe|noscript|object|script|style|svg|template")
+_SILENT = re.compile("head|iframe|noscript|object|script|style|svg|template|title")
 _AROUND = re.compile(f"aside|button|footer|form|nav|{_SILENT.pattern}")
 
 
@@ -56,8 +54,6 @@ def html_file(path: Path, options: Options, name: str) -> Records:
     fields = html_fields(text)
     if options.raw:
         fields["text"] = text
-    elif options.extractor == "trafilatura":
-        fields["text"] = _main_text(text)
     yield Record(f"{path}:1", {"id": name, **fields, "title": fields.get("title") or path.stem})
 
 
@@ -159,11 +155,3 @@ def _rendered(text: str) -> str:
     from markdown_it import MarkdownIt
 
     return str(MarkdownIt("commonmark").enable("table").render(text))
-
-
-def _main_text(text: str) -> str:
-    try:
-        trafilatura = import_module("trafilatura")
-    except ImportError:
-        raise MissingLibraryError("trafilatura", "ingest", "the main text of a web page") from None
-    return str(trafilatura.extract(text, include_comments=False) or "")

@@ -27,8 +27,6 @@ class Options:
     """SQuAD: what becomes a document."""
     drop_lists: bool = True
     """WikiExtractor: leave out "List of", "Index of", "Outline of" and disambiguation pages."""
-    extractor: Literal["plain", "trafilatura"] = "plain"
-    """HTML: all visible text, or the main text by trafilatura (for pages from the web)."""
     raw: bool = False
     """Markdown and HTML: keep the markup as text."""
     split: str | None = None
@@ -47,9 +45,8 @@ class Options:
             raise UsageError(
                 f"found encoding={self.encoding!r}: expected one that holds ASCII; convert the file to UTF-8"
             )
-        for name, allowed in (("unit", ("paragraph", "article")), ("extractor", ("plain", "trafilatura"))):
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"found {name}={getattr(self, name)!r}: expected {' or '.join(allowed)}")
+        if self.unit not in ("paragraph", "article"):
+            raise UsageError(f"found unit={self.unit!r}: expected paragraph or article")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
