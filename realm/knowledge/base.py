@@ -238,6 +238,29 @@ class KnowledgeBase:
         with self._store.errors("searched"):
             return reading.search_vectors(self._store.at(), vector, k, where, encoder)
 
+    def stored_vectors(self, encoder: str) -> dict[str, np.ndarray]:
+        """The vectors of an encoder by text hash, float32[D] each; empty when it has none."""
+        if encoder not in self.encoders():
+            return {}
+        found: dict[str, np.ndarray] = {}
+        for batch in self.batches(["text_hash", sc.VECTOR + encoder]):
+            column = batch[sc.VECTOR + encoder].drop_null()
+            there = [
+                key
+                for key, valid in zip(batch["text_hash"].to_pylist(), batch[1].is_valid(), strict=True)
+                if valid.as_py()
+            ]
+            vector_ND = column.flatten().to_numpy(zero_copy_only=False).reshape(len(there), -1)
+            found.update(zip(there, vector_ND, strict=True))
+        return found
+
+    def match(self, passage: Passage, score: float) -> Match:
+        """A passage of this version with what is known of its document."""
+        revision, document = self.revision(passage.document_id), self.get(passage.document_id)
+        if revision is None or document is None:
+            raise UsageError(f"passage {passage.id} is not in version {self.version} of {self.path}")
+        return Match(passage, score, revision.version, document.source, document.date, document.url)
+
     # ------------------------------------------------------------ writing
 
     def add(

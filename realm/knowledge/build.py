@@ -27,6 +27,15 @@ FORMAT_VERSION = 1
 HISTORY = ("document_position", "document_version")
 """Arrays that tell where a snapshot came from and not what it holds; not part of its fingerprint."""
 
+_RAGGED = ("text", "title", "document_id", "sentences", "body_ids", "title_ids")
+ARRAYS = (
+    *_RAGGED,
+    *(f"{name}_starts" for name in _RAGGED),
+    *("body_offsets", "document", "number", "span", "text_hash", "body_hash", "by_body", "document_rows"),
+    *HISTORY,
+)
+"""Every array of a snapshot; `_Writer` says what each holds."""
+
 _COLUMNS = ["document_id", "number", "title", "text", "start", "end", "sentences", "text_hash", "version", "position"]
 
 

@@ -191,12 +191,14 @@ _FOUND = [*_PASSAGE, "version", "source", "date", "url"]
 
 
 def search_text(table: LanceTable, query: str, k: int, where: str | None) -> list[Match]:
-    """BM25 over text and title; rows that the index doesn't hold yet are searched as well."""
-    from lancedb.query import MultiMatchQuery
+    """BM25 over text plus BM25 over title; rows that the index doesn't hold yet are searched as well."""
+    from lancedb.query import BooleanQuery, MatchQuery, Occur
 
     if not query.strip():
         return []
-    terms = MultiMatchQuery(query, ["text", "title"])  # type: ignore[call-arg]  # pydantic's defaults
+    # The two scores are added: a passage is found by its body and by its document's title together.
+    match = [MatchQuery(query, column) for column in ("text", "title")]  # type: ignore[call-arg]  # pydantic defaults
+    terms = BooleanQuery([(Occur.SHOULD, part) for part in match])
     rows = condition(table, PASSAGES, where)
     search = table.search(terms, query_type="fts").where(rows, prefilter=True)
     found = search.select([*_FOUND, "_score"]).limit(k).to_arrow()

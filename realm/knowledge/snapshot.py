@@ -16,7 +16,7 @@ from torch import Tensor
 
 from realm.errors import ArtefactError, MismatchError, UsageError
 from realm.files import read_manifest
-from realm.knowledge.build import FORMAT, FORMAT_VERSION, build_snapshot, load_tokenizer
+from realm.knowledge.build import ARRAYS, FORMAT, FORMAT_VERSION, build_snapshot, load_tokenizer
 from realm.knowledge.layout import open_array, ragged_index, verify_array
 from realm.types import NO_ROW, Passage, Progress, Tokens
 
@@ -70,7 +70,7 @@ class Snapshot:
         path = Path(path).absolute()
         manifest = read_manifest(path, format=FORMAT, version=FORMAT_VERSION)
         try:
-            arrays = {name: open_array(path, name, facts) for name, facts in manifest["arrays"].items()}
+            arrays = {name: open_array(path, name, manifest["arrays"][name]) for name in ARRAYS}
             return cls(path, manifest, arrays)
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"{path}: the manifest lacks {error}; build the snapshot again") from error

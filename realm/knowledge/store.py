@@ -97,14 +97,18 @@ class Store:
             first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
             raise KnowledgeBaseError(f"the knowledge base {self.path} could not be {what}: {first[:300]}") from error
 
+    def check_writable(self) -> None:
+        """UsageError when this is a past version."""
+        if self.pinned:
+            raise UsageError(f"{self.path} is open as of version {self.version}: open it without as_of to write")
+
     @contextmanager
     def writing(self, timeout: float) -> Iterator[LanceTable]:
         """The newest version, held for writing: no other process or thread writes until the block ends.
 
         The lock is the operating system's (flock), so it goes when its holder dies, however it dies.
         """
-        if self.pinned:
-            raise UsageError(f"{self.path} is open as of version {self.version}: open it without as_of to write")
+        self.check_writable()
         owner = self.path / ".lock.json"
         lock = filelock.FileLock(self.path / ".lock", timeout=timeout)
         with self.errors("locked for writing"):

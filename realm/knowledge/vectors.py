@@ -146,6 +146,7 @@ def embed_missing(
     store: Store, encoder: PassageEncoder, timeout: float, batch: int, commit_every: int, progress: Progress | None
 ) -> int:
     """Fill the vectors that an encoder has not made yet; see KnowledgeBase.embed_missing."""
+    store.check_writable()
     name = sc.VECTOR + encoder.fingerprint
     done = 0
     while True:

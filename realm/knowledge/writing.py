@@ -63,6 +63,7 @@ class Writer:
 
         When it raises, the batches before the faulty one are committed, and that one is not.
         """
+        self.store.check_writable()
         total = Counts(version=self.store.version)
         seen: set[int] = set()
         for batch in _batches(documents, seen):
