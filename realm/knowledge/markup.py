@@ -140,7 +140,7 @@ def _read(path: Path, options: Options, sniff: bool = False) -> str | Problem:
 
 
 def _front_matter(text: str) -> dict[str, Any] | str:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         found = yaml.safe_load(text)

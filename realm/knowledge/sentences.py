@@ -51,7 +51,7 @@ def strip_span(text: str, start: int, end: int) -> tuple[int, int]:
 
 def segment(text: str, code: str) -> list[str]:
     """Sentences with the white space after them; joined they are as long as `text`."""
-    import sentencex  # type: ignore[import-untyped]
+    import sentencex
 
     plain = text
     if not text.isascii():
