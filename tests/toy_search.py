@@ -78,6 +78,20 @@ class ToySource:
         (folder / "toy.json").write_text(json.dumps({"rows": len(self)}))
 
 
+class NamedToyEncoder(ToyEncoder):
+    """Can say which parameters it has."""
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.words.weight.detach().numpy().tobytes())
+
+
+def open_named_toy(parameters: Path, snapshot: Path) -> tuple[NamedToyEncoder, ToySource, int]:
+    encoder, source, max_tokens = open_toy(parameters, snapshot)
+    named = NamedToyEncoder(encoder.dim)
+    named.load_state_dict(encoder.state_dict())
+    return named, source, max_tokens
+
+
 def open_toy(
     parameters: Path, snapshot: Path, delay: float = 0.0, fail: str | None = None, kill_once: str | None = None
 ) -> tuple[ToyEncoder, ToySource, int]:

@@ -154,7 +154,7 @@ class ExactIndex:
         that is busy elsewhere delays nothing.
         """
         query, out = query_BD.numpy(), out_BC.numpy()
-        pieces = self._pieces(first, last, 4096)
+        pieces = self._pieces(first, last, 8192 if self.dtype == "float32" else 4096)
         lock = threading.Lock()
 
         def work() -> None:

@@ -42,7 +42,7 @@ class Fresh(NamedTuple):
     committed_at: float
     """Seconds since the epoch."""
     encoder: str
-    """Fingerprint of the parameters, as in the index's manifest."""
+    """Fingerprint of the encoder, as in the index's manifest: its own `fingerprint()`, else that of its files."""
 
 
 class Refresh(Protocol):
@@ -151,9 +151,9 @@ class _Shelf:
         index = self._job.indexes / step_name(step)
         with staged_folder(self._job.parameters / step_name(step)) as staged:
             save(staged)
-            encoder = fingerprint_parameters(staged)
+            saved = fingerprint_parameters(staged)
             # An index of this step was left by a run that was interrupted here: good if the parameters are the same.
-            if (index / MANIFEST).exists() and read_json(index / MANIFEST).get("encoder") != encoder:
+            if (index / MANIFEST).exists() and read_json(index / MANIFEST).get("parameters") != saved:
                 _remove(index)
                 self.taken = min(self.taken, step - 1)
             write_json(staged / PUBLISHED, {"step": step, "time": time.time()})

@@ -27,7 +27,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from realm.errors import RealmError, UsageError
 from realm.files import fingerprint, read_json, sha256_of
@@ -77,6 +77,13 @@ class Job:
         return json.dumps(asdict(self))
 
 
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """An encoder that can name its parameters, so that an index is bound to it however it was saved."""
+
+    def fingerprint(self) -> str: ...
+
+
 def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
@@ -112,7 +119,6 @@ def build(job: Job, parameters: Path, *, progress: Progress | None = None) -> Pa
     from realm.search.embed import embed
 
     published = read_json(parameters / PUBLISHED)
-    encoder_print = fingerprint_parameters(parameters)
     name = step_name(published["step"])
     job.indexes.mkdir(parents=True, exist_ok=True)
     for unfinished in job.indexes.glob(".step-*.partial-*"):
@@ -122,6 +128,8 @@ def build(job: Job, parameters: Path, *, progress: Progress | None = None) -> Pa
     devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     with torch.random.fork_rng(devices=devices):
         encoder, source, max_tokens = resolve(job.opener)(parameters, Path(job.snapshot), **job.options)
+        saved = fingerprint_parameters(parameters)
+        name_of_encoder = encoder.fingerprint() if isinstance(encoder, Fingerprinted) else saved
         return embed(
             encoder,
             source,
@@ -131,12 +139,17 @@ def build(job: Job, parameters: Path, *, progress: Progress | None = None) -> Pa
             rows_per_shard=job.rows_per_shard,
             dtype=job.dtype,
             progress=progress,
-            facts={"step": published["step"], "published": published["time"], "encoder": encoder_print},
+            facts={
+                "step": published["step"],
+                "published": published["time"],
+                "encoder": name_of_encoder,
+                "parameters": saved,
+            },
         )
 
 
 def fingerprint_parameters(folder: Path) -> str:
-    """Of all files that `save` wrote: what an index's manifest names as its encoder."""
+    """Of all files that `save` wrote: "parameters" in an index's manifest, and "encoder" if that has no name itself."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != PUBLISHED)
     return fingerprint(*(part for p in files for part in (str(p.relative_to(folder)), sha256_of(p))))
 

@@ -41,15 +41,18 @@ def top(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _top(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`torch.topk` with its freedom among equal scores taken away."""
-    if k == 0:
-        return score_BN[:, :0], torch.zeros((len(score_BN), 0), dtype=torch.long, device=score_BN.device)
-    value_BK, index_BK = score_BN.topk(k, dim=1)
-    last_B1 = value_BK[:, -1:]
-    more = (score_BN == last_B1).sum(1) > (value_BK == last_B1).sum(1)
-    tied = (more & (last_B1[:, 0] > NO_SCORE)).nonzero()[:, 0]
-    if len(tied):  # equal scores on both sides of the cut: topk chose among them freely
-        index_BK[tied] = score_BN[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    index_BK = index_BK.sort(dim=1).values
+    length = score_BN.shape[1]
+    value_BK, index_BK = score_BN.topk(min(k + 1, length), dim=1)  # one more shows a tie across the cut
+    # Ties are rare in real scores: one comparison, and the work below is saved.
+    if not (value_BK[:, 1:] == value_BK[:, :-1]).any():
+        return value_BK[:, :k], index_BK[:, :k]
+    if k < length:
+        crossing = (value_BK[:, k] == value_BK[:, k - 1]) & (value_BK[:, k] > NO_SCORE)
+        tied = crossing.nonzero()[:, 0]
+        if len(tied):
+            order_TN = score_BN[tied].sort(dim=1, descending=True, stable=True).indices
+            index_BK[tied] = order_TN[:, : k + 1]
+    index_BK = index_BK[:, :k].sort(dim=1).values
     value_BK, order_BK = score_BN.gather(1, index_BK).sort(dim=1, descending=True, stable=True)
     return value_BK, index_BK.gather(1, order_BK)
 
@@ -59,6 +62,7 @@ class Running:
 
     def __init__(self, queries: int, k: int, device: torch.device) -> None:
         self.k = k
+        self._any = False
         self.score_BK = torch.full((queries, k), NO_SCORE, device=device)
         self.row_BK = torch.full((queries, k), NO_ROW, dtype=torch.long, device=device)
 
@@ -68,6 +72,10 @@ class Running:
         if torch.isnan(value_BK).any():
             raise DataError("a score is not a number: the index or the query holds NaN or infinity; embed again")
         row_BK = position_BK + rows if isinstance(rows, int) else rows[position_BK]
+        if not self._any and value_BK.shape[1] == self.k:  # nothing to merge with yet
+            self.score_BK, self.row_BK, self._any = value_BK, row_BK, True
+            return
+        self._any = True
         score = torch.cat([self.score_BK, value_BK], 1)
         self.score_BK, chosen_BK = _top(score, self.k)
         self.row_BK = torch.cat([self.row_BK, row_BK], 1).gather(1, chosen_BK)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_search import ToyEncoder, ToySource, open_toy
+from toy_search import NamedToyEncoder, ToyEncoder, ToySource, open_toy
 
 from realm.errors import TrainingError, UsageError
 from realm.files import MANIFEST
@@ -57,6 +57,16 @@ def test_sync_is_deterministic_and_leaves_the_random_numbers_alone(job: Job, tmp
         found.append(b"".join(path.read_bytes() for path in sorted(fresh.folder.glob("shard-*"))))
         assert torch.equal(torch.get_rng_state(), state)
     assert found[0] == found[1]
+
+
+def test_an_encoder_that_has_a_fingerprint_is_named_by_it(job: Job) -> None:
+    encoder = NamedToyEncoder(seed=3)
+    refresh = open_refresh("sync", Job(**{**vars(job), "opener": "toy_search:open_named_toy"}))
+    refresh.publish(1, encoder.save)
+    fresh = refresh.poll()
+    assert fresh is not None
+    assert fresh.encoder == encoder.fingerprint()
+    ExactIndex.open(fresh.folder, encoder=encoder.fingerprint())
 
 
 def test_older_parameters_are_dropped_unread(job: Job) -> None:
