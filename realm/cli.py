@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -28,18 +28,22 @@ app.add_typer(docs, name="docs")
 
 KB = Annotated[Path, typer.Option("--kb", help="The knowledge base, a folder.")]
 MODEL = Annotated[Path, typer.Option("--model", help="A run, or one of its checkpoints.")]
-WHERE = Annotated[Optional[str], typer.Option(help="A predicate: \"source = 'reuters' and date >= date '2024-01-01'\".")]
-AS_OF = Annotated[Optional[int], typer.Option("--as-of", help="Read the knowledge base as it was at this version.")]
+WHERE = Annotated[str | None, typer.Option(help="A predicate: \"source = 'reuters' and date >= date '2024-01-01'\".")]
+AS_OF = Annotated[int | None, typer.Option("--as-of", help="Read the knowledge base as it was at this version.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-SETTINGS = Annotated[Optional[list[str]], typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. realm.steps=500.")]
+SETTINGS = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. realm.steps=500.")
+]
 
 
 @app.command()
 def demo(
     settings: SETTINGS = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same story on a slice, in under 90 seconds.")] = False,
-    out: Annotated[Optional[Path], typer.Option(help="Where everything goes; the same folder goes on.")] = None,
-    kb: Annotated[Optional[Path], typer.Option("--kb", help="Your own knowledge base instead of the vital articles.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where everything goes; the same folder goes on.")] = None,
+    kb: Annotated[
+        Path | None, typer.Option("--kb", help="Your own knowledge base instead of the vital articles.")
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """The whole story on real text: learn to retrieve, fill blanks with evidence, edit a document, ask again."""
@@ -65,11 +69,15 @@ def demo(
 def ingest(
     sources: Annotated[list[str], typer.Argument(help="Folders, files, or the names of data sets.")],
     kb: KB,
-    format: Annotated[Optional[str], typer.Option(help="The format, where it can't be told from the file.")] = None,
+    format: Annotated[str | None, typer.Option(help="The format, where it can't be told from the file.")] = None,
     on_error: Annotated[str, typer.Option(help="What a malformed record does: skip or refuse.")] = "skip",
-    passages: Annotated[str, typer.Option(help="sentences (whole sentences, packed) or words (100 words, as DPR).")] = "sentences",
+    passages: Annotated[
+        str, typer.Option(help="sentences (whole sentences, packed) or words (100 words, as DPR).")
+    ] = "sentences",
     max_tokens: Annotated[int, typer.Option(help="Word pieces of a passage, title and specials counted.")] = 288,
-    tokenizer: Annotated[str, typer.Option(help="Counts the word pieces: a catalogue name, a folder or a hub id.")] = "all-MiniLM-L6-v2",
+    tokenizer: Annotated[
+        str, typer.Option(help="Counts the word pieces: a catalogue name, a folder or a hub id.")
+    ] = "all-MiniLM-L6-v2",
     as_json: JSON = False,
 ) -> None:
     """Read documents of any supported format into a knowledge base; run again, it takes only what changed."""
@@ -101,11 +109,13 @@ def ingest(
 @app.command()
 def pretrain(
     settings: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[RUN] [NAME=VALUE]...", help="A run to go on with, or settings.")
+        list[str] | None, typer.Argument(metavar="[RUN] [NAME=VALUE]...", help="A run to go on with, or settings.")
     ] = None,
-    kb: Annotated[Optional[Path], typer.Option("--kb", help="The knowledge base that is searched (Z).")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="The run folder; an existing one goes on.")] = None,
-    corpus: Annotated[Optional[Path], typer.Option(help="Another knowledge base to mask (X); Z itself by default.")] = None,
+    kb: Annotated[Path | None, typer.Option("--kb", help="The knowledge base that is searched (Z).")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; an existing one goes on.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Another knowledge base to mask (X); Z itself by default.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="The settings to start from.")] = "small",
     as_json: JSON = False,
 ) -> None:
@@ -135,7 +145,7 @@ def pretrain(
 def search(
     query: str,
     kb: KB,
-    model: Annotated[Optional[Path], typer.Option("--model", help="A run; without one, BM25.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="A run; without one, BM25.")] = None,
     k: Annotated[int, typer.Option(min=1)] = 5,
     where: WHERE = None,
     as_of: AS_OF = None,
@@ -157,7 +167,7 @@ def search(
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="A sentence with a blank: \"Guernica was painted by [MASK].\"")],
+    question: Annotated[str, typer.Argument(help='A sentence with a blank: "Guernica was painted by [MASK]."')],
     kb: KB,
     model: MODEL,
     k: Annotated[int, typer.Option(min=1, help="Passages to read.")] = 5,
@@ -167,11 +177,11 @@ def ask(
 ) -> None:
     """Fill a blank and show what the answer rests on."""
     from realm.console import Terminal
-    from realm.workflows.ask import ask_question
+    from realm.workflows.ask import answer_json, ask_question
 
     answer = ask_question(question, kb, model=model, k=k, where=where, as_of=as_of, reporter=Terminal(quiet=as_json))
     if as_json:
-        _print_json(answer.to_json())
+        _print_json(answer_json(answer))
     else:
         _show_answer(answer)
 
@@ -179,7 +189,7 @@ def ask(
 @app.command()
 def evaluate(
     model: MODEL,
-    kb: Annotated[Optional[Path], typer.Option("--kb", help="Default: the knowledge base of the run.")] = None,
+    kb: Annotated[Path | None, typer.Option("--kb", help="Default: the knowledge base of the run.")] = None,
     as_json: JSON = False,
 ) -> None:
     """Judge a run on its held-out probe: recall@k, RU, null mass, likelihood; the warm start and BM25 beside it."""
@@ -203,7 +213,9 @@ def show(
         _print_json(facts)
     else:
         for name, value in facts.items():
-            typer.echo(f"{name:>22}  {value if not isinstance(value, dict | list) else json.dumps(value, ensure_ascii=False)}")
+            typer.echo(
+                f"{name:>22}  {value if not isinstance(value, dict | list) else json.dumps(value, ensure_ascii=False)}"
+            )
 
 
 @app.command()
@@ -230,7 +242,13 @@ def estimate(
 
 
 @docs.command("add")
-def docs_add(kb: KB, file: Annotated[Path, typer.Argument(help="A file or folder of documents; '-' reads one from standard input.")], id: Annotated[Optional[str], typer.Option(help="For a single text: its id.")] = None, title: Annotated[str, typer.Option(help="For a single text: its title.")] = "", as_json: JSON = False) -> None:
+def docs_add(
+    kb: KB,
+    file: Annotated[Path, typer.Argument(help="A file or folder of documents; '-' reads one from standard input.")],
+    id: Annotated[str | None, typer.Option(help="For a single text: its id.")] = None,
+    title: Annotated[str, typer.Option(help="For a single text: its title.")] = "",
+    as_json: JSON = False,
+) -> None:
     """Add documents. An id that is already there is refused."""
     from realm.workflows.ingest import add_documents
 
@@ -241,10 +259,12 @@ def docs_add(kb: KB, file: Annotated[Path, typer.Argument(help="A file or folder
 def docs_update(
     kb: KB,
     id: Annotated[str, typer.Argument(help="The document.")],
-    text: Annotated[Optional[str], typer.Option(help="The new text.")] = None,
-    file: Annotated[Optional[Path], typer.Option(help="A file that holds the new text.")] = None,
-    replace: Annotated[Optional[list[str]], typer.Option(help="OLD=>NEW: replace a piece of the text. May be repeated.")] = None,
-    title: Annotated[Optional[str], typer.Option(help="The new title.")] = None,
+    text: Annotated[str | None, typer.Option(help="The new text.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file that holds the new text.")] = None,
+    replace: Annotated[
+        list[str] | None, typer.Option(help="OLD=>NEW: replace a piece of the text. May be repeated.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="The new title.")] = None,
     as_json: JSON = False,
 ) -> None:
     """Change a document: one commit; passages whose text stays keep their vectors."""
@@ -262,7 +282,13 @@ def docs_delete(kb: KB, ids: Annotated[list[str], typer.Argument(help="Documents
 
 
 @docs.command("list")
-def docs_list(kb: KB, where: WHERE = None, as_of: AS_OF = None, limit: Annotated[int, typer.Option(min=1)] = 50, as_json: JSON = False) -> None:
+def docs_list(
+    kb: KB,
+    where: WHERE = None,
+    as_of: AS_OF = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    as_json: JSON = False,
+) -> None:
     """List documents."""
     from realm.workflows.ingest import list_documents
 
@@ -286,7 +312,9 @@ def docs_history(kb: KB, id: Annotated[str, typer.Argument(help="The document.")
         _print_json(found)
         return
     for revision in found:
-        typer.echo(f"version {revision['version']}\t{revision['time']}\t{revision['change']}\t{_short(revision['text'], 80)}")
+        typer.echo(
+            f"version {revision['version']}\t{revision['time']}\t{revision['change']}\t{_short(revision['text'], 80)}"
+        )
 
 
 # ---------------------------------------------------------------- showing
@@ -305,7 +333,10 @@ def _report_version(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(result)
     else:
-        typer.echo(", ".join(f"{value:,} {name}" for name, value in result.items() if name != "version" and value) or "nothing changed")
+        typer.echo(
+            ", ".join(f"{value:,} {name}" for name, value in result.items() if name != "version" and value)
+            or "nothing changed"
+        )
         typer.echo(f"version {result['version']}")
 
 
@@ -351,7 +382,11 @@ def main() -> None:
             _usage(error)
         if debug:
             raise
-        typer.echo(f"realm: {type(error).__name__}: {' '.join(str(error).split())} (this is a defect; --debug shows the trace)", err=True)
+        typer.echo(
+            f"realm: {type(error).__name__}: {' '.join(str(error).split())} "
+            "(this is a defect; --debug shows the trace)",
+            err=True,
+        )
         sys.exit(1)
 
 

@@ -54,6 +54,8 @@ class EncoderConfig:
     """The inner product is divided by this before the softmax over passages."""
     learn_temperature: bool = False
     """Train the temperature, too."""
+    null_bias: Literal["none", "learned"] = "none"
+    """A figure added to the null passage's score: none (the paper), or learned, from where all candidates are equal."""
     tied: bool = True
     """One set of weights for queries and passages, as the released code; two when false, as the paper writes it."""
     segments: bool | None = None
@@ -62,6 +64,10 @@ class EncoderConfig:
     """Leave the token embedding matrix as it was loaded: cheaper steps, no drift of rare words."""
     init: Literal["pca", "random"] = "pca"
     """Where the projection starts: the principal components of the passages, or at random."""
+    whiten: Share = 0.0
+    """How far `init=pca` evens out the components: each is divided by its standard deviation to this power."""
+    frequency_a: Positive = 1e-3
+    """For weighted-mean: a token starts with the weight a / (a + its share of the corpus) (Arora et al. 2017)."""
     dropout: Below1 = 0.1
     """On the final vector while training."""
     backbone_dropout: Below1 | None = None
@@ -131,6 +137,10 @@ class IctConfig:
     """Word pieces in memory at a time; the batch is as large as `batch_size` all the same (GradCache)."""
     learning_rate: Positive = 1e-4
     """Peak."""
+    projection_learning_rate: Positive | None = None
+    """Peak, for the projection and its norm; `learning_rate` when none."""
+    token_weight_learning_rate: Positive | None = None
+    """Peak, for the token weights of weighted-mean; `learning_rate` when none."""
     removal_probability: Share = 0.9
     """How often the sentence is taken out of its passage."""
 
@@ -158,6 +168,10 @@ class RealmConfig:
     """Fetch so many times the candidates and keep the best by live parameters; 1 trusts the index."""
     learning_rate: Positive = 3e-5
     """Peak, for the retriever."""
+    projection_learning_rate: Positive | None = None
+    """Peak, for the retriever's projection and its norm; `learning_rate` when none."""
+    token_weight_learning_rate: Positive | None = None
+    """Peak, for the token weights of weighted-mean; `learning_rate` when none."""
     reader_learning_rate: Positive = 3e-5
     """Peak, for the pretrained part of the reader."""
     head_learning_rate: Positive = 3e-5

@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from realm.types import Answer
 
 PLAIN_INTERVAL_SECONDS = 10.0
 """How often a bar reports when standard error is a file."""
@@ -72,14 +75,19 @@ class Terminal:
                     last = now
                     rate = done / (now - started)
                     left = f", {(total - done) / rate:.0f} s left" if total else ""
-                    self.note(f"  {title}: {done:,}{f' of {total:,}' if total else ''} {unit} ({rate:,.0f}/s{left}){self._line()}")
+                    self.note(
+                        f"  {title}: {done:,}{f' of {total:,}' if total else ''} {unit} "
+                        f"({rate:,.2g}/s{left}){self._line()}"
+                    )
 
             yield plain
         self.console.print(f"[green]✓[/] {escape(title)} [dim]{time.monotonic() - started:.1f} s[/]")
 
     def event(self, event: Mapping[str, Any]) -> None:
         if event["kind"] == "non-finite":
-            self.note(f"  step {event['step']}: loss or gradient not finite, step left out; queries: {event['queries']}")
+            self.note(
+                f"  step {event['step']}: loss or gradient not finite, step left out; queries: {event['queries']}"
+            )
             return
         if event["kind"] == "refresh":
             self._figures.pop("index_age_steps", None)
@@ -100,7 +108,7 @@ class Terminal:
 
 
 class _Rate(ProgressColumn):
-    """"1,234/5,000 passages 340/s"."""
+    """ "1,234/5,000 passages 340/s"."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -120,6 +128,50 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         view.add_row(*(escape(str(cell)) for cell in row))
     Console(highlight=False).print(view)
+
+
+def print_answer(answer: Answer) -> None:
+    """Print an answer and its evidence on standard output; the answer is marked in the passages."""
+    out = Console(highlight=False)
+    if answer.abstained:
+        out.print(f"{escape(answer.question)}\n  [yellow]no answer in these documents[/]")
+        return
+    others = ", ".join(f"{text} {share:.0%}" for text, share in answer.alternatives)
+    out.print(
+        f"{escape(answer.question)}\n  [bold green]{escape(answer.text)}[/] {answer.confidence:.0%}"
+        + (f"  [dim]then {escape(others)}[/]" if others else "")
+    )
+    out.print(f"  [dim]p(z|x)  p(z|x,y)      RU[/]   [dim]null passage: p(z|x) {answer.null_prior:.3f}[/]")
+    for evidence in answer.evidence:
+        passage = evidence.passage
+        out.print(
+            f"   {evidence.prior:.3f}     {evidence.posterior:.3f}  {evidence.retrieval_utility:+6.2f}   "
+            f"[bold]{escape(passage.title)}[/] "
+            f"[dim]{escape(passage.document_id)}, version {evidence.document_version}[/]\n"
+            f"                            {_marked(passage.text, evidence.span)}"
+        )
+
+
+def _marked(text: str, span: tuple[int, int] | None, width: int = 160) -> str:
+    """A stretch of the passage around the answer, the answer marked."""
+    if span is None:
+        return escape(" ".join(text[:width].split())) + ("…" if len(text) > width else "")
+    start = max(0, span[0] - width // 2)
+    end = min(len(text), span[1] + width // 2)
+    left, answer, right = (
+        " ".join(part.split()) for part in (text[start : span[0]], text[span[0] : span[1]], text[span[1] : end])
+    )
+    glue = " " if text[max(0, span[0] - 1) : span[0]].isspace() else ""
+    after = " " if text[span[1] : span[1] + 1].isspace() else ""
+    return (
+        ("…" if start else "")
+        + escape(left)
+        + glue
+        + f"[black on yellow]{escape(answer)}[/]"
+        + after
+        + escape(right)
+        + ("…" if end < len(text) else "")
+    )
 
 
 @contextmanager

@@ -85,7 +85,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtefactError(f"no file {path}: expected JSON written by realm; was the step that makes it finished?") from None
+        raise ArtefactError(
+            f"no file {path}: expected JSON written by realm; was the step that makes it finished?"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtefactError(f"{path} is not readable JSON ({error}): the file is damaged; make it again") from error
 
@@ -136,7 +138,9 @@ def read_manifest(folder: Path, *, format: str, version: int) -> dict[str, Any]:
     if not folder.exists():
         raise ArtefactError(f"no folder {folder}: expected a {format}")
     if not (folder / MANIFEST).exists():
-        raise ArtefactError(f"{folder} has no {MANIFEST}: expected a finished {format}; it was interrupted or is something else")
+        raise ArtefactError(
+            f"{folder} has no {MANIFEST}: expected a finished {format}; it was interrupted or is something else"
+        )
     manifest = read_json(folder / MANIFEST)
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != format:
@@ -151,5 +155,8 @@ def read_manifest(folder: Path, *, format: str, version: int) -> dict[str, Any]:
 
 def _explain(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ArtefactError(f"the disk is full while writing {path}: free some space and run the same command again; nothing finished was lost")
+        return ArtefactError(
+            f"the disk is full while writing {path}: free some space and run the same command again; "
+            "nothing finished was lost"
+        )
     return error

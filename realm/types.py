@@ -234,6 +234,9 @@ class Trainable(Protocol):
 class TrainableEncoder(Encoder, Trainable, Protocol):
     """An encoder that learns."""
 
+    null_bias: nn.Parameter
+    """Float[], added to the score of the null passage; 0 where the paper is followed."""
+
 
 class PassageSource(Protocol):
     """What an embedder needs of a snapshot."""
@@ -261,9 +264,7 @@ class Index(Protocol):
 
     def __len__(self) -> int: ...
 
-    def search(
-        self, vectors: Tensor, k: int, exclude: Tensor | None = None, allowed: Tensor | None = None
-    ) -> Hits:
+    def search(self, vectors: Tensor, k: int, exclude: Tensor | None = None, allowed: Tensor | None = None) -> Hits:
         """Best k rows for each of vectors Float[B, D].
 
         exclude: Long[B, E], rows that query b may not get, NO_ROW as padding.
@@ -287,7 +288,7 @@ class Reader(Trainable, Protocol):
     """Gives log p(y_j | z, x) for each target token under each candidate passage."""
 
     def log_prob(self, query: Tokens, body: Tokens, target: Target, num_candidates: int) -> Tensor:
-        """Float[B, K, T]; `body` holds B*K passage bodies, those of query 0 first. An empty body is the null passage."""
+        """Float[B, K, T]; `body` holds B*K passage bodies, those of query 0 first; an empty one is the null passage."""
         ...
 
 
@@ -314,7 +315,7 @@ class Batches(Protocol):
 class Progress(Protocol):
     """Shows long work. The library reports; only the command line draws."""
 
-    def __call__(self, done: int, total: int | None) -> None: ...
+    def __call__(self, done: int, total: int | None, /) -> None: ...
 
 
 class Spans(Protocol):

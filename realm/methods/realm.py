@@ -111,6 +111,9 @@ class RealmPretraining:
         rows_U, where_BK = rows_BK.unique(return_inverse=True)
         passage_UD = self.encoder.encode_passages(self.corpus.passages(rows_U, self.max_passage_tokens).to(device))
         score_BK = torch.einsum("bd,bkd->bk", query_BD, passage_UD[where_BK.to(device)])
+        if self.null_passage:
+            level_K = nn.functional.pad(self.encoder.null_bias[None], (0, rows_BK.shape[1] - 1))
+            score_BK = score_BK + level_K
         score_BK = score_BK.masked_fill(~valid_BK.to(device), -torch.inf)
 
         # ---- read: query and passage body attend to each other; the title stays with the retriever
@@ -119,6 +122,19 @@ class RealmPretraining:
             batch.query.to(device), body.to(device), batch.target.to(device), rows_BK.shape[1]
         )
         return Reading(rows_BK, valid_BK.to(device), score_BK, logp_BKT, source_hit_B, changed)
+
+    @torch.no_grad()
+    def calibrate_null(self, batch: MaskedBatch) -> None:
+        """Set the null passage's level so that its score is the mean score of the retrieved passages of `batch`.
+
+        Then p(null|x) starts near 1/K instead of wherever the geometry of the starting encoder puts it.
+        """
+        reading = self.read(batch)
+        real_BK = reading.valid_BK.clone()
+        real_BK[:, 0] = False
+        if bool(real_BK.any()):
+            gap = reading.score_BK[real_BK].mean() - reading.score_BK[:, 0].mean()
+            self.encoder.null_bias.add_(gap)
 
     def _candidates(self, query_BD: Tensor, batch: MaskedBatch) -> tuple[Tensor, Tensor | None, Tensor]:
         """Long[B, K] rows with the null passage first, on the CPU."""

@@ -25,8 +25,11 @@ from realm.types import Tokens
 
 KIND = "realm dense encoder"
 FORMAT_VERSION = 1
-CHANGEABLE = ("dropout", "backbone_dropout", "freeze_word_embeddings", "learn_temperature")
+CHANGEABLE = ("dropout", "backbone_dropout", "freeze_word_embeddings", "learn_temperature", "learn_null_bias")
 """Settings of a saved encoder that may be given anew when it is opened; the others are part of what it is."""
+
+SHARED = ("log_temperature", "null_bias")
+"""Parameters that belong to no tower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class EncoderSettings:
     temperature: float = 1.0
     """Scores are divided by it, on the query's side; 1 as in the paper."""
     learn_temperature: bool = False
+    learn_null_bias: bool = False
+    """Train a figure that is added to the null passage's score; 0 and fixed in the paper."""
     tied: bool = True
     """One tower for queries and passages."""
     segments: bool | None = None
@@ -80,6 +85,9 @@ class DenseEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.query_tower = query_tower
         self.passage_tower = passage_tower
+        self.null_bias = nn.Parameter(torch.zeros(()), requires_grad=settings.learn_null_bias)
+        """Float[], added to f(x, null). Inner products of centred vectors leave the null passage, which shares no word
+        with anything, far below every retrieved one; a trainable level lets it compete."""
         self.log_temperature = nn.Parameter(
             torch.tensor(math.log(settings.temperature)), requires_grad=settings.learn_temperature
         )
@@ -140,18 +148,18 @@ class DenseEncoder(nn.Module):
             backbone, _ = load_backbone(place, pooler=settings.pooling == "cls-tanh")
             tower = _tower(backbone, settings)
             head = load_tensors(place / "head.safetensors")
-            temperature = head.pop("log_temperature", None)
+            shared = {name: head.pop(name) for name in SHARED if name in head}
             load_state(tower, head, place)
             keep_layers(backbone, layers)
-            towers.append((tower, temperature))
+            towers.append((tower, shared))
         encoder = cls(
             towers[0][0],
             settings,
             passage_tower=None if settings.tied else towers[1][0],
             tokenizer=load_tokenizer(folder),
         )
-        if towers[0][1] is not None:
-            encoder.log_temperature.data.copy_(towers[0][1])
+        for name, value in towers[0][1].items():
+            getattr(encoder, name).data.copy_(value)
         return encoder
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -161,7 +169,8 @@ class DenseEncoder(nn.Module):
         """
         facts = {"settings": asdict(self.settings), "fingerprint": self.fingerprint(), "dim": self.dim}
         with model_folder(Path(folder), format=KIND, version=FORMAT_VERSION, facts=facts) as staged:
-            head = self.query_tower.head_state() | {"log_temperature": self.log_temperature.detach()}
+            shared = {name: getattr(self, name).detach() for name in SHARED}
+            head = self.query_tower.head_state() | shared
             save_part(staged, self.query_tower.backbone, head, self.tokenizer)
             if self.passage_tower is not None:
                 save_part(

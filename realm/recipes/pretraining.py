@@ -16,7 +16,7 @@ from realm.config import (
 
 
 def paper() -> PretrainConfig:
-    """Guu et al. 2020, section 4.3: BERT-base, 288 word pieces, 8 candidates, batch 512, 200,000 steps, refresh every 500.
+    """Guu et al. 2020, section 4.3: BERT-base, 288 word pieces, 8 candidates, batch 512, 200,000 steps.
 
     Made for a cluster. The retriever's dropout and [CLS] pooling follow the released code.
     """
@@ -36,6 +36,7 @@ def small() -> PretrainConfig:
             frequency_a=1e-4,
             whiten=0.5,
             temperature=4.0,
+            null_bias="learned",
             dropout=0.0,
             backbone_dropout=0.0,
             freeze_word_embeddings=True,

@@ -73,8 +73,8 @@ def train(
 
     Batch ``accumulation * step + i`` is the i-th part of a step. Saves a checkpoint of step 0 (the state before
     any training), every `checkpoint_every` steps, at the end, and when `hooks.should_stop` says so: then the step
-    is finished, saved, and KeyboardInterrupt raised. A step whose loss or gradient is not finite is left out and reported with its queries;
-    TrainingError after `MAX_BAD_STEPS` of them in a row.
+    is finished, saved, and KeyboardInterrupt raised. A step whose loss or gradient is not finite is left out and
+    reported with its queries; TrainingError after `MAX_BAD_STEPS` of them in a row.
     """
     hooks = hooks or Hooks()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -181,7 +181,7 @@ def _forward_backward(
             if loss.per_example is not None and hooks.describe:
                 queries = hooks.describe(batch, ~torch.isfinite(loss.per_example))
             return _BadBatch(queries)
-        (loss.total / accumulation).backward()  # type: ignore[no-untyped-call]
+        (loss.total / accumulation).backward()
         parts.append({name: float(value) for name, value in loss.stats.items()})
     names = {name for part in parts for name in part}
     return {n: sum(p[n] for p in parts if n in p) / sum(n in p for p in parts) for n in names}

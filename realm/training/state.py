@@ -1,10 +1,10 @@
 """Checkpoints: everything that a run needs to go on as if nothing had happened.
 
-    checkpoints/step-000500/
-        encoder/ reader/ ...     one folder a module, each opens in transformers
-        optimizer.safetensors    moments and step counts
-        loop.json                step, random state, which index was in use
-        manifest.json            written last
+checkpoints/step-000500/
+    encoder/ reader/ ...     one folder a module, each opens in transformers
+    optimizer.safetensors    moments and step counts
+    loop.json                step, random state, which index was in use
+    manifest.json            written last
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def restore(folder: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ArtefactError(f"{path} can't be read ({error}): the checkpoint is damaged; remove {folder} to go on from the one before") from None
+        raise ArtefactError(
+            f"{path} can't be read ({error}): the checkpoint is damaged; remove {folder} to go on from the one before"
+        ) from None
     torch.set_rng_state(tensors.pop("random_state"))
     _unflatten(optimizer, tensors, facts["groups"], folder)
     return facts
@@ -105,11 +107,15 @@ def _unflatten(
     _, found = _flatten(optimizer)
     if found != groups:
         raise MismatchError(
-            f"{folder} holds the optimizer of {sum(len(g['shapes']) for g in groups)} parameters in {len(groups)} groups: "
-            f"this run trains {sum(len(g['shapes']) for g in found)} in {len(found)}; resume with the configuration it began with"
+            f"{folder} holds the optimizer of {_size(groups)}: this run trains {_size(found)}; "
+            "resume with the configuration it began with"
         )
     for key, value in tensors.items():
         g, i, name = key.split(".", 2)
         parameter = optimizer.param_groups[int(g)]["params"][int(i)]
         # The step count stays on the CPU; the moments live with their parameter.
         optimizer.state[parameter][name] = value if value.ndim == 0 else value.to(parameter.device)
+
+
+def _size(groups: list[dict[str, Any]]) -> str:
+    return f"{sum(len(group['shapes']) for group in groups)} parameters in {len(groups)} groups"

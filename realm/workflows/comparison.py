@@ -11,6 +11,7 @@ import torch
 
 from realm import files
 from realm.config import PretrainConfig
+from realm.errors import DataError
 from realm.evaluation.probe import ProbeRetrieval, judge, probe_hits, probe_reading
 from realm.evaluation.retrieval import paired_bootstrap
 from realm.knowledge.snapshot import Snapshot
@@ -19,8 +20,7 @@ from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
 from realm.search.postings import Bm25
 from realm.training.probe import Probe
-from realm.errors import DataError
-from realm.types import NO_ROW, MaskedBatch
+from realm.types import NO_ROW, Index, MaskedBatch
 from realm.workflows.parts import Text
 from realm.workflows.run import Run
 
@@ -69,7 +69,7 @@ def evaluate_model(
     config: PretrainConfig,
     progress: Callable[[int, int | None], None],
 ) -> dict[str, Any]:
-    """Likelihood with and without retrieval, RU, null mass: on entities, and null mass on function words beside them."""
+    """Likelihood with and without retrieval, RU, null mass: on entities; null mass on function words beside it."""
     entities = _batches(probe, masked, config, READ_SENTENCES)
     figures = probe_reading(method, entities)
     progress(1, 2)
@@ -79,7 +79,9 @@ def evaluate_model(
         return {"reading": figures}
     others = probe_reading(method, _batches(words, masked, config, READ_SENTENCES))
     progress(2, 2)
-    function_words = {f"{name}_function_words": others[name] for name in ("null_prior", "null_posterior") if name in others}
+    function_words = {
+        f"{name}_function_words": others[name] for name in ("null_prior", "null_posterior") if name in others
+    }
     return {"reading": {**figures, **function_words}}
 
 
@@ -91,7 +93,7 @@ def live_recall(
     masked: Text,
     config: PretrainConfig,
     *,
-    before: ExactIndex,
+    before: Index,
 ) -> dict[str, float]:
     """Recall@5 of a part of the probe on a fresh index, and how much of the top k the swap changed."""
     training = encoder.training
@@ -115,7 +117,9 @@ def bm25_report(probe: Probe, searched: Text, masked: Text, config: PretrainConf
     queries = [item.sentence[: item.span[0]] + item.sentence[item.span[1] :] for item in probe.items]
     exclude = [batch.exclude_rows for batch in _batches(probe, masked, config)]
     width = max(part.shape[1] for part in exclude)
-    exclude_PE = torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=NO_ROW) for part in exclude])
+    exclude_PE = torch.cat(
+        [torch.nn.functional.pad(part, (0, width - part.shape[1]), value=NO_ROW) for part in exclude]
+    )
     ks = config.probe.ks
     hits = engine(queries, max(ks), exclude=exclude_PE)
     return _retrieval_report(judge(hits.rows, _answers(probe), passage, ks), ks)
@@ -123,7 +127,9 @@ def bm25_report(probe: Probe, searched: Text, masked: Text, config: PretrainConf
 
 def save_report(run: Run, name: str, report: dict[str, Any]) -> None:
     figures = {**report["figures"], **report.get("reading", {})}
-    files.write_json(run.evaluations / name / "report.json", {"format": "realm evaluation", **report, "figures": figures})
+    files.write_json(
+        run.evaluations / name / "report.json", {"format": "realm evaluation", **report, "figures": figures}
+    )
     report["figures"] = figures
 
 
@@ -165,9 +171,9 @@ def compare(run: Run) -> dict[str, Any]:
             if k == "5":
                 notes.append(
                     f"recall@5 of REALM minus the warm start: {gain.difference * 100:+.1f} points "
-                    f"(95% interval {gain.low * 100:+.1f} to {gain.high * 100:+.1f}, paired bootstrap, {len(probe):,} sentences)"
+                    f"(95% interval {gain.low * 100:+.1f} to {gain.high * 100:+.1f}, paired bootstrap)"
                 )
-    notes.append(f"marginal: {config.realm.marginal}; own {config.data.exclude} left out; seed {config.loop.seed}; run {run.path}")
+    notes.append(f"marginal: {config.realm.marginal}; own {config.data.exclude} left out; seed {config.loop.seed}")
     return {
         "title": f"Held-out probe, {len(probe):,} masked sentences",
         "columns": columns,

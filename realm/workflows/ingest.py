@@ -36,9 +36,8 @@ def ingest_sources(
     if on_error not in ("skip", "refuse"):
         raise UsageError(f"found on_error={on_error!r}: expected skip or refuse")
     for source in sources:
-        if Path(source).is_absolute() or source.startswith("."):
-            if not Path(source).exists():
-                raise DataError(f"no file or folder {source}: expected documents to ingest")
+        if (Path(source).is_absolute() or source.startswith(".")) and not Path(source).exists():
+            raise DataError(f"no file or folder {source}: expected documents to ingest")
     kb = create_or_open(kb_path, passages=passages, max_tokens=max_tokens, tokenizer=tokenizer)
     totals = {"added": 0, "updated": 0, "unchanged": 0}
     report = SourceReport()
@@ -89,7 +88,9 @@ def update_document(
     kb = open_knowledge_base(kb_path)
     document = kb.get(document_id)
     if document is None:
-        raise DataError(f"no document {document_id!r} in {kb_path}: expected one to update; `realm docs list` shows the ids")
+        raise DataError(
+            f"no document {document_id!r} in {kb_path}: expected one to update; `realm docs list` shows the ids"
+        )
     if sum(bool(given) for given in (text is not None, file, replace_pieces)) + (title is not None) == 0:
         raise UsageError("found nothing to change: expected --text, --file, --replace or --title")
     if sum(bool(given) for given in (text is not None, file, replace_pieces)) > 1:
@@ -163,4 +164,6 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise DataError(f"no file {path}: expected the text of a document") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: found bytes that are not UTF-8 at {error.start}: expected UTF-8; convert the file first") from None
+        raise DataError(
+            f"{path}: found bytes that are not UTF-8 at {error.start}: expected UTF-8; convert the file first"
+        ) from None

@@ -65,7 +65,7 @@ def prepare_text(kb: KnowledgeBase, model: str, data: DataConfig, reporter: Repo
 
 
 def build_encoder(config: EncoderConfig, snapshot: Snapshot, max_passage_tokens: int, seed: int) -> DenseEncoder:
-    """An encoder before any training: the checkpoint, its pooling weights from the corpus, its projection from a PCA."""
+    """An encoder before training: the checkpoint, pooling weights from the corpus, a projection from a PCA."""
     torch.manual_seed(seed)
     encoder = DenseEncoder.from_pretrained(
         resolve_model(config.model),
@@ -75,6 +75,7 @@ def build_encoder(config: EncoderConfig, snapshot: Snapshot, max_passage_tokens:
         normalize=config.normalize,
         temperature=config.temperature,
         learn_temperature=config.learn_temperature,
+        learn_null_bias=config.null_bias == "learned",
         tied=config.tied,
         segments=config.segments,
         dropout=config.dropout,
@@ -109,7 +110,10 @@ class _Pooled:
 
 
 def smooth_inverse_frequency(snapshot: Snapshot, a: float) -> torch.Tensor:
-    """Weight of each token id, a / (a + p(token)) over the corpus (Arora, Liang & Ma 2017). Float[V]; near 0 for specials."""
+    """Weight of each token id, a / (a + p(token)) over the corpus (Arora, Liang & Ma 2017). Float[V].
+
+    Specials get next to nothing: they stand in every text and say nothing about any.
+    """
     counts = snapshot.token_counts().astype(np.float64)
     weight = a / (a + counts / max(1.0, counts.sum()))
     weight[list(snapshot.special_ids)] = 1e-4
@@ -149,7 +153,7 @@ def choose_bf16(setting: Any, device: torch.device) -> bool:
     if setting != "auto":
         return bool(setting)
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return False
 
 
@@ -162,5 +166,3 @@ def open_for_refresh(
 
 def index_facts(encoder: DenseEncoder, step: int) -> dict[str, Any]:
     return {"encoder": encoder.fingerprint(), "step": step, "published": time.time()}
-
-

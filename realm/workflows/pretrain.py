@@ -38,7 +38,15 @@ from realm.training.optim import BertAdam, bert_warmup_steps, parameter_groups
 from realm.training.probe import Probe, held_out_rows
 from realm.training.state import latest_checkpoint, list_checkpoints, read_facts, restore
 from realm.workflows import parts
-from realm.workflows.comparison import bm25_report, compare, evaluate_index, evaluate_model, live_recall, read_report, save_report
+from realm.workflows.comparison import (
+    bm25_report,
+    compare,
+    evaluate_index,
+    evaluate_model,
+    live_recall,
+    read_report,
+    save_report,
+)
 from realm.workflows.parts import Text
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.run import Run
@@ -103,7 +111,13 @@ class _Pretraining:
     """The stages of one run."""
 
     def __init__(
-        self, run: Run, config: PretrainConfig, searched: Text, masked: Text, reporter: Reporter, should_stop: Stop | None
+        self,
+        run: Run,
+        config: PretrainConfig,
+        searched: Text,
+        masked: Text,
+        reporter: Reporter,
+        should_stop: Stop | None,
     ) -> None:
         self.run, self.config, self.reporter, self.should_stop = run, config, reporter, should_stop
         self.searched, self.masked = searched, masked
@@ -192,12 +206,16 @@ class _Pretraining:
         start = int(facts.get("step", 0))
         if found and start >= config.realm.steps:
             return found
-        encoder = DenseEncoder.from_pretrained((found or warm) / "encoder", dropout=config.encoder.dropout).to(self.device)
+        encoder = DenseEncoder.from_pretrained((found or warm) / "encoder", dropout=config.encoder.dropout).to(
+            self.device
+        )
         reader = self._reader(found)
         index_folder = self.run.index / f"step-{int(facts.get('index_step', 0)):06d}"
         if not (index_folder / files.MANIFEST).exists():
             index_folder = self._embed(encoder, 0)
         method = self._method(encoder, reader, index_folder)
+        if found is None:
+            self._calibrate_null(method)
         rates = config.realm
         optimizer = self._optimizer(
             method.parameter_groups(),
@@ -249,9 +267,7 @@ class _Pretraining:
             fresh = refresh.poll()
             if fresh is not None:
                 index = ExactIndex.open(fresh.folder, snapshot=snapshot.fingerprint)
-                event = live_recall(
-                    encoder, index, self.probe, self.searched, self.masked, config, before=method.index
-                )
+                event = live_recall(encoder, index, self.probe, self.searched, self.masked, config, before=method.index)
                 method.index = index
                 state.step, state.since = fresh.step, fresh.published_at
                 self._event({"stage": "realm", "kind": "refresh", "step": step, "index_step": fresh.step, **event})
@@ -326,6 +342,10 @@ class _Pretraining:
             reader_title=config.reader.with_title,
         )
 
+    def _calibrate_null(self, method: RealmPretraining) -> None:
+        if self.config.encoder.null_bias == "learned" and self.config.realm.null_passage:
+            method.calibrate_null(next(self.probe.batches(self.masked.snapshot, 64, exclude=self.config.data.exclude)))
+
     def _embed(self, encoder: DenseEncoder, step: int) -> Path:
         with self.reporter.stage(f"embed the passages (step {step})", "passages") as progress:
             return embed(
@@ -345,6 +365,8 @@ class _Pretraining:
         index = ExactIndex.open(folder, snapshot=self.searched.snapshot.fingerprint)
         reader = self._reader(checkpoint if name == "realm" else None).eval()
         method = self._method(encoder, reader, folder)
+        if name != "realm":
+            self._calibrate_null(method)
         with self.reporter.stage(f"evaluate {name}", "sentences") as progress:
             report = evaluate_index(encoder, index, self.probe, self.searched, self.masked, self.config)
             report |= evaluate_model(method, self.probe, self.masked, self.config, progress)
@@ -399,7 +421,7 @@ class _Pretraining:
         decode = self.masked.snapshot.tokenizer.decode
         ids = batch.query.ids[bad_B.cpu()]
         lengths = batch.query.lengths[bad_B.cpu()]
-        return [decode(row[:length].tolist()) for row, length in zip(ids, lengths.tolist(), strict=True)]
+        return [str(decode(row[:length].tolist())) for row, length in zip(ids, lengths.tolist(), strict=True)]
 
 
 def _retriever_rates(stage: IctConfig | RealmConfig) -> dict[str, float]:
@@ -433,7 +455,9 @@ def evaluate_run(path: Path, *, kb: Path | None = None, reporter: Reporter | Non
     run = Run(path)
     facts = run.facts()
     if kb is not None and str(Path(kb).absolute()) != facts["parents"]["knowledge_base"]:
-        raise UsageError(f"{path} was trained on {facts['parents']['knowledge_base']}: its probe can't be judged on {kb}")
+        raise UsageError(
+            f"{path} was trained on {facts['parents']['knowledge_base']}: its probe can't be judged on {kb}"
+        )
     if not (run.evaluations / "realm" / "report.json").exists():
         return resume(path, reporter=reporter)
     read_report(run, "realm")

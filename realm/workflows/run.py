@@ -1,15 +1,15 @@
 """The run folder: one training, everything it was made from and everything it made.
 
-    RUN/
-      run.json             format, versions, git commit, seed, command line, parents' fingerprints
-      config.json          the whole resolved configuration
-      metrics.jsonl        one object an event; TensorBoard events beside it
-      probe.json           the held-out masked sentences
-      warm-start/          checkpoints of the inverse cloze task
-      checkpoints/         checkpoints of REALM
-      index/step-000500/   vectors by the parameters of that step
-      evaluations/         report.json of the warm start and of the result
-      report.html          the page
+RUN/
+  run.json             format, versions, git commit, seed, command line, parents' fingerprints
+  config.json          the whole resolved configuration
+  metrics.jsonl        one object an event; TensorBoard events beside it
+  probe.json           the held-out masked sentences
+  warm-start/          checkpoints of the inverse cloze task
+  checkpoints/         checkpoints of REALM
+  index/step-000500/   vectors by the parameters of that step
+  evaluations/         report.json of the warm start and of the result
+  report.html          the page
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Run:
             if before != settings:
                 name, old, new = next(_differences(before, settings, ""))
                 raise MismatchError(
-                    f"{self.path} was begun with {name}={old}: found {name}={new}; leave the setting as it was, or give another --out"
+                    f"{self.path} was begun with {name}={old}: found {name}={new}; "
+                    "leave the setting as it was, or give another --out"
                 )
             return True
         if self.path.exists() and any(self.path.iterdir()):
@@ -98,7 +99,8 @@ class Run:
         facts = files.read_json(self.path / "run.json")
         if facts.get("format") != FORMAT or facts.get("format_version") != VERSION:
             raise ArtefactError(
-                f"{self.path} holds {facts.get('format')} {facts.get('format_version')}: expected a {FORMAT} of version {VERSION}"
+                f"{self.path} holds {facts.get('format')} {facts.get('format_version')}: "
+                f"expected a {FORMAT} of version {VERSION}"
             )
         return dict(facts)
 
@@ -113,7 +115,9 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RealmError(f"{self.path} is being trained by another process: wait for it, or give another --out") from None
+            raise RealmError(
+                f"{self.path} is being trained by another process: wait for it, or give another --out"
+            ) from None
         try:
             yield
         finally:

@@ -73,7 +73,9 @@ def create_or_open(path: Path, *, passages: str, max_tokens: int, tokenizer: str
     if (Path(path) / "kb.json").exists():
         found = KnowledgeBase.splitter_of(path)
         if found != wanted:
-            raise MismatchError(f"{path} was made with {found}: found {wanted}; leave these settings as they were, or give another --kb")
+            raise MismatchError(
+                f"{path} was made with {found}: found {wanted}; leave these settings as they were, or give another --kb"
+            )
         return open_knowledge_base(path)
     kb = KnowledgeBase.create(path, split=LazySplitter(Path(path).absolute(), wanted), splitter=wanted)
     if passages == "sentences":

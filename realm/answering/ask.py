@@ -1,0 +1,214 @@
+"""A trained model and a knowledge base: a sentence with a blank in, an answer with its evidence out.
+
+Legend: K passages read, the null passage at index 0; C candidate answers, of T word pieces each.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realm import objectives
+from realm.answering.candidates import Candidate, find_candidates, open_tagger
+from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens, pieces
+from realm.config import PretrainConfig, from_json
+from realm.errors import ArtefactError
+from realm.files import read_json
+from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
+from realm.models.cloze import ClozeReader
+from realm.models.encoders import DenseEncoder
+from realm.training.state import latest_checkpoint
+from realm.types import Answer, Evidence, Passage, Progress, Tokens
+
+ALTERNATIVES = 4
+
+
+class Realm:
+    """A retriever and a reader that learnt together.
+
+    ::
+
+        model = Realm.from_pretrained("runs/vital")
+        answer = model.ask("Guernica was painted by [MASK].", kb, k=5, where="source = 'wikipedia'")
+    """
+
+    def __init__(self, encoder: DenseEncoder, reader: ClozeReader, config: PretrainConfig) -> None:
+        self.encoder = encoder.eval()
+        self.reader = reader.eval()
+        self.config = config
+        self.tokenizer = encoder.tokenizer
+        self._tagger: Any = None
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str = "cpu") -> Realm:
+        """Open a run (its newest checkpoint) or one checkpoint of a run. ArtefactError when it is neither."""
+        path = Path(path)
+        checkpoint = latest_checkpoint(path / "checkpoints") if (path / "run.json").exists() else path
+        if checkpoint is None:
+            raise ArtefactError(f"{path} has no checkpoint of REALM yet: let `realm pretrain {path}` finish")
+        run = checkpoint.parent.parent
+        if not (checkpoint / "reader").exists() or not (run / "config.json").exists():
+            raise ArtefactError(
+                f"{path} is no run and no checkpoint of one: expected a folder with run.json, or step-... inside it"
+            )
+        config = from_json(PretrainConfig, read_json(run / "config.json"))
+        encoder = DenseEncoder.from_pretrained(checkpoint / "encoder").to(device)
+        return cls(encoder, ClozeReader.from_pretrained(checkpoint / "reader").to(device), config)
+
+    # ------------------------------------------------------------ retrieving
+
+    @property
+    def passage_encoder(self) -> PassageEncoder:
+        """What `KnowledgeBase.embed_missing` and `update` need: passages to vectors, and whose they are."""
+        budget = self.config.data.max_passage_tokens
+
+        def encode(passages: Sequence[Passage]) -> np.ndarray:
+            with torch.inference_mode():
+                tokens = passage_tokens(self.tokenizer, passages, budget)
+                return np.asarray(self.encoder.encode_passages(tokens).float().cpu().numpy())
+
+        return PassageEncoder(f"{self.encoder.fingerprint()}_{budget}", encode)
+
+    def prepare(self, kb: KnowledgeBase, progress: Progress | None = None) -> int:
+        """Embed the passages that have no vector of this model yet; returns how many. After an edit, a handful."""
+        return kb.embed_missing(self.passage_encoder, progress=progress)
+
+    def search(
+        self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: int | None = None
+    ) -> list[Match]:
+        """The k passages with the highest inner product. A blank in the query is masked as in training."""
+        with torch.inference_mode():
+            query_D = self.encoder.encode_queries(self._query(query))[0].float().cpu().numpy()
+        encoder = self.passage_encoder
+        if as_of is None:
+            self.prepare(kb)
+            return kb.search_vectors(query_D, k, where, encoder.fingerprint)
+        return _search_past(kb, as_of, query_D, k, where, encoder)
+
+    def _query(self, query: str) -> Tokens:
+        budget = self.config.data.max_query_tokens
+        if BLANK.search(query):
+            return cloze_tokens(self.tokenizer, query, 1, budget)[0]
+        ids = pieces(self.tokenizer, [query])[0][: budget - 2]
+        return pad([[self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]], self.tokenizer.pad_token_id)
+
+    # ------------------------------------------------------------ answering
+
+    def ask(
+        self, question: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: int | None = None
+    ) -> Answer:
+        """Fill the blank: p(y|x) = sum over z of p(z|x) p(y|z,x), z over k passages and the null passage.
+
+        question: a sentence with one blank, [MASK] or ____. where: a predicate on the documents. as_of: a version.
+        Answers of different lengths are compared by log p(y|x) per word piece. The answer abstains (and is empty) when
+        no passage satisfies `where`, or none holds a name or a date. UsageError without exactly one blank.
+        """
+        cloze_tokens(self.tokenizer, question, 1, self.config.data.max_query_tokens)  # the question is checked first
+        version = kb.version if as_of is None else as_of
+        matches = self.search(question, kb, k, where, as_of)
+        passages = [match.passage for match in matches]
+        if self._tagger is None and passages:
+            self._tagger = open_tagger(self.config.data.spans_pipeline)
+        candidates = (
+            find_candidates(self._tagger, self.tokenizer, passages, question, self.config.data.max_targets)
+            if passages
+            else []
+        )
+        if not candidates:
+            return Answer(question, "", 0.0, True, (), 1.0, (), version)
+        return self._read(question, matches, candidates, version)
+
+    @torch.inference_mode()
+    def _read(self, question: str, matches: list[Match], candidates: list[Candidate], version: int) -> Answer:
+        # ---- p(z|x), the null passage being candidate 0
+        null = pad([[self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.tokenizer.sep_token_id]], 0, [2])
+        query_1D = self.encoder.encode_queries(self._query(question))
+        null_score = float((query_1D @ self.encoder.encode_passages(null).T)[0, 0] + self.encoder.null_bias)
+        score_K = torch.tensor([null_score, *(match.score for match in matches)])
+        log_prior_K = objectives.log_prior_BK(score_K[None])[0]
+
+        # ---- p(y|z,x) of every candidate
+        budget = self.config.data.max_passage_tokens - 2
+        bodies = pad(
+            [[], *(ids[:budget] for ids in pieces(self.tokenizer, [match.passage.text for match in matches]))],
+            self.tokenizer.pad_token_id,
+        )
+        logp_KC = self._log_prob(question, bodies, candidates)
+
+        # ---- the marginal, per word piece so that short answers have no advantage
+        length_C = torch.tensor([len(candidate.ids) for candidate in candidates])
+        marginal_C = (log_prior_K[:, None] + logp_KC).logsumexp(0) / length_C
+        confidence_C = marginal_C.softmax(0)
+        order = marginal_C.argsort(descending=True, stable=True).tolist()
+        best = order[0]
+        posterior_K = (log_prior_K + logp_KC[:, best]).softmax(0)
+        evidence = [
+            _evidence(match, i, candidates[best], score_K, log_prior_K, posterior_K, logp_KC[:, best])
+            for i, match in enumerate(matches, start=1)
+        ]
+        return Answer(
+            question=question,
+            text=candidates[best].text,
+            confidence=float(confidence_C[best]),
+            abstained=False,
+            evidence=tuple(sorted(evidence, key=lambda e: -e.posterior)),
+            null_prior=float(log_prior_K[0].exp()),
+            alternatives=tuple((candidates[c].text, float(confidence_C[c])) for c in order[1 : 1 + ALTERNATIVES]),
+            knowledge_base_version=version,
+        )
+
+    def _log_prob(self, question: str, bodies: Tokens, candidates: Sequence[Candidate]) -> Tensor:
+        """log p(y|z,x), Float[K, C]: one pass of the reader for each number of word pieces."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for c, candidate in enumerate(candidates):
+            by_length[len(candidate.ids)].append(c)
+        logp_KC = torch.zeros(len(bodies), len(candidates))
+        for length, places in sorted(by_length.items()):
+            query, position_T = cloze_tokens(self.tokenizer, question, length, self.config.data.max_query_tokens)
+            wanted_CT = torch.tensor([candidates[c].ids for c in places])
+            logp_KC[:, places] = self.reader.score_candidates(query, bodies, position_T, wanted_CT).float().cpu()
+        return logp_KC
+
+
+def _evidence(
+    match: Match, i: int, answer: Candidate, score_K: Tensor, log_prior_K: Tensor, posterior_K: Tensor, logp_K: Tensor
+) -> Evidence:
+    return Evidence(
+        passage=match.passage,
+        document_version=match.document_version,
+        score=float(score_K[i]),
+        prior=float(log_prior_K[i].exp()),
+        posterior=float(posterior_K[i]),
+        retrieval_utility=float(logp_K[i] - logp_K[0]),
+        span=answer.places.get(i - 1),
+        source=match.source,
+        date=match.date,
+        url=match.url,
+    )
+
+
+def _search_past(
+    kb: KnowledgeBase, version: int, query_D: np.ndarray, k: int, where: str | None, encoder: PassageEncoder
+) -> list[Match]:
+    """Search an older version, which can't be written: what has changed since is embedded here, in memory."""
+    past = kb.at(version)
+    known = kb.stored_vectors(encoder.fingerprint)
+    best: list[tuple[float, Passage]] = []
+    for passages in _batched(past.passages(where), 1024):
+        fresh = [passage for passage in passages if passage.text_hash not in known]
+        vectors = dict(zip((p.text_hash for p in fresh), encoder(fresh), strict=True)) if fresh else {}
+        score_N = np.stack([(vectors if p.text_hash in vectors else known)[p.text_hash] for p in passages]) @ query_D
+        best = sorted([*best, *zip(score_N.tolist(), passages, strict=True)], key=lambda pair: -pair[0])[:k]
+    return [past.match(passage, score) for score, passage in best]
+
+
+def _batched(passages: Iterator[Passage], size: int) -> Iterator[list[Passage]]:
+    while batch := list(islice(passages, size)):
+        yield batch

@@ -1,0 +1,88 @@
+"""Search and ask, from paths."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from realm.answering.ask import Realm
+from realm.knowledge.base import KnowledgeBase
+from realm.types import Answer
+from realm.workflows.reporting import Reporter, Silent
+from realm.workflows.store import open_knowledge_base
+
+
+def search_passages(
+    query: str,
+    kb_path: Path,
+    *,
+    model: Path | None = None,
+    k: int = 5,
+    where: str | None = None,
+    as_of: int | None = None,
+    reporter: Reporter | None = None,
+) -> list[dict[str, Any]]:
+    """The k best passages as JSON values: by BM25, or by a model's vectors."""
+    kb = open_knowledge_base(kb_path)
+    if model is None:
+        matches = (kb if as_of is None else kb.at(as_of)).search_text(query, k, where)
+    else:
+        realm = Realm.from_pretrained(model)
+        if as_of is None:
+            embed_missing(realm, kb, reporter or Silent())
+        matches = realm.search(query, kb, k, where, as_of)
+    return [
+        {
+            "rank": rank,
+            "score": match.score,
+            "id": match.passage.id,
+            "document": match.passage.document_id,
+            "document_version": match.document_version,
+            "title": match.passage.title,
+            "text": match.passage.text,
+            "source": match.source,
+            "date": match.date.isoformat() if match.date else None,
+            "url": match.url,
+        }
+        for rank, match in enumerate(matches, start=1)
+    ]
+
+
+def ask_question(
+    question: str,
+    kb_path: Path,
+    *,
+    model: Path,
+    k: int = 5,
+    where: str | None = None,
+    as_of: int | None = None,
+    reporter: Reporter | None = None,
+) -> Answer:
+    """Fill one blank from a knowledge base; see `Realm.ask`."""
+    kb = open_knowledge_base(kb_path)
+    realm = Realm.from_pretrained(model)
+    if as_of is None:
+        embed_missing(realm, kb, reporter or Silent())
+    return realm.ask(question, kb, k=k, where=where, as_of=as_of)
+
+
+def embed_missing(realm: Realm, kb: KnowledgeBase, reporter: Reporter) -> None:
+    """Give new passages their vectors, with a bar when there are many (the first question to a fresh model)."""
+    encoder = realm.passage_encoder
+    if encoder.fingerprint in kb.encoders():
+        kb.embed_missing(encoder)
+        return
+    with reporter.stage("embed the knowledge base for this model", "passages") as progress:
+        kb.embed_missing(encoder, progress=progress)
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON values; dates in ISO form."""
+    value = asdict(answer)
+    for evidence, found in zip(value["evidence"], answer.evidence, strict=True):
+        evidence["date"] = found.date.isoformat() if found.date else None
+        evidence["passage"]["id"] = found.passage.id
+        evidence["passage"].pop("sentences")
+        evidence["span"] = list(found.span) if found.span else None
+    return value

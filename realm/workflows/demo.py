@@ -1,0 +1,176 @@
+"""The whole story on real text, from one command.
+
+text -> knowledge base -> spans -> warm start -> REALM -> table -> answers -> an edit -> another answer -> a page
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from realm import files
+from realm.answering.ask import Realm
+from realm.evaluation.report import Example
+from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.catalog import fetch
+from realm.knowledge.sources import read_documents
+from realm.recipes import build
+from realm.training.probe import Probe
+from realm.types import Answer, Document
+from realm.workflows.ask import answer_json, embed_missing
+from realm.workflows.page import run_page
+from realm.workflows.pretrain import Stop, pretrain
+from realm.workflows.reporting import Reporter, Silent
+from realm.workflows.run import Run
+from realm.workflows.store import create_or_open, open_knowledge_base
+
+CORPUS = "vital-en"
+QUICK_EVERY = 8
+"""The quick story keeps one document in so many, and those that it tells of."""
+PASSAGES = 5
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A fact to change: in the document of this title, one name for another."""
+
+    title: str
+    question: str
+    old: str
+    new: str
+
+
+QUESTIONS = (
+    "Guernica was painted by [MASK].",
+    "The Eiffel Tower is named after the engineer [MASK].",
+    "Moby-Dick is a novel by the American writer [MASK].",
+)
+EDIT = Edit(
+    "Guernica (Picasso)", "Guernica is an oil painting by the Spanish artist [MASK].", "Pablo Picasso", "Joan Miró"
+)
+STORY_TITLES = frozenset(
+    {
+        "Guernica (Picasso)",
+        "Pablo Picasso",
+        "Joan Miró",
+        "Eiffel Tower",
+        "Gustave Eiffel",
+        "Moby-Dick",
+        "Herman Melville",
+        "Diego Velázquez",
+        "Mona Lisa",
+        "Paris",
+    }
+)
+
+Show = Callable[[str, Any], None]
+
+
+def run_demo(
+    out: Path,
+    *,
+    quick: bool = False,
+    kb: Path | None = None,
+    settings: Sequence[str] = (),
+    reporter: Reporter | None = None,
+    should_stop: Stop | None = None,
+    show: Show | None = None,
+) -> dict[str, Any]:
+    """Run the story, or go on with it. Returns the comparison, the answers and where everything is, as JSON values.
+
+    kb: a knowledge base of the user's own. It is not edited: its questions are held-out sentences.
+    """
+    reporter = reporter or Silent()
+    show = show or (lambda kind, value: None)
+    config = build("quick" if quick else "small", settings)
+    kb_path = kb or _ingest(out / "kb", quick, reporter)
+    comparison = pretrain(kb_path, out / "run", config, reporter=reporter, should_stop=should_stop)
+    show("table", comparison)
+
+    base = open_knowledge_base(kb_path)
+    realm = Realm.from_pretrained(out / "run")
+    embed_missing(realm, base, reporter)
+    run = Run(out / "run")
+    examples: list[Example] = []
+    answers: list[Answer] = []
+    for question, expected in _questions(run, own=kb is not None):
+        answer = realm.ask(question, base, k=PASSAGES)
+        answers.append(answer)
+        examples.append(Example(answer=answer, expected=expected))
+        show("answer", answer)
+    edited = [] if kb is not None else list(_edit(realm, base, show))
+    if edited:
+        examples = [*examples[:2], Example(answer=edited[-1], heading="After the edit", expected=EDIT.new)]
+    run_page(run, comparison, examples, "REALM: a retriever and a reader that learnt together")
+    show(
+        "text",
+        f"\nthe page: {run.report}\nthe run:  {run.path}\n"
+        f'ask more: realm ask "... [MASK] ..." --kb {kb_path} --model {run.path}',
+    )
+    result = {
+        "comparison": comparison,
+        "answers": [answer_json(answer) for answer in answers],
+        "edit": [answer_json(answer) for answer in edited],
+        "report": str(run.report),
+        "knowledge_base": str(kb_path),
+    }
+    files.write_json(out / "demo.json", result)
+    return result
+
+
+def _ingest(path: Path, quick: bool, reporter: Reporter) -> Path:
+    """The vital articles as a knowledge base; what is there already is left alone."""
+    done = path.with_name(f".{path.name}.complete")
+    if done.exists():
+        return path
+    with reporter.stage(f"fetch {CORPUS}"):
+        source = fetch(CORPUS)
+    documents = read_documents(source, format="summaries")
+    kb = create_or_open(path, passages="sentences", max_tokens=288, tokenizer="all-MiniLM-L6-v2")
+    with reporter.stage("knowledge base", "documents") as progress:
+        kb.upsert(_slice(documents) if quick else documents, progress=progress)
+    done.touch()
+    return path
+
+
+def _slice(documents: Iterator[Document]) -> Iterator[Document]:
+    for number, document in enumerate(documents):
+        if number % QUICK_EVERY == 0 or document.title in STORY_TITLES:
+            yield document
+
+
+def _questions(run: Run, *, own: bool) -> list[tuple[str, str | None]]:
+    if not own:
+        return [(question, None) for question in QUESTIONS]
+    items = Probe.load(run.probe).items[: len(QUESTIONS)]
+    return [(i.sentence[: i.span[0]] + "[MASK]" + i.sentence[i.span[1] :], i.answer) for i in items]
+
+
+def _edit(realm: Realm, kb: KnowledgeBase, show: Show) -> Iterator[Answer]:
+    """Ask, change the document, ask again; then put it back. Three versions stay in the history."""
+    found = next(iter(kb.documents(f"title = '{EDIT.title}'")), None)
+    if found is None or EDIT.old not in found.text:
+        return
+    before = realm.ask(EDIT.question, kb, k=PASSAGES)
+    changed = replace(found, title="Guernica", text=found.text.replace(EDIT.old, EDIT.new))
+    version = kb.update(changed, encoder=realm.passage_encoder).version
+    show(
+        "text",
+        f"\nEdit {found.id}: {EDIT.old} becomes {EDIT.new} (version {version}, no training). The same question:\n",
+    )
+    try:
+        after = realm.ask(EDIT.question, kb, k=PASSAGES)
+    finally:
+        restored = kb.update(found, encoder=realm.passage_encoder).version
+    show(
+        "text",
+        f"before: {before.text}   after: {after.text}   (put back in version {restored}; `realm docs history` tells)",
+    )
+    show("answer", after)
+    yield before
+    yield after
+
+
+__all__ = ["run_demo"]
