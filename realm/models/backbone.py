@@ -87,10 +87,12 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
 
     with opening(source):
         config = AutoConfig.from_pretrained(source)
-        model_class = MODEL_MAPPING.get(type(config), None)
+        model_class: Any = MODEL_MAPPING.get(type(config), None)
         options: dict[str, Any] = {"dtype": torch.float32}
         # Not every class has a pooler to leave out, and one that hasn't refuses the word.
-        takes_pooler = isinstance(model_class, type) and "add_pooling_layer" in inspect.signature(model_class).parameters
+        takes_pooler = (
+            isinstance(model_class, type) and "add_pooling_layer" in inspect.signature(model_class).parameters
+        )
         if takes_pooler:
             options["add_pooling_layer"] = pooler
         model, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
@@ -106,8 +108,8 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
     return model, has_pooler
 
 
-def load_masked_model(source: str | Path) -> Any:
-    """A masked language model in float32; what a bare encoder lacks of its head is new.
+def load_masked_model(source: str | Path) -> tuple[Any, bool]:
+    """A masked language model in float32, and whether (part of) its head is new because the checkpoint has none.
 
     ArtefactError when weights of the encoder itself are missing, UsageError for a family without a masked-token head.
     """
@@ -119,15 +121,14 @@ def load_masked_model(source: str | Path) -> Any:
             raise UsageError(
                 f"found a model of type {config.model_type!r} in {source}: expected one with a masked-token head"
             )
-        model, report = AutoModelForMaskedLM.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
-        )
-    missing = [name for name in report["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
+        model, report = AutoModelForMaskedLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    absent = set(report["missing_keys"])
+    missing = sorted(name for name in absent if name.startswith(f"{model.base_model_prefix}."))
     if missing:
         raise ArtefactError(
             f"{source} lacks {len(missing)} weights of its encoder, first {missing[0]}: expected a whole model"
         )
-    return model
+    return model, bool(absent)
 
 
 def keep_layers(model: Any, layers: int | Sequence[int] | None) -> None:

@@ -26,7 +26,7 @@ from realm.models.backbone import (
     set_dropout,
 )
 from realm.models.copying import CopyHead, copied_logp, mix, mix_vocabulary
-from realm.models.heads import vocabulary_head
+from realm.models.heads import start_bias, start_transform, vocabulary_head
 from realm.models.joint import Joint, join
 from realm.models.packing import by_length
 from realm.models.pooling import sentence_encoder_pooling
@@ -71,7 +71,9 @@ class ClozeReader(nn.Module):
         self.copy_head = CopyHead(int(model.config.hidden_size)) if settings.copy else None
         self.token_budget: int | None = None
         """Most padded tokens in one pass of the backbone; None is the device's default."""
-        self._head = vocabulary_head(model.config.model_type)
+        self.head_is_new = False
+        """The checkpoint had no trained vocabulary head."""
+        self._head = vocabulary_head(model.config.model_type).logits
         limit = max_tokens(model.base_model)
         self.max_length = settings.max_length if limit is None else min(settings.max_length, limit)
         set_dropout(model, settings.backbone_dropout)
@@ -86,7 +88,8 @@ class ClozeReader(nn.Module):
         """Open a reader saved by `save_pretrained`, or start one from a masked language model or a bare encoder.
 
         source: a folder, or a name on the Hugging Face hub. From a checkpoint without a masked-token head (a sentence
-        encoder) the head's transform and bias are new and its output weights are the word embeddings.
+        encoder) the head is new: its transform starts as the identity, its output weights are the word embeddings; see
+        `set_token_counts` for its bias.
         layers: keep only the first so many layers, or the layers of these numbers.
         settings: fields of `ReaderSettings`; for a saved reader only those in `CHANGEABLE` may differ, and
         `copy=True` adds the head to a reader saved without.
@@ -112,9 +115,12 @@ class ClozeReader(nn.Module):
         tokenizer = load_tokenizer(source)
         if tokenizer.sep_token_id is None:
             raise UsageError(f"the tokenizer of {source} has no separator token: expected one, as in BERT's")
-        model = load_masked_model(source)
+        model, head_is_new = load_masked_model(source)
         keep_layers(model, layers)
         reader = cls(model, chosen, separator=int(tokenizer.sep_token_id), tokenizer=tokenizer)
+        reader.head_is_new = head_is_new
+        if head_is_new:
+            start_transform(model)
         if saved is not None and saved.copy and reader.copy_head is not None:
             place = Path(source) / "head.safetensors"
             try:
@@ -133,8 +139,18 @@ class ClozeReader(nn.Module):
                 staged, self.model, self.copy_head.state_dict() if self.copy_head is not None else {}, self.tokenizer
             )
 
+    def set_token_counts(self, counts_V: Tensor) -> bool:
+        """Start the bias of a new head from how often each word piece occurs in the corpus, Long[V]; whether that was done.
+
+        A head that the checkpoint brought is left as it is. It saves the steps that would go into learning which words
+        are common. UsageError when the counts are not one for each word piece.
+        """
+        if self.head_is_new:
+            start_bias(self.model, counts_V)
+        return self.head_is_new
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by role: the ``reader``'s network, and the ``head`` (vocabulary transform, copy head)."""
+        """Every parameter once, by role: the ``reader``'s network, and its ``head`` (vocabulary transform, copy head)."""
         body = {id(parameter) for parameter in self.model.base_model.parameters()}
         groups: dict[str, list[nn.Parameter]] = {"reader": [], "head": []}
         for parameter in self.parameters():

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
+from realm.models.heads import vocabulary_head
 
 TEXTS = ["the river han runs through seoul .", "guernica", "marie curie discovered radium and polonium ."]
 
@@ -159,3 +160,26 @@ def test_every_family_of_heads_agrees_with_its_own_model(family: str, tmp_path: 
     again = DenseEncoder.from_pretrained(tmp_path / "encoder").eval()
     tokens = tiny.tokens_of(tokenizer, TEXTS)
     assert_close(again.encode_passages(tokens), encoder.encode_passages(tokens))
+
+
+@pytest.mark.parametrize("family", list(families()))
+def test_every_family_can_start_without_a_head(family: str, tmp_path: Path) -> None:
+    """The new head's transform is the identity and its bias the corpus's log frequencies, also once saved."""
+    from transformers import AutoModel, AutoModelForMaskedLM
+
+    torch.manual_seed(0)
+    AutoModel.from_config(families()[family]).save_pretrained(tmp_path / "bare")
+    tiny.tiny_tokenizer().save_pretrained(tmp_path / "bare")
+    reader = ClozeReader.from_pretrained(tmp_path / "bare")
+    counts_V = torch.arange(len(tiny.tiny_vocab()))
+    assert reader.head_is_new and reader.set_token_counts(counts_V)
+    dense = vocabulary_head(reader.model.config.model_type).transform(reader.model)
+    assert_close(dense(torch.eye(32)), torch.eye(32)[:, : dense.out_features])
+    reader.save_pretrained(tmp_path / "reader")
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "reader")
+    bias_V = model.get_output_embeddings().bias
+    assert_close((bias_V[7] - bias_V[1]).exp().item(), 7.5 / 1.5, rtol=1e-4, atol=0)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    again = ClozeReader.from_pretrained(tmp_path / "reader")
+    assert not again.head_is_new and not again.set_token_counts(counts_V.flip(0))
+    assert torch.equal(again.model.get_output_embeddings().bias, bias_V)

@@ -204,6 +204,27 @@ def test_half_precision_autocast_gives_float32_log_probabilities(
     assert all(p.grad.isfinite().all() for p in reader.parameters() if p.grad is not None)
 
 
+def test_a_new_head_predicts_frequent_words_first(tmp_path: Path, batch: tuple[Tokens, Tokens, Target]) -> None:
+    query, body, target = batch
+    reader = open_reader(tiny.tiny_bert(tmp_path / "bare", masked_head=False))
+    counts_V = torch.zeros(len(tiny.tiny_vocab()))
+    counts_V[90] = 1e9
+    reader.set_token_counts(counts_V)
+    ids, _ = reader.predict(query, body, target.positions, torch.zeros(2, 3), top=1)
+    assert (ids == 90).all()
+    with pytest.raises(UsageError, match="expected 111 counts, one a word piece"):
+        reader.set_token_counts(counts_V[:-1])
+
+
+def test_every_parameter_has_one_role(folder: Path) -> None:
+    reader = open_reader(folder, copy=True)
+    groups = reader.parameter_groups()
+    ids = [id(parameter) for group in groups.values() for parameter in group]
+    assert len(ids) == len(set(ids)) and set(ids) == {id(parameter) for parameter in reader.parameters()}
+    assert id(reader.model.get_output_embeddings().weight) in {id(parameter) for parameter in groups["reader"]}
+    assert {id(parameter) for parameter in reader.copy_head.parameters()} < {id(p) for p in groups["head"]}
+
+
 def test_what_cannot_be_read_is_refused_in_one_line(
     folder: Path, tmp_path: Path, batch: tuple[Tokens, Tokens, Target]
 ) -> None:

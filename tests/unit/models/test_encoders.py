@@ -150,8 +150,10 @@ def test_a_projection_from_pca_keeps_the_directions_that_vary(folder: Path) -> N
 def test_tied_towers_are_one_and_untied_start_equal(folder: Path, tmp_path: Path, tokens: Tokens) -> None:
     tied = DenseEncoder.from_pretrained(folder, dim=8)
     untied = DenseEncoder.from_pretrained(folder, dim=8, tied=False).eval()
-    count = sum(parameter.numel() for parameter in tied.parameters()) - 1
-    assert sum(parameter.numel() for parameter in untied.parameters()) - 1 == 2 * count
+    assert (len(tied.towers()), len(untied.towers())) == (1, 2)
+    count = sum(parameter.numel() for parameter in tied.query_tower.parameters())
+    assert sum(parameter.numel() for parameter in untied.parameters()) >= 2 * count
+    assert count < sum(parameter.numel() for parameter in tied.parameters()) < 1.1 * count
     assert_close(untied.encode_queries(tokens), untied.encode_passages(tokens))
     loss = untied.encode_passages(tokens)[:, 0].sum()
     loss.backward()
@@ -208,6 +210,30 @@ def test_frozen_word_embeddings_and_dropout(folder: Path, tokens: Tokens) -> Non
     assert 0.3 < (encoder.encode_passages(tokens) == 0).float().mean() < 0.7
     no_dropout = DenseEncoder.from_pretrained(folder, dim=8, dropout=0.0, backbone_dropout=0.0).train()
     assert torch.equal(no_dropout.encode_passages(tokens), no_dropout.encode_passages(tokens))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_parameter_has_one_role(folder: Path, tied: bool) -> None:
+    encoder = DenseEncoder.from_pretrained(folder, dim=8, pooling="weighted-mean", tied=tied)
+    groups = encoder.parameter_groups()
+    ids = [id(parameter) for group in groups.values() for parameter in group]
+    assert len(ids) == len(set(ids)) and set(ids) == {id(parameter) for parameter in encoder.parameters()}
+    backbones = {id(parameter) for tower in encoder.towers() for parameter in tower.backbone.parameters()}
+    assert {id(parameter) for parameter in groups["retriever"]} == backbones
+    assert len(groups["token_weights"]) == (1 if tied else 2)
+
+
+@torch.no_grad()
+def test_whitening_evens_out_the_components(folder: Path) -> None:
+    encoder = DenseEncoder.from_pretrained(folder, dim=3, normalize="none").eval()
+    torch.manual_seed(0)
+    spreads = torch.tensor([8.0, 4.0, 2.0])
+    vectors_NH = torch.zeros(4000, 32)
+    vectors_NH[:, :3] = torch.randn(4000, 3) * spreads
+    for whiten in (0.0, 0.5, 1.0):
+        encoder.init_projection_from_pca(vectors_NH, whiten=whiten)
+        found = encoder.query_tower.projection(vectors_NH).std(0)
+        assert_close(found / found[0], (spreads / 8.0) ** (1 - whiten), rtol=0.05, atol=0)
 
 
 def test_half_precision_autocast_gives_float32_vectors(folder: Path, tokens: Tokens) -> None:
