@@ -140,7 +140,7 @@ class ClozeReader(nn.Module):
             )
 
     def set_token_counts(self, counts_V: Tensor) -> bool:
-        """Start the bias of a new head from how often each word piece occurs in the corpus, Long[V]; whether that was done.
+        """Start the bias of a new head from how often each word piece occurs in the corpus, Long[V]; was it done?
 
         A head that the checkpoint brought is left as it is. It saves the steps that would go into learning which words
         are common. UsageError when the counts are not one for each word piece.

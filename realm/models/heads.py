@@ -45,16 +45,17 @@ def vocabulary_head(model_type: str) -> VocabularyHead:
     """UsageError, with the choices, for a family that is not in the table."""
     if model_type not in HEADS:
         choices = ", ".join(sorted(HEADS))
-        raise UsageError(
-            f"found a model of type {model_type!r}: the cloze reader knows the masked-token heads of {choices}"
-        )
+        raise UsageError(f"found a model of type {model_type!r}: the cloze reader knows the heads of {choices}")
     return HEADS[model_type]
 
 
 @torch.no_grad()
 def start_transform(model: Any) -> None:
-    """Let a new head's transform start as the identity: the output weights are the word embeddings, and a pretrained
-    hidden state is nearer to those as it is than through a random matrix."""
+    """Let a new head's transform start as the identity.
+
+    The output weights are the word embeddings, and a pretrained hidden state is nearer to them as it is than after a
+    random matrix.
+    """
     dense = vocabulary_head(model.config.model_type).transform(model)
     nn.init.eye_(dense.weight)
     if dense.bias is not None:
