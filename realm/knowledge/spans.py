@@ -358,5 +358,8 @@ def serve() -> None:
         except Exception as error:  # told to the parent, which raises it
             told = str(error) if isinstance(error, RealmError) else f"finding spans failed: {error!r}"
             answer = {"kind": type(error).__name__, "error": told}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+        except BrokenPipeError:  # the parent was killed
+            os._exit(1)
