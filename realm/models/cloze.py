@@ -150,7 +150,7 @@ class ClozeReader(nn.Module):
         return self.head_is_new
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by role: the ``reader``'s network, and its ``head`` (vocabulary transform, copy head)."""
+        """Every parameter once, by role: the network is the ``reader``; transform, bias and copy head the ``head``."""
         body = {id(parameter) for parameter in self.model.base_model.parameters()}
         groups: dict[str, list[nn.Parameter]] = {"reader": [], "head": []}
         for parameter in self.parameters():

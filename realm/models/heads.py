@@ -64,7 +64,7 @@ def start_transform(model: Any) -> None:
 
 @torch.no_grad()
 def start_bias(model: Any, counts_V: Tensor) -> None:
-    """Let a head's output bias start as the log frequency of each word piece in a corpus, Float[V] or Long[V] of counts.
+    """Let a head's output bias start as the log frequency of each word piece in a corpus, given its counts, Float[V].
 
     Pieces that never occur count one half. UsageError when the counts are not one for each word piece.
     """
