@@ -51,7 +51,7 @@ def ingest_sources(
             totals[name] += getattr(counts, name)
     return {
         **totals,
-        "skipped": report.num_problems,
+        "skipped": report.num_skipped,
         "documents": len(kb),
         "passages": kb.num_passages(),
         "version": kb.version,

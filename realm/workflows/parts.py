@@ -132,6 +132,7 @@ def build_reader(config: ReaderConfig, data: DataConfig, snapshot: Snapshot, see
         backbone_dropout=config.dropout,
         freeze_word_embeddings=config.freeze_word_embeddings,
     )
+    reader.set_token_counts(torch.from_numpy(snapshot.token_counts()))
     theirs, ours = tokenizer_fingerprint(reader.tokenizer), tokenizer_fingerprint(snapshot.tokenizer)
     if theirs != ours:
         raise MismatchError(
