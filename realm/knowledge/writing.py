@@ -24,6 +24,7 @@ Split = Callable[[Sequence[Document]], list[list[Passage]]]
 
 Mode = Literal["add", "update", "upsert"]
 
+MANY_FRAGMENTS = 100
 BATCH_DOCUMENTS = 16_384
 BATCH_CHARACTERS = 32_000_000
 _IDS_PER_QUERY = 4_096
@@ -204,7 +205,7 @@ def tidy(table: LanceTable, force: bool = False) -> None:
         waiting = index.num_unindexed_rows if index is not None else 0
         indexed = index.num_indexed_rows if index is not None else 0
         fragments = table.stats()["fragment_stats"]["num_small_fragments"]  # type: ignore[index]  # a dict at run time
-        if waiting <= max(10_000, indexed // 10) and fragments <= 100:
+        if waiting <= max(10_000, indexed // 10) and fragments <= MANY_FRAGMENTS:
             return
     # Lance would otherwise drop versions older than a week, and history with them.
     table.optimize(cleanup_older_than=timedelta(days=36_500))

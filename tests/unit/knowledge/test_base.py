@@ -445,6 +445,24 @@ def test_vectors_can_come_with_the_text(kb: KnowledgeBase) -> None:
     assert len(kb.search_vectors(np.array([0.0, 1.0]), k=50)) == 5
 
 
+def test_stored_vectors_and_matches(kb: KnowledgeBase) -> None:
+    kb.add([FRANCE])
+    assert kb.stored_vectors("e") == {}
+    kb.embed_missing(PassageEncoder("e", Counting()))
+    kb.add([KOREA])
+    stored = kb.stored_vectors("e")
+    assert {key: vector.tolist() for key, vector in stored.items()} == {
+        p.text_hash: [float(len(p.text)), 1.0] for p in kb.passages("document_id = 'fr'")
+    }
+    passage = next(iter(kb.passages("document_id = 'kr'")))
+    match = kb.match(passage, 0.5)
+    assert (match.passage, match.score, match.source, match.date) == (passage, 0.5, "news", date(2023, 1, 1))
+    assert match.document_version == kb.content_version
+    kb.delete("kr")
+    with pytest.raises(UsageError, match="is not in version"):
+        kb.match(passage, 0.5)
+
+
 def test_two_encoders_live_side_by_side(kb: KnowledgeBase) -> None:
     kb.add([FRANCE])
     kb.embed_missing(PassageEncoder("old", Counting()))
@@ -511,6 +529,16 @@ def test_a_passage_edited_while_it_is_encoded_gets_no_stale_vector(kb: Knowledge
     kb.embed_missing(PassageEncoder("e", edits))
     found = {m.passage.text: m.score for m in kb.search_vectors(np.array([1.0, 0.0]), k=9)}
     assert found == {"much longer": 11.0, "other": 5.0}
+
+
+def test_many_small_edits_are_merged_and_the_past_stays(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    kb.add([FRANCE])
+    monkeypatch.setattr(writing, "MANY_FRAGMENTS", 3)
+    for number in range(6):
+        kb.upsert([Document("d", "", f"text {number}.")])
+    assert kb._store.table.stats()["fragment_stats"]["num_fragments"] <= 4
+    assert [kb.at(r.version).get("d") for r in kb.history("d")] == [Document("d", "", f"text {n}.") for n in range(6)]
+    assert list(kb.documents()) == [FRANCE, Document("d", "", "text 5.")]
 
 
 # ---------------------------------------------------------------- any sequence of edits
