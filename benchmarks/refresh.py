@@ -224,7 +224,8 @@ def main() -> None:
     options = parser.parse_args()
     print(
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; Python "
-        f"{platform.python_version()}, torch {torch.__version__}, realm {realm.__version__}; {json.dumps(vars(options))}"
+        f"{platform.python_version()}, torch {torch.__version__}, realm {realm.__version__}; "
+        f"{json.dumps(vars(options))}"
     )
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:

@@ -85,9 +85,7 @@ def contest(rows: int, batches: list[int], seconds: float, threads: list[int]) -
             print(f"  memory bandwidth limit in this run: {vector_ND.nbytes / limit / 1e9:.1f} GB/s")
             print(f"  RATIO ours best : bandwidth limit {best('ours') / limit:.2f}  (wanted: at most 1.50)")
             for count in threads:
-                own = min(
-                    spent for name, spent in times.items() if name.startswith("read") and name.endswith(f"{count}T")
-                )
+                own = min(times[f"read {name}, {count}T"] for name in reads)
                 print(f"    with {count} thread(s) each: {times[f'ours, {count}T'] / own:.2f}")
 
 

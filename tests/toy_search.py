@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -93,9 +91,19 @@ def open_named_toy(parameters: Path, snapshot: Path) -> tuple[NamedToyEncoder, T
 
 
 def open_toy(
-    parameters: Path, snapshot: Path, delay: float = 0.0, fail: str | None = None, kill_once: str | None = None
+    parameters: Path,
+    snapshot: Path,
+    delay: float = 0.0,
+    fail: str | None = None,
+    journal: str | None = None,
+    gate: str | None = None,
 ) -> tuple[ToyEncoder, ToySource, int]:
-    """What a refresher opens. `kill_once` names a file: the first time, it is made and the process kills itself."""
+    """What a refresher opens: notes it in the file `journal`, waits for the file `gate`, fails with `fail`."""
+    if journal is not None:
+        with open(journal, "a") as stream:
+            stream.write(f"{parameters.name}\n")
+    while gate is not None and not Path(gate).exists():
+        time.sleep(0.01)
     if fail is not None:
         raise TrainingError(fail)
     weights = load_file(parameters / "model.safetensors")["words"]
@@ -103,7 +111,4 @@ def open_toy(
     encoder = ToyEncoder(weights.shape[1], delay=delay)
     with torch.no_grad():
         encoder.words.weight.copy_(weights)
-    if kill_once is not None and not Path(kill_once).exists():
-        Path(kill_once).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
     return encoder, ToySource(json.loads((snapshot / "toy.json").read_text())["rows"]), 16
