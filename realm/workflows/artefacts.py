@@ -1,0 +1,218 @@
+"""What the manifest of each kind of artefact says, and whether the files beside it are whole.
+
+Each describer takes a folder and its manifest and gives JSON values by name. Of the data only headers and
+sizes are read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from realm import files
+from realm.errors import ArtefactError
+
+Facts = dict[str, Any]
+
+_ITEMSIZE = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+
+def read_object(path: Path) -> Facts:
+    value = files.read_json(path)
+    if not isinstance(value, dict):
+        raise ArtefactError(f"{path} holds no object: the file is damaged; make it again")
+    return value
+
+
+def rounded(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) and abs(value) < 1e6 else value
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: "1.2 MB", powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
+# ---------------------------------------------------------------- knowledge
+
+
+def _snapshot(path: Path, manifest: Facts) -> Facts:
+    from realm.knowledge.layout import open_array
+
+    damage = []
+    for name, array in manifest.get("arrays", {}).items():
+        try:
+            open_array(path, name, array)
+        except ArtefactError as error:
+            damage.append(str(error))
+    base, version = Path(str(manifest.get("knowledge_base"))), manifest.get("knowledge_base_version")
+    return {
+        "passages": manifest.get("rows"),
+        "documents": manifest.get("documents"),
+        "fingerprint": manifest.get("fingerprint"),
+        "tokenizer": manifest.get("tokenizer_fingerprint"),
+        "vocabulary": manifest.get("vocab_size"),
+        "made_from": f"{base}, version {version}" + ("" if base.exists() else " (no longer there)"),
+        "splitter": manifest.get("splitter"),
+        "damaged": damage,
+    }
+
+
+def _spans(path: Path, manifest: Facts) -> Facts:
+    pipeline, rows, spans = manifest.get("pipeline") or {}, manifest.get("rows"), manifest.get("spans")
+    lacking = [n for n in ("spans.npy", "labels.npy", "offsets.npy") if not (path / n).exists()]
+    return {
+        "spans": spans,
+        "passages": rows,
+        "spans_per_passage": round(spans / rows, 2) if rows and spans is not None else None,
+        "labels": manifest.get("labels"),
+        "pipeline": " ".join(str(value) for value in pipeline.values()) if isinstance(pipeline, dict) else pipeline,
+        "dates": manifest.get("dates"),
+        "left_out": manifest.get("drop_labels"),
+        "fingerprint": manifest.get("fingerprint"),
+        "made_from": f"snapshot {manifest.get('snapshot')}",
+        "damaged": [f"{name} is missing" for name in lacking],
+    }
+
+
+# ---------------------------------------------------------------- search
+
+
+def _index(path: Path, manifest: Facts) -> Facts:
+    damage, rows, dim = [], int(manifest["rows"]), int(manifest["dim"])
+    for shard in manifest["shards"]:
+        least = (shard["last"] - shard["first"]) * dim * _ITEMSIZE[manifest["dtype"]]
+        file = path / shard["file"]
+        if not file.exists():
+            damage.append(f"{file.name} is missing")
+        elif file.stat().st_size < least:
+            damage.append(f"{file.name} holds {file.stat().st_size:,} bytes, expected above {least:,}")
+    published = manifest.get("published")
+    return {
+        "passages": rows,
+        "dim": dim,
+        "dtype": manifest["dtype"],
+        "shards": len(manifest["shards"]),
+        "made_from": f"snapshot {manifest.get('snapshot')}, encoder {manifest.get('encoder')}",
+        "step": manifest.get("step"),
+        "max_tokens": manifest.get("max_tokens"),
+        "published": datetime.fromtimestamp(published, UTC).isoformat(timespec="seconds") if published else None,
+        "damaged": damage,
+    }
+
+
+def _postings(path: Path, manifest: Facts) -> Facts:
+    settings, facts = manifest.get("settings") or {}, manifest.get("facts") or {}
+    lacking = not manifest.get("empty") and not (path / "bm25s").is_dir()
+    return {
+        "passages": manifest.get("rows"),
+        **{name: settings.get(name) for name in ("k1", "b", "stopwords")},
+        "made_from": ", ".join(f"{name} {value}" for name, value in facts.items()) or None,
+        "damaged": ["the folder bm25s is missing"] if lacking else [],
+    }
+
+
+# ---------------------------------------------------------------- models
+
+
+def network(path: Path, own: tuple[str, ...] = ("head.safetensors", "realm.json")) -> Facts:
+    """A folder that transformers opens, and the files of ours beside its own."""
+    config = read_object(path / "config.json") if (path / "config.json").exists() else {}
+    weights = sorted(path.glob("*.safetensors"))
+    missing = [n for n in ("config.json", *own) if not (path / n).exists()]
+    if not any(file.name.startswith("model") for file in weights):
+        missing.append("model.safetensors")
+    return {
+        "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type"))]),
+        "layers": config.get("num_hidden_layers"),
+        "hidden_size": config.get("hidden_size"),
+        "vocabulary": config.get("vocab_size"),
+        "parameters": sum(_parameters(file) or 0 for file in weights) or None,
+        "damaged": [*(f"{name} is missing" for name in missing), *_torn(weights)],
+    }
+
+
+def _model(path: Path, manifest: Facts) -> Facts:
+    saved = read_object(path / "realm.json") if (path / "realm.json").exists() else {}
+    facts = {"fingerprint": manifest.get("fingerprint"), **network(path), "settings": saved.get("settings")}
+    return facts if saved.get("dim") is None else {"dim": saved["dim"], **facts}
+
+
+def _checkpoint(path: Path, manifest: Facts) -> Facts:
+    loop = read_object(path / "loop.json") if (path / "loop.json").exists() else {}
+    facts: Facts = {"step": manifest.get("step"), "index_step": loop.get("index_step")}
+    damage = [f"{name} is missing" for name in ("loop.json", "optimizer.safetensors") if not (path / name).exists()]
+    damage += _torn([path / "optimizer.safetensors"])
+    for name in manifest.get("modules", []):
+        if not (path / name / files.MANIFEST).exists():
+            damage.append(f"{name} is missing")
+            continue
+        part = _model(path / name, read_object(path / name / files.MANIFEST))
+        facts[name] = f"{part['fingerprint']}, {part['layers']} layers of {part['hidden_size']}"
+        damage += [f"{name}: {problem}" for problem in part["damaged"]]
+    run = next((p for p in path.absolute().parents[:4] if (p / "run.json").exists()), None)
+    return {**facts, "run": str(run) if run else None, "damaged": damage}
+
+
+def _method(path: Path, manifest: Facts) -> Facts:
+    method = read_object(path / "method.json")
+    parts = {name: f"{part.get('kind')} {part.get('fingerprint')}" for name, part in method.get("parts", {}).items()}
+    return {
+        **parts,
+        "facts": method.get("facts"),
+        "damaged": [f"{n} is missing" for n in parts if not (path / n).is_dir()],
+    }
+
+
+def _parameters(file: Path) -> int | None:
+    header = _header(file)
+    return None if header is None else sum(math.prod(t["shape"]) for t in header[0].values())
+
+
+def _torn(weights: list[Path]) -> list[str]:
+    """Safetensors files whose length is not what their header says."""
+    problems = []
+    for file in weights:
+        if not file.exists():
+            continue
+        header = _header(file)
+        if header is None:
+            problems.append(f"{file.name} has no readable header")
+        elif file.stat().st_size != header[1]:
+            problems.append(f"{file.name} holds {file.stat().st_size:,} bytes, expected {header[1]:,}")
+    return problems
+
+
+def _header(file: Path) -> tuple[Facts, int] | None:
+    """The tensors that a safetensors file lists, and how long it ought to be; None when it can't be read."""
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= 100_000_000:
+            return None
+        try:
+            tensors = json.loads(stream.read(length))
+            tensors.pop("__metadata__", None)
+            return tensors, 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
+        except (ValueError, AttributeError, KeyError, TypeError):
+            return None
+
+
+DESCRIBERS: Mapping[str, Callable[[Path, Facts], Facts]] = {
+    "realm snapshot": _snapshot,
+    "realm spans": _spans,
+    "realm vectors": _index,
+    "realm postings": _postings,
+    "realm dense encoder": _model,
+    "realm cloze reader": _model,
+    "realm checkpoint": _checkpoint,
+    "realm method": _method,
+}
+"""By the format of the manifest. Written out here, so that showing a manifest loads no network library."""
