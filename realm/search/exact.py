@@ -154,7 +154,11 @@ class ExactIndex:
         that is busy elsewhere delays nothing.
         """
         query, out = query_BD.numpy(), out_BC.numpy()
-        pieces = self._pieces(first, last, 8192 if self.dtype == "float32" else 4096)
+        # A thread costs about 0.1 ms to start: not worth it for a few megabytes.
+        helpers = min(torch.get_num_threads(), (last - first) // 32768 + 1) - 1
+        # Large pieces, since each costs some 30 us; but several a thread, and converted ones must fit a cache.
+        even = (last - first) // (8 * (helpers + 1))
+        pieces = self._pieces(first, last, min(max(even, 4096), 65536) if self.dtype == "float32" else 4096)
         lock = threading.Lock()
 
         def work() -> None:
@@ -168,8 +172,6 @@ class ExactIndex:
                 for b in range(len(query)):
                     np.vecdot(vector, query[b], out=out[b, a - first : a - first + len(vector)])
 
-        # A thread costs about 0.1 ms to start: not worth it for a few megabytes.
-        helpers = min(torch.get_num_threads(), (last - first) // 32768 + 1) - 1
         threads = [threading.Thread(target=work) for _ in range(helpers)]
         for thread in threads:
             thread.start()
