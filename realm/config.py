@@ -42,8 +42,8 @@ class EncoderConfig:
 
     model: str = "all-MiniLM-L6-v2"
     """A name of the catalogue, a folder, or a hub id."""
-    layers: Count | None = None
-    """Keep only the first so many layers; all of them when none."""
+    layers: Natural | None = None
+    """Keep only the first so many layers; all of them when none, and with 0 the embedding layer alone."""
     pooling: Literal["cls", "cls-tanh", "mean", "weighted-mean"] | None = None
     """How token vectors become one; none follows the checkpoint. cls-tanh is BERT's pooler."""
     dim: Count | None = 128
@@ -83,8 +83,8 @@ class ReaderConfig:
 
     model: str = "all-MiniLM-L6-v2"
     """A name of the catalogue, a folder, or a hub id; its tokenizer must be the encoder's."""
-    layers: Count | None = None
-    """Keep only the first so many layers; all of them when none."""
+    layers: Natural | None = None
+    """Keep only the first so many layers; all of them when none, and with 0 the embedding layer alone."""
     copy_head: bool = True
     """Mix the vocabulary's distribution with copying from the passage: retrieval gets a signal from the start."""
     with_title: bool = False

@@ -53,7 +53,9 @@ class MissingLibraryError(RealmError):
     """An optional library is not installed; the message holds the install command."""
 
     def __init__(self, library: str, extra: str, what: str) -> None:
-        super().__init__(f"{what} needs the library {library!r}, which is not installed: pip install 'realm-lm[{extra}]'")
+        super().__init__(
+            f"{what} needs the library {library!r}, which is not installed: pip install 'realm-lm[{extra}]'"
+        )
 
 
 class UnavailableError(RealmError):

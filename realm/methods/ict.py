@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from realm import objectives
-from realm.types import Loss, PairBatch, Trainable, TrainableEncoder
+from realm.types import Loss, PairBatch, Tokens, Trainable, TrainableEncoder
 
 
 class InverseCloze:
@@ -27,15 +28,19 @@ class InverseCloze:
         *,
         gather: Callable[[Tensor], Tensor] | None = None,
         rank: int = 0,
+        chunk_tokens: int | None = None,
     ) -> None:
         """
         encoder: the embedder; one for queries and passages, or two towers inside.
         gather: Float[B, D] of each process -> Float[W*B, D], differentiable; None for one process.
         rank: which of the W blocks is ours.
+        chunk_tokens: encode so many padded tokens at a time and compute them again in the backward pass, so that memory
+            does not depend on the batch (GradCache, Gao et al. 2021); None keeps everything.
         """
         self.encoder = encoder
         self.gather = gather or (lambda x: x)
         self.rank = rank
+        self.chunk_tokens = chunk_tokens
 
     def loss(self, batch: PairBatch) -> Loss:
         """Cross-entropy of the right passage among the passages of all processes, queries to passages only.
@@ -43,8 +48,9 @@ class InverseCloze:
         Stats: accuracy, and accuracy apart for removed and kept sentences.
         """
         device = self.encoder.device
-        query_BD = self.encoder.encode_queries(batch.query.to(device))
-        passage_MD = self.gather(self.encoder.encode_passages(batch.passage.to(device)))  # M = W * B
+        query_BD = self._chunked(self.encoder.encode_queries, batch.query.to(device))
+        passage_BD = self._chunked(self.encoder.encode_passages, batch.passage.to(device))
+        passage_MD = self.gather(passage_BD)  # M = W * B
         label_B = torch.arange(len(query_BD), device=query_BD.device) + self.rank * len(query_BD)
         loss = objectives.in_batch_softmax(query_BD, passage_MD, label_B)
 
@@ -56,6 +62,18 @@ class InverseCloze:
                 if bool(chosen_B.any()):
                     stats[name] = right_B[chosen_B].mean()
         return Loss(loss, stats)
+
+    def _chunked(self, encode: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
+        """Float[B, D]. The softmax needs all vectors at once, but no activations: those are computed a second time."""
+        if self.chunk_tokens is None or tokens.ids.numel() <= self.chunk_tokens:
+            return encode(tokens)
+        size = max(1, self.chunk_tokens // tokens.ids.shape[1])
+        order = tokens.lengths.argsort(stable=True)  # equal lengths together, so that chunks hold little padding
+        chunks = [
+            checkpoint(lambda index: encode(tokens.select(index)), index, use_reentrant=False)
+            for index in order.split(size)
+        ]
+        return torch.cat(chunks)[order.argsort()]
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return self.encoder.parameter_groups()

@@ -13,6 +13,7 @@ T target word pieces, D vector size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import NamedTuple, Protocol
 
 import torch
@@ -54,6 +55,7 @@ class RealmPretraining:
         corpus: Corpus,
         index: Index,
         *,
+        index_encoder: TrainableEncoder | None = None,
         num_candidates: int = 8,
         marginal: str = "sequence",
         null_passage: bool = True,
@@ -63,7 +65,7 @@ class RealmPretraining:
         reader_title: bool = False,
     ) -> None:
         """
-        index: vectors of `corpus` by an older copy of `encoder`; the loop replaces it between steps.
+        index: vectors of `corpus` by `index_encoder`, an older copy of `encoder`; see `swap`.
         num_candidates: K, the null passage counted (section 4.3 uses 8).
         marginal: "sequence" as the paper writes it, "token" as the released code computes it.
         over_retrieve: fetch this many times K and keep the best by live parameters, a cure for a stale index.
@@ -74,6 +76,7 @@ class RealmPretraining:
         self.reader = reader
         self.corpus = corpus
         self.index = index
+        self.index_encoder = index_encoder or stale_copy(encoder)
         self.num_candidates = num_candidates
         self.marginal = marginal
         self.null_passage = null_passage
@@ -81,6 +84,14 @@ class RealmPretraining:
         self.max_passage_tokens = max_passage_tokens
         self.max_reader_tokens = max_reader_tokens
         self.reader_title = reader_title
+
+    def swap(self, index: Index, index_encoder: TrainableEncoder) -> None:
+        """Take a fresher index, together with the parameters that made it, between two steps.
+
+        A query is proposed for by the same parameters that embedded the passages, as in the release: vectors of two
+        different steps do not live in one space, and the proposals would get worse from step to step.
+        """
+        self.index, self.index_encoder = index, index_encoder
 
     def loss(self, batch: MaskedBatch) -> Loss:
         """Negative marginal log-likelihood of the masked spans, and what is worth watching."""
@@ -139,15 +150,16 @@ class RealmPretraining:
     def _candidates(self, query_BD: Tensor, batch: MaskedBatch) -> tuple[Tensor, Tensor | None, Tensor]:
         """Long[B, K] rows with the null passage first, on the CPU."""
         num_passages = self.num_candidates - int(self.null_passage)
-        hits = self.index.search(query_BD, num_passages * self.over_retrieve, exclude=batch.exclude_rows)
+        stale_BD = self.index_encoder.encode_queries(batch.query.to(query_BD.device))
+        hits = self.index.search(stale_BD, num_passages * self.over_retrieve, exclude=batch.exclude_rows)
         rows_BK = hits.rows.cpu()
         source_hit_B = None
         known_B = batch.source_rows != NO_ROW
         if bool(known_B.any()):
             # The excluded source would have been a candidate if its stale score beats the last one kept.
-            source_BD = self.index.vectors(batch.source_rows).to(query_BD.device)
-            last_B = hits.scores[:, min(num_passages, hits.scores.shape[1]) - 1].to(query_BD.device)
-            source_hit_B = ((query_BD.float() * source_BD).sum(-1) >= last_B).cpu() & known_B
+            source_BD = self.index.vectors(batch.source_rows).to(stale_BD.device)
+            last_B = hits.scores[:, min(num_passages, hits.scores.shape[1]) - 1].to(stale_BD.device)
+            source_hit_B = ((stale_BD.float() * source_BD).sum(-1) >= last_B).cpu() & known_B
         changed = torch.zeros(())
         if self.over_retrieve > 1:
             proposed_BK = rows_BK[:, :num_passages]
@@ -190,4 +202,13 @@ class RealmPretraining:
         return {**self.encoder.parameter_groups(), **self.reader.parameter_groups()}
 
     def modules(self) -> Mapping[str, Trainable]:
-        return {"encoder": self.encoder, "reader": self.reader}
+        return {"encoder": self.encoder, "reader": self.reader, "index_encoder": self.index_encoder}
+
+
+def stale_copy(encoder: TrainableEncoder) -> TrainableEncoder:
+    """An encoder's parameters as they are now, which no training moves."""
+    copy = deepcopy(encoder)
+    for parameter in copy.parameters():
+        parameter.requires_grad_(False)
+    copy.train(False)
+    return copy

@@ -134,14 +134,15 @@ def load_masked_model(source: str | Path) -> tuple[Any, bool]:
 def keep_layers(model: Any, layers: int | Sequence[int] | None) -> None:
     """Cut a transformer, in place, to its first `layers` layers, or to the layers of the given numbers, in that order.
 
+    0 leaves the embedding layer alone: word pieces, positions and their norm, a bag of words that can learn.
     The saved model opens as an ordinary, shallower one. UsageError where there are no such layers.
     """
     if layers is None:
         return
     total = int(model.config.num_hidden_layers)
     numbers = tuple(range(layers)) if isinstance(layers, int) else tuple(int(number) for number in layers)
-    if not numbers or min(numbers) < 0 or max(numbers) >= total:
-        raise UsageError(f"found layers={layers}: expected 1 to {total} layers, or their numbers from 0 to {total - 1}")
+    if layers != 0 and (not numbers or min(numbers) < 0 or max(numbers) >= total):
+        raise UsageError(f"found layers={layers}: expected 0 to {total} layers, or their numbers from 0 to {total - 1}")
     stacks = [
         (parent, name, child)
         for parent in model.modules()

@@ -80,7 +80,8 @@ def train(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     parallel.broadcast(parameters)
     for module in method.modules().values():
-        module.train()
+        # What nothing trains (the encoder of the index in use) has no business with dropout.
+        module.train(any(parameter.requires_grad for parameter in module.parameters()))
     checkpoints = folder / "checkpoints"
 
     def save(step: int) -> None:
@@ -101,12 +102,12 @@ def train(
 
     bad_steps = 0
     window = _Window()
+    if start_step == 0:
+        save(0)
     try:
         for step in range(start_step, schedule.num_steps):
             started = time.perf_counter()
             extra = dict(hooks.before_step(step)) if hooks.before_step else {}
-            if step == start_step and start_step == 0:
-                save(0)
             hooked = time.perf_counter()
 
             stats = _forward_backward(method, batches, step, schedule.accumulation, autocast, optimizer, hooks)

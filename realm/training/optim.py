@@ -91,7 +91,9 @@ def parameter_groups(
         plain = [p for p in fresh if p.ndim <= 1]
         for params, decay in ((decayed, weight_decay), (plain, 0.0)):
             if params:
-                groups.append({"params": params, "lr": rates[role], "peak_lr": rates[role], "weight_decay": decay, "role": role})
+                groups.append(
+                    {"params": params, "lr": rates[role], "peak_lr": rates[role], "weight_decay": decay, "role": role}
+                )
     return groups
 
 

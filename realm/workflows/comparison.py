@@ -20,12 +20,12 @@ from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
 from realm.search.postings import Bm25
 from realm.training.probe import Probe
-from realm.types import NO_ROW, Index, MaskedBatch
+from realm.types import NO_ROW, Encoder, Index, MaskedBatch
 from realm.workflows.parts import Text
 from realm.workflows.run import Run
 
 BATCH = 32
-READ_SENTENCES = 256
+READ_SENTENCES = 128
 """Probe sentences that are read under every candidate for the likelihoods: reading is what costs."""
 LIVE_SENTENCES = 300
 """Probe sentences of the live line, searched at every refresh."""
@@ -86,23 +86,23 @@ def evaluate_model(
 
 
 def live_recall(
-    encoder: DenseEncoder,
-    index: ExactIndex,
+    encoder: Encoder,
+    index: Index,
     probe: Probe,
     searched: Text,
     masked: Text,
     config: PretrainConfig,
     *,
-    before: Index,
+    before: RealmPretraining,
 ) -> dict[str, float]:
-    """Recall@5 of a part of the probe on a fresh index, and how much of the top k the swap changed."""
-    training = encoder.training
-    encoder.eval()
+    """Recall@5 of a part of the probe on a fresh index, and how much of the top k the swap changed.
+
+    encoder: the parameters that made `index`, so that the figure is that of one step. before: holds the index in use.
+    """
     batches = _batches(probe, masked, config, LIVE_SENTENCES)
     k = max(5, config.realm.num_candidates - 1)
-    old = probe_hits(encoder, before, batches, k)
+    old = probe_hits(before.index_encoder, before.index, batches, k)
     new = probe_hits(encoder, index, batches, k)
-    encoder.train(training)
     count = len(new.rows)
     kept = (new.rows[:, :, None] == old.rows[:, None, :]).any(-1).float().mean()
     recall = judge(new.rows, _answers(probe, count), text_of(searched.snapshot), (5,)).recall(5)

@@ -45,7 +45,8 @@ def prepare_text(kb: KnowledgeBase, model: str, data: DataConfig, reporter: Repo
     Both are kept in the knowledge base's folder and found again by the next run. DataError when it is empty.
     """
     tokenizer = load_tokenizer(resolve_model(model))
-    kb = kb.at(kb.version)
+    # Embedding and housekeeping are versions too; the same text needs no second snapshot.
+    kb = kb.at(kb.content_version)
     name = f"v{kb.version:06d}-{tokenizer_fingerprint(tokenizer)[:8]}"
     folder = kb.path / "snapshots" / name
     if (folder / "manifest.json").exists():
@@ -56,11 +57,8 @@ def prepare_text(kb: KnowledgeBase, model: str, data: DataConfig, reporter: Repo
     if len(snapshot) == 0:
         raise DataError(f"{kb.path} holds no passages: ingest some documents first")
     place = folder.with_name(f"{name}.spans-{data.spans_pipeline.replace('/', '_')}")
-    if (place / "manifest.json").exists():
-        spans = SpanTable.open(place, snapshot)
-    else:
-        with reporter.stage("salient spans: names and dates", "passages") as progress:
-            spans = find_spans(snapshot, place, pipeline=data.spans_pipeline, progress=progress)
+    with reporter.stage("salient spans: names and dates", "passages") as progress:
+        spans = find_spans(snapshot, place, pipeline=data.spans_pipeline, progress=progress)
     return Text(snapshot, spans)
 
 

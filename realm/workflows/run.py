@@ -94,6 +94,9 @@ class Run:
         )
         return False
 
+    def has_report(self, name: str) -> bool:
+        return (self.evaluations / name / "report.json").exists()
+
     def facts(self) -> dict[str, Any]:
         """run.json, checked. ArtefactError when this is no run."""
         facts = files.read_json(self.path / "run.json")

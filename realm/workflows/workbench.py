@@ -1,0 +1,208 @@
+"""What the stages of a pre-training run share: its texts, its probe, its device, and how parts are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from realm.config import IctConfig, PretrainConfig, RealmConfig
+from realm.methods.realm import RealmPretraining
+from realm.models.cloze import ClozeReader
+from realm.models.encoders import DenseEncoder
+from realm.search.embed import embed
+from realm.search.exact import ExactIndex
+from realm.training import parallel
+from realm.training.loop import Schedule
+from realm.training.metrics import Metrics
+from realm.training.optim import BertAdam, bert_warmup_steps, parameter_groups
+from realm.training.probe import Probe, held_out_rows
+from realm.types import TrainableEncoder
+from realm.workflows import parts
+from realm.workflows.parts import Text
+from realm.workflows.reporting import ProgressCall, Reporter
+from realm.workflows.run import Run
+
+Stop = Callable[[], bool]
+
+
+class Workbench:
+    """One run's surroundings. Stages take it and add their own parts."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: PretrainConfig,
+        searched: Text,
+        masked: Text,
+        metrics: Metrics,
+        reporter: Reporter,
+        should_stop: Stop | None,
+    ) -> None:
+        """searched: Z. masked: X, the same object where there is one corpus."""
+        self.run, self.config, self.searched, self.masked = run, config, searched, masked
+        self.metrics, self.reporter, self.should_stop = metrics, reporter, should_stop
+        self.device = parts.choose_device(config.loop.device)
+        self.same_corpus = searched.snapshot.fingerprint == masked.snapshot.fingerprint
+        self.held_out = held_out_rows(masked.snapshot, config.data.held_out_fraction, config.loop.seed)
+        self.probe = self._probe()
+
+    def _probe(self) -> Probe:
+        if self.run.probe.exists():
+            probe = Probe.load(self.run.probe)
+            probe.check(self.masked.snapshot)
+            return probe
+        probe = Probe.build(
+            self.masked.snapshot,
+            self.masked.spans,
+            rows=self.held_out,
+            size=self.config.probe.size,
+            seed=self.config.loop.seed,
+            max_query_tokens=self.config.data.max_query_tokens,
+            max_targets=self.config.data.max_targets,
+            same_corpus=self.same_corpus,
+        )
+        probe.save(self.run.probe)
+        return probe
+
+    # ------------------------------------------------------------ parts
+
+    def encoder(self, checkpoint: Path | None, *, training: bool = True) -> DenseEncoder:
+        """The encoder of a checkpoint, or one that was never trained."""
+        config = self.config
+        if checkpoint is None:
+            found = parts.build_encoder(
+                config.encoder, self.searched.snapshot, config.data.max_passage_tokens, config.loop.seed
+            )
+        else:
+            found = DenseEncoder.from_pretrained(
+                checkpoint / "encoder", dropout=config.encoder.dropout, backbone_dropout=config.encoder.backbone_dropout
+            )
+        return found.to(self.device).train(training)
+
+    def reader(self, checkpoint: Path | None) -> ClozeReader:
+        """The reader of a checkpoint, or one that was never trained."""
+        if checkpoint is not None:
+            return ClozeReader.from_pretrained(checkpoint / "reader").to(self.device)
+        snapshot, config = self.searched.snapshot, self.config
+        return parts.build_reader(config.reader, config.data, snapshot, config.loop.seed).to(self.device)
+
+    def method(
+        self,
+        encoder: DenseEncoder,
+        reader: ClozeReader,
+        index: Path,
+        index_encoder: TrainableEncoder | None = None,
+    ) -> RealmPretraining:
+        """REALM over the searched snapshot with an index that was embedded for it."""
+        config, snapshot = self.config, self.searched.snapshot
+        return RealmPretraining(
+            encoder,
+            reader,
+            snapshot,
+            self.open_index(index),
+            index_encoder=index_encoder,
+            num_candidates=config.realm.num_candidates,
+            marginal=config.realm.marginal,
+            null_passage=config.realm.null_passage,
+            over_retrieve=config.realm.over_retrieve,
+            max_passage_tokens=config.data.max_passage_tokens,
+            max_reader_tokens=config.data.max_passage_tokens - 2,
+            reader_title=config.reader.with_title,
+        )
+
+    def calibrate_null(self, method: RealmPretraining) -> None:
+        """Start the null passage's level, where the recipe learns it, from a fixed part of the probe."""
+        if self.config.encoder.null_bias == "learned" and self.config.realm.null_passage:
+            exclude = self.config.data.exclude
+            method.calibrate_null(next(self.probe.batches(self.masked.snapshot, 64, exclude=exclude)))
+
+    def open_index(self, folder: Path) -> ExactIndex:
+        index = ExactIndex.open(folder, snapshot=self.searched.snapshot.fingerprint)
+        # On an accelerator the vectors lie beside the parameters: search is one matrix product there.
+        return index if self.device.type == "cpu" else ExactIndex.open(folder, device=self.device)
+
+    def embed(self, encoder: DenseEncoder, step: int) -> Path:
+        """The index of `step`, made unless it is there."""
+        with self.reporter.stage(f"embed the passages (step {step})", "passages") as progress:
+            return embed(
+                encoder,
+                self.searched.snapshot,
+                self.run.index / f"step-{step:06d}",
+                max_tokens=self.config.data.max_passage_tokens,
+                progress=progress,
+                facts=parts.index_facts(encoder, step),
+            )
+
+    # ------------------------------------------------------------ training
+
+    def optimizer(self, roles: Mapping[str, Any], rates: Mapping[str, float]) -> BertAdam:
+        optim = self.config.optim
+        groups = parameter_groups(roles, rates, optim.weight_decay)
+        return BertAdam(groups, lr=0.0, betas=optim.betas, eps=optim.eps, bias_correction=optim.bias_correction)
+
+    def schedule(self, steps: int, accumulation: int = 1) -> Schedule:
+        config = self.config
+        return Schedule(
+            num_steps=steps,
+            warmup_steps=bert_warmup_steps(steps) if config.optim.warmup == "bert" else int(config.optim.warmup),
+            accumulation=accumulation,
+            clip_norm=config.optim.clip,
+            log_every=config.loop.log_every,
+            checkpoint_every=config.loop.checkpoint_every,
+            keep_checkpoints=config.loop.keep_checkpoints,
+        )
+
+    def autocast(self) -> Any:
+        if parts.choose_bf16(self.config.loop.bf16, self.device):
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    # ------------------------------------------------------------ telling
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Into metrics.jsonl and to the reporter."""
+        if parallel.rank() == 0:
+            self.metrics.write(event)
+            self.reporter.event(event)
+
+    def follow(self, progress: ProgressCall) -> Callable[[Mapping[str, Any]], None]:
+        """Moves a bar along with the loop's events."""
+
+        def on_event(event: Mapping[str, Any]) -> None:
+            self.reporter.event(event)
+            if event["kind"] == "train":
+                progress(int(event["step"]), int(event["num_steps"]))
+
+        return on_event
+
+    def describe(self, batch: Any, bad_B: torch.Tensor) -> list[str]:
+        """The masked sentences at Bool[B] as text."""
+        decode = self.masked.snapshot.tokenizer.decode
+        bad_B = bad_B.cpu()
+        rows = zip(batch.query.ids[bad_B], batch.query.lengths[bad_B].tolist(), strict=True)
+        return [str(decode(ids[:length].tolist())) for ids, length in rows]
+
+
+def retriever_rates(stage: IctConfig | RealmConfig) -> dict[str, float]:
+    """Peak learning rates of the encoder's roles."""
+    return {
+        "retriever": stage.learning_rate,
+        "projection": stage.projection_learning_rate or stage.learning_rate,
+        "token_weights": stage.token_weight_learning_rate or stage.learning_rate,
+    }
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """CPU threads of the trainer; restored afterwards, because a library's caller has its own idea."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
