@@ -248,8 +248,8 @@ def _time(table: _Table, passages: int, config: PretrainConfig, machine: Machine
         "search_step",
         "time: exact search, a step",
         search,
-        f"{config.realm.accumulation * config.realm.batch_size:,} queries; {1e9 * machine.search_batch:.3g} ns a passage "
-        f"for {config.realm.batch_size:,}",
+        f"{config.realm.accumulation * config.realm.batch_size:,} queries; "
+        f"{1e9 * machine.search_batch:.3g} ns a passage for {config.realm.batch_size:,}",
     )
     encoder, reader = tokens_of_step(config, work)
     queries = config.realm.batch_size * work.query
@@ -266,8 +266,8 @@ def _time(table: _Table, passages: int, config: PretrainConfig, machine: Machine
         "realm_step",
         "time: REALM step",
         config.realm.accumulation * compute + search + machine.optimizer_seconds(trained),
-        f"{config.realm.accumulation * (encoder + reader):,} tokens at {train / 1e9:,.1f} GFLOP/s forward and backward, "
-        f"search, optimizer; {threads}",
+        f"{config.realm.accumulation * (encoder + reader):,} tokens at {train / 1e9:,.1f} GFLOP/s forward and "
+        f"backward, search, optimizer; {threads}",
     )
     steps = config.realm.steps
     realm = table.time("realm", "time: REALM without refresh", steps * step, f"{steps:,} steps")

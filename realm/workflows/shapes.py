@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,18 @@ from realm.models.copying import CopyHead
 from realm.models.encoders import DenseEncoder, EncoderSettings
 from realm.models.tower import Tower
 
-STAND_IN = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+STAND_IN: dict[str, Any] = {
+    "num_hidden_layers": 6,
+    "hidden_size": 384,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
+KNOWN: Mapping[str, dict[str, Any]] = {
+    "all-MiniLM-L6-v2": STAND_IN,
+    "bert-base-uncased": {},  # what BertConfig describes when told nothing
+    "google-bert/bert-base-uncased": {},
+}
+"""Shapes of models that recipes name, so that they need not be here to be reckoned with."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ def local_shape(model: str) -> tuple[Any, Path | None, str]:
     if folder is None:
         from transformers import BertConfig
 
+        if model in KNOWN:
+            return BertConfig(**KNOWN[model]), None, f"the shape of {model}, which is not on this machine yet"
         return BertConfig(**STAND_IN), None, f"a stand-in: {model} is not on this machine yet"
     from transformers import AutoConfig
 
