@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -25,6 +25,9 @@ app = typer.Typer(
 )
 docs = typer.Typer(help="Add, edit, delete and list documents, and see their history.", no_args_is_help=True)
 app.add_typer(docs, name="docs")
+
+INTERRUPTED = 130
+"""Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 
 KB = Annotated[Path, typer.Option("--kb", help="The knowledge base, a folder.")]
 MODEL = Annotated[Path, typer.Option("--model", help="A run, or one of its checkpoints.")]
@@ -368,15 +371,16 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or os.environ.get("REALM_DEBUG") == "1"
     try:
-        app([a for a in arguments if a != "--debug"], standalone_mode=False)
+        code = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+        if code == INTERRUPTED:  # newer versions of typer turn the interrupt into a return value
+            raise KeyboardInterrupt
     except RealmError as error:
         if debug:
             raise
         typer.echo(f"realm: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("realm: interrupted; the same command goes on from the last checkpoint", err=True)
-        sys.exit(130)
+        _interrupted()
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")):
             _usage(error)
@@ -390,9 +394,14 @@ def main() -> None:
         sys.exit(1)
 
 
+def _interrupted() -> NoReturn:
+    typer.echo("realm: interrupted; the same command goes on from the last checkpoint", err=True)
+    sys.exit(INTERRUPTED)
+
+
 def _usage(error: Any) -> None:
     if type(error).__name__ == "Abort":
-        raise KeyboardInterrupt
+        _interrupted()
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     if message:
         typer.echo(f"realm: {message}", err=True)

@@ -183,16 +183,20 @@ def _changes(by_id: Mapping[str, Document], headers: Mapping[str, Mapping[str, A
 
 
 def _commit(table: LanceTable, data: pa.Table, replaced: Sequence[str]) -> None:
-    """One commit: `data` in, everything else of the documents `replaced` out."""
+    """One commit: `data` in, everything else of the documents `replaced` out.
+
+    A row without a vector (a document's own, a passage not embedded yet) is what LanceDB calls a bad vector: from 10
+    numbers on it refuses one unless told to keep it as null.
+    """
     if not replaced:
-        table.add(data)
+        table.add(data, on_bad_vectors="null")
         return
     (
         table.merge_insert(["document_id", "number"])
         .when_matched_update_all()
         .when_not_matched_insert_all()
         .when_not_matched_by_source_delete(f"document_id IN ({quoted(replaced)})")
-        .execute(data)
+        .execute(data, on_bad_vectors="null")
     )
 
 

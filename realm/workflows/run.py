@@ -113,7 +113,7 @@ class Run:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the run against a second trainer."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
             lock.acquire(timeout=0)
