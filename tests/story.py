@@ -79,7 +79,7 @@ def write_model(folder: Path) -> Path:
     return tiny_bert(folder, [row["title"] + " " + row["text"] for row in documents()])
 
 
-def settings(model: Path, **changed: str) -> list[str]:
+def settings(model: Path, /, **changed: str) -> list[str]:
     """``name=value`` arguments; a double underscore in a name of `changed` is a dot."""
     values = {"model": str(model), **MODEL, **{name.replace("__", "."): value for name, value in changed.items()}}
     return [f"{name}={value}" for name, value in values.items()]

@@ -11,14 +11,14 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from realm import files
 from realm.errors import ArtefactError
 
 Facts = dict[str, Any]
-
-_ITEMSIZE = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 def read_object(path: Path) -> Facts:
@@ -30,6 +30,30 @@ def read_object(path: Path) -> Facts:
 
 def rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) and abs(value) < 1e6 else value
+
+
+def _array_problems(file: Path, shape: tuple[int, ...]) -> list[str]:
+    """What is wrong with a ``.npy`` file of which only the header is read; nothing when it is whole."""
+    if not file.exists():
+        return [f"{file.name} is missing"]
+    try:
+        with open(file, "rb") as stream:
+            found, _, dtype = _read_header(stream)
+            expected = stream.tell() + math.prod(found) * dtype.itemsize
+    except (ValueError, EOFError):
+        return [f"{file.name} has no readable header"]
+    if found != shape:
+        return [f"{file.name} holds {found}, expected {shape}"]
+    if file.stat().st_size != expected:
+        return [f"{file.name} holds {file.stat().st_size:,} bytes, expected {expected:,}"]
+    return []
+
+
+def _read_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(stream)
+    return found
 
 
 def size_text(size: float) -> str:
@@ -67,19 +91,23 @@ def _snapshot(path: Path, manifest: Facts) -> Facts:
 
 
 def _spans(path: Path, manifest: Facts) -> Facts:
-    pipeline, rows, spans = manifest.get("pipeline") or {}, manifest.get("rows"), manifest.get("spans")
-    lacking = [n for n in ("spans.npy", "labels.npy", "offsets.npy") if not (path / n).exists()]
+    pipeline, rows, spans = manifest.get("pipeline"), int(manifest["rows"]), int(manifest["spans"])
+    damage = [
+        problem
+        for name, shape in (("spans.npy", (spans, 2)), ("labels.npy", (spans,)), ("offsets.npy", (rows + 1,)))
+        for problem in _array_problems(path / name, shape)
+    ]
     return {
         "spans": spans,
         "passages": rows,
-        "spans_per_passage": round(spans / rows, 2) if rows and spans is not None else None,
+        "spans_per_passage": round(spans / rows, 2) if rows else None,
         "labels": manifest.get("labels"),
         "pipeline": " ".join(str(value) for value in pipeline.values()) if isinstance(pipeline, dict) else pipeline,
         "dates": manifest.get("dates"),
         "left_out": manifest.get("drop_labels"),
         "fingerprint": manifest.get("fingerprint"),
         "made_from": f"snapshot {manifest.get('snapshot')}",
-        "damaged": [f"{name} is missing" for name in lacking],
+        "damaged": damage,
     }
 
 
@@ -87,14 +115,13 @@ def _spans(path: Path, manifest: Facts) -> Facts:
 
 
 def _index(path: Path, manifest: Facts) -> Facts:
-    damage, rows, dim = [], int(manifest["rows"]), int(manifest["dim"])
+    rows, dim = int(manifest["rows"]), int(manifest["dim"])
+    damage = []
     for shard in manifest["shards"]:
-        least = (shard["last"] - shard["first"]) * dim * _ITEMSIZE[manifest["dtype"]]
-        file = path / shard["file"]
-        if not file.exists():
-            damage.append(f"{file.name} is missing")
-        elif file.stat().st_size < least:
-            damage.append(f"{file.name} holds {file.stat().st_size:,} bytes, expected above {least:,}")
+        first, last = int(shard["first"]), int(shard["last"])
+        damage += _array_problems(path / shard["file"], (last - first, dim))
+        if manifest["dtype"] == "int8":
+            damage += _array_problems(path / shard["file"].replace("shard-", "scale-", 1), (last - first,))
     published = manifest.get("published")
     return {
         "passages": rows,
