@@ -21,7 +21,7 @@ QUERY_PIECES = 32
 """Word pieces of a masked sentence."""
 TARGET_PIECES = 3
 """Word pieces of a masked span."""
-CHARACTERS_A_PIECE = 4.5
+CHARACTERS_A_PIECE = 4.8
 """English under a vocabulary of 30,000."""
 SENTENCES, SPANS = 6, 6
 """In a passage of that length."""
@@ -104,7 +104,7 @@ def _disk(table: _Table, passages: int, config: PretrainConfig, machine: Machine
     )
     # layout.py: text, ids and offsets of every piece; sentences; nine columns of a row; spans beside it
     ids = 2 if machine.vocabulary <= 1 << 16 else 4
-    row = PASSAGE_PIECES * (CHARACTERS_A_PIECE + ids + 8) + 8 * SENTENCES + 80 + 9 * SPANS + 8
+    row = PASSAGE_PIECES * (CHARACTERS_A_PIECE + ids + 8) + 8 * SENTENCES + 160 + 9 * SPANS + 8
     total += table.size(
         "snapshot",
         "disk: snapshot and spans",
