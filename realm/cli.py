@@ -216,9 +216,7 @@ def show(
         _print_json(facts)
     else:
         for name, value in facts.items():
-            typer.echo(
-                f"{name:>22}  {value if not isinstance(value, dict | list) else json.dumps(value, ensure_ascii=False)}"
-            )
+            typer.echo(f"{name:>22}  {_plain(value)}")
 
 
 @app.command()
@@ -238,7 +236,7 @@ def estimate(
     else:
         from realm.console import table
 
-        table(f"{passages:,} passages on this machine", ["what", "estimate", "because"], result["rows"])
+        table(f"{passages:,} passages on this machine", ["what", "estimate", "because"], result["rows"], text=(0, 2))
 
 
 # ---------------------------------------------------------------- docs
@@ -330,6 +328,13 @@ def _print_json(value: Any) -> None:
 def _short(text: str, length: int) -> str:
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _plain(value: Any) -> str:
+    """A value on one line: what --json gives as an object or a list, without its brackets."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return "; ".join(str(part) for part in value) if isinstance(value, list) else str(value)
 
 
 def _report_version(result: dict[str, Any], as_json: bool) -> None:

@@ -91,6 +91,8 @@ class ReaderConfig:
     """Read the title too; the paper's reader sees the body alone."""
     freeze_word_embeddings: bool = False
     """Leave the token embedding matrix as it was loaded."""
+    freeze_layers: Natural = 0
+    """Leave the embeddings and so many first layers as they were loaded: a third of their cost."""
     dropout: Below1 | None = None
     """Inside the network while training; the checkpoint's own when none."""
 

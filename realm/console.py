@@ -120,11 +120,11 @@ class _Rate(ProgressColumn):
         return Text(f"{int(task.completed):,}{total} {self.unit}{rate}", style="dim")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on standard output; numbers to the right."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> None:
+    """Print a table on standard output; the columns of `text` begin on the left, all others (numbers) end on the right."""
     view = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for i, name in enumerate(columns):
-        view.add_column(name, justify="left" if i == 0 else "right")
+        view.add_column(name, justify="left" if i in text else "right")
     for row in rows:
         view.add_row(*(escape(str(cell)) for cell in row))
     Console(highlight=False).print(view)

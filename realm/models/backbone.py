@@ -173,6 +173,21 @@ def set_dropout(model: nn.Module, probability: float | None) -> None:
             setattr(config, name, probability)
 
 
+def freeze_layers(model: Any, count: int) -> None:
+    """Leave the embedding layer and the first `count` layers as they were loaded; 0 leaves everything trainable.
+
+    No gradient is computed below the first layer that is trained. UsageError when there are not so many layers.
+    """
+    if count == 0:
+        return
+    backbone = model.base_model
+    stacks = [m for n, m in backbone.named_modules() if n.split(".")[-1] in ("layer", "layers") and len(list(m.children()))]
+    if not stacks or count > len(stacks[0]):
+        raise UsageError(f"found freeze_layers={count}: expected at most {len(stacks[0]) if stacks else 0}")
+    for module in (backbone.embeddings, *stacks[0][:count]):
+        module.requires_grad_(False)
+
+
 def freeze_words(model: Any, frozen: bool) -> None:
     """Keep the word embeddings (and a vocabulary head tied to them) out of training."""
     model.get_input_embeddings().weight.requires_grad_(not frozen)

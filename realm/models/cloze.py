@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from realm.errors import ArtefactError, UsageError
 from realm.models.backbone import (
+    freeze_layers,
     freeze_words,
     hidden_states,
     keep_layers,
@@ -35,7 +36,7 @@ from realm.types import Target, Tokens
 
 KIND = "realm cloze reader"
 FORMAT_VERSION = 1
-CHANGEABLE = ("backbone_dropout", "freeze_word_embeddings", "max_length")
+CHANGEABLE = ("backbone_dropout", "freeze_word_embeddings", "freeze_layers", "max_length")
 """Settings of a saved reader that may be given anew when it is opened."""
 
 
@@ -54,6 +55,8 @@ class ReaderSettings:
     """None keeps the checkpoint's own."""
     freeze_word_embeddings: bool = False
     """Also freezes the vocabulary head's weights where they are tied to the embeddings."""
+    freeze_layers: int = 0
+    """Leave the embeddings and so many first layers as they were loaded: a third of their cost."""
 
 
 class ClozeReader(nn.Module):
@@ -78,6 +81,7 @@ class ClozeReader(nn.Module):
         self.max_length = settings.max_length if limit is None else min(settings.max_length, limit)
         set_dropout(model, settings.backbone_dropout)
         freeze_words(model, settings.freeze_word_embeddings)
+        freeze_layers(model, settings.freeze_layers)
 
     # ------------------------------------------------------------ making one
 

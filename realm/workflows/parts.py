@@ -129,6 +129,7 @@ def build_reader(config: ReaderConfig, data: DataConfig, snapshot: Snapshot, see
         max_length=data.max_query_tokens + data.max_passage_tokens,
         backbone_dropout=config.dropout,
         freeze_word_embeddings=config.freeze_word_embeddings,
+        freeze_layers=config.freeze_layers,
     )
     reader.set_token_counts(torch.from_numpy(snapshot.token_counts()))
     theirs, ours = tokenizer_fingerprint(reader.tokenizer), tokenizer_fingerprint(snapshot.tokenizer)
