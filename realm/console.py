@@ -121,13 +121,40 @@ class _Rate(ProgressColumn):
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> None:
-    """Print a table on standard output; the columns of `text` begin on the left, all others (numbers) end on the right."""
+    """Print a table on standard output; the columns numbered in `text` to the left, figures to the right."""
     view = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for i, name in enumerate(columns):
         view.add_column(name, justify="left" if i in text else "right")
     for row in rows:
         view.add_row(*(escape(str(cell)) for cell in row))
     Console(highlight=False).print(view)
+
+
+def print_comparison(result: Mapping[str, Any]) -> None:
+    """Print the before/after table of a run and its notes on standard output."""
+    table(result["title"], result["columns"], result["rows"])
+    for note in result.get("notes", []):
+        sys.stdout.write(f"{note}\n")
+
+
+def print_part(kind: str, value: Any) -> None:
+    """Print a part of the demo's story as it comes: a "table", an "answer", or a line."""
+    if kind == "table":
+        print_comparison(value)
+    elif kind == "answer":
+        print_answer(value)
+    else:
+        sys.stdout.write(f"{value}\n")
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print names and values on standard output, a line each; objects and lists without their brackets."""
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{part} {figure}" for part, figure in value.items())
+        elif isinstance(value, list):
+            value = "; ".join(map(str, value))
+        sys.stdout.write(f"{name:>22}  {value}\n")
 
 
 def print_answer(answer: Answer) -> None:

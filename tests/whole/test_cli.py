@@ -15,6 +15,9 @@ import pytest
 import story
 from story import error, realm, result
 
+from realm.errors import ArtefactError
+from realm.knowledge.base import KnowledgeBase
+
 QUESTION = "The bridge of Almby was painted by [MASK] in 1800."
 
 
@@ -131,6 +134,49 @@ def test_estimate_before_anything_is_built(world: World) -> None:
     assert found["numbers"]["total_seconds"] > 0
 
 
+def test_the_demo_on_documents_of_ones_own(world: World, tmp_path: Path) -> None:
+    kb = shutil.copytree(world.kb, tmp_path / "kb")
+    version = KnowledgeBase.open(kb).content_version
+    arguments = ("demo", "--quick", "--kb", kb, "--out", tmp_path / "out", *story.settings(world.model))
+    told = realm(*arguments)
+    assert told.code == 0, told.err
+    assert "recall@5" in told.out
+    assert "p(z|x)" in told.out
+    found = result(*arguments)  # the same command again has nothing left to do
+    assert found
+    assert (tmp_path / "out" / "run" / "report.html").exists()
+    assert KnowledgeBase.open(kb).content_version == version  # one's own documents are not edited
+
+
+def test_what_a_person_reads(world: World, tmp_path: Path) -> None:
+    kb = shutil.copytree(world.kb, tmp_path / "kb")
+    rows = story.documents()[:2]
+    for arguments, words in (
+        (
+            ("ingest", story.write_documents(tmp_path / "a.jsonl", rows), "--kb", kb, "--tokenizer", world.model),
+            "2 unchanged",
+        ),
+        (("docs", "list", "--kb", kb, "--limit", "3"), "almby\tAlmby\tThe town of Almby"),
+        (("docs", "update", "--kb", kb, "almby", "--title", "Almby, a town"), "1 updated"),
+        (("docs", "update", "--kb", kb, "almby", "--title", "Almby, a town"), "1 unchanged"),
+        (("docs", "history", "--kb", kb, "almby"), "updated"),
+        (("docs", "delete", "--kb", kb, "almham"), "1 deleted"),
+        (("search", "Almby", "--kb", kb, "--k", "1"), "[almby"),
+        (("search", "zzzz", "--kb", kb), "nothing found"),
+        (("show", kb), "realm knowledge base"),
+        (("estimate", "--passages", "10", *story.settings(world.model)), "memory: peak"),
+        (("pretrain", world.run), "recall@5 of REALM minus the warm start"),
+    ):
+        done = realm(*arguments)
+        assert done.code == 0, done.err
+        assert words in done.out, done.out
+
+
+def test_debug_shows_where_it_went_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError):
+        realm("--debug", "show", tmp_path / "nothing")
+
+
 def test_help_names_every_verb() -> None:
     text = realm("--help").out
     for verb in ("demo", "ingest", "pretrain", "search", "ask", "evaluate", "show", "estimate", "docs"):
@@ -217,7 +263,7 @@ def test_a_damaged_checkpoint_is_named(world: World, tmp_path: Path, file: str) 
 
 # ---------------------------------------------------------------- interruptions
 
-LONG = {"realm__steps": "40", "refresh__every_steps": "10", "loop__checkpoint_every": "8"}
+LONG = {"realm__steps": "80", "refresh__every_steps": "20", "loop__checkpoint_every": "8"}
 
 
 def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(world: World, tmp_path: Path) -> None:
@@ -234,14 +280,14 @@ def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(world: World,
     assert "Traceback" not in err
     assert "the same command goes on" in err
     step = newest_step(run)
-    assert 2 <= step < 40
-    assert result("show", run)["stage"] == f"REALM, step {step} of 40"  # the step was finished and saved
+    assert 2 <= step < 80
+    assert result("show", run)["stage"] == f"REALM, step {step} of 80"  # the step was finished and saved
 
     process = story.start("pretrain", run)
     wait_for_step(process, run, max(step, 17) + 2)
     process.kill()
     process.communicate(timeout=60)
-    assert newest_step(run) < 40
+    assert newest_step(run) < 80
     assert "goes on from here" in result("show", run)["unfinished"]
 
     resumed = result("pretrain", "--kb", world.kb, "--out", run, *settings)
@@ -276,6 +322,6 @@ def figures(run: Path) -> list[dict[str, Any]]:
 
 def tensors(run: Path) -> dict[str, bytes]:
     """Weights, optimizer state and vectors of the last step, byte for byte."""
-    last = [*(run / "checkpoints" / "step-000040").rglob("*.safetensors"), *(run / "index").glob("step-000040/*.npy")]
+    last = [*(run / "checkpoints" / "step-000080").rglob("*.safetensors"), *(run / "index").glob("step-000080/*.npy")]
     assert len(last) >= 5
     return {str(path.relative_to(run)): path.read_bytes() for path in last}
