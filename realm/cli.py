@@ -6,7 +6,6 @@ work failed, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
 from realm.errors import RealmError, UsageError
 
 app = typer.Typer(
@@ -23,17 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-docs = typer.Typer(help="Add, edit, delete and list documents, and see their history.", no_args_is_help=True)
 app.add_typer(docs, name="docs")
-
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 
-KB = Annotated[Path, typer.Option("--kb", help="The knowledge base, a folder.")]
 MODEL = Annotated[Path, typer.Option("--model", help="A run, or one of its checkpoints.")]
-WHERE = Annotated[str | None, typer.Option(help="A predicate: \"source = 'reuters' and date >= date '2024-01-01'\".")]
-AS_OF = Annotated[int | None, typer.Option("--as-of", help="Read the knowledge base as it was at this version.")]
-JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SETTINGS = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. realm.steps=500.")
 ]
@@ -50,7 +44,7 @@ def demo(
     as_json: JSON = False,
 ) -> None:
     """The whole story on real text: learn to retrieve, fill blanks with evidence, edit a document, ask again."""
-    from realm.console import Terminal, finish_step_on_interrupt
+    from realm.console import Terminal, finish_step_on_interrupt, print_part
     from realm.workflows.demo import run_demo
 
     terminal = Terminal(quiet=as_json)
@@ -62,10 +56,10 @@ def demo(
             settings=settings or [],
             reporter=terminal,
             should_stop=should_stop,
-            show=None if as_json else _show_demo,
+            show=None if as_json else print_part,
         )
     if as_json:
-        _print_json(result)
+        print_json(result)
 
 
 @app.command()
@@ -98,7 +92,7 @@ def ingest(
         reporter=Terminal(quiet=as_json),
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         typer.echo(
             f"{kb}: {result['added']:,} added, {result['updated']:,} updated, {result['unchanged']:,} unchanged, "
@@ -123,7 +117,7 @@ def pretrain(
     as_json: JSON = False,
 ) -> None:
     """Pre-train a retriever and a reader together (Guu et al. 2020)."""
-    from realm.console import Terminal, finish_step_on_interrupt
+    from realm.console import Terminal, finish_step_on_interrupt, print_comparison
     from realm.workflows.pretrain import pretrain as work
     from realm.workflows.pretrain import resume
 
@@ -141,7 +135,7 @@ def pretrain(
 
             config = build(recipe, given)
             result = work(kb, out, config, corpus=corpus, reporter=terminal, should_stop=should_stop)
-    _print_json(result) if as_json else _show_comparison(result)
+    print_json(result) if as_json else print_comparison(result)
 
 
 @app.command()
@@ -160,10 +154,10 @@ def search(
 
     found = search_passages(query, kb, model=model, k=k, where=where, as_of=as_of, reporter=Terminal(quiet=as_json))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for hit in found:
-        typer.echo(f"{hit['score']:8.3f}  {hit['title']}  [{hit['id']}]\n          {_short(hit['text'], 200)}")
+        typer.echo(f"{hit['score']:8.3f}  {hit['title']}  [{hit['id']}]\n          {short(hit['text'], 200)}")
     if not found:
         typer.echo("nothing found")
 
@@ -184,9 +178,11 @@ def ask(
 
     answer = ask_question(question, kb, model=model, k=k, where=where, as_of=as_of, reporter=Terminal(quiet=as_json))
     if as_json:
-        _print_json(answer_json(answer))
+        print_json(answer_json(answer))
     else:
-        _show_answer(answer)
+        from realm.console import print_answer
+
+        print_answer(answer)
 
 
 @app.command()
@@ -196,11 +192,11 @@ def evaluate(
     as_json: JSON = False,
 ) -> None:
     """Judge a run on its held-out probe: recall@k, RU, null mass, likelihood; the warm start and BM25 beside it."""
-    from realm.console import Terminal
+    from realm.console import Terminal, print_comparison
     from realm.workflows.pretrain import evaluate_run
 
     result = evaluate_run(model, kb=kb, reporter=Terminal(quiet=as_json))
-    _print_json(result) if as_json else _show_comparison(result)
+    print_json(result) if as_json else print_comparison(result)
 
 
 @app.command()
@@ -213,10 +209,11 @@ def show(
 
     facts = describe(path)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
-        for name, value in facts.items():
-            typer.echo(f"{name:>22}  {_plain(value)}")
+        from realm.console import print_facts
+
+        print_facts(facts)
 
 
 @app.command()
@@ -232,143 +229,14 @@ def estimate(
 
     result = work(passages, build(recipe, settings or []))
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         from realm.console import table
 
         table(f"{passages:,} passages on this machine", ["what", "estimate", "because"], result["rows"], text=(0, 2))
 
 
-# ---------------------------------------------------------------- docs
-
-
-@docs.command("add")
-def docs_add(
-    kb: KB,
-    file: Annotated[Path, typer.Argument(help="A file or folder of documents; '-' reads one from standard input.")],
-    id: Annotated[str | None, typer.Option(help="For a single text: its id.")] = None,
-    title: Annotated[str, typer.Option(help="For a single text: its title.")] = "",
-    as_json: JSON = False,
-) -> None:
-    """Add documents. An id that is already there is refused."""
-    from realm.workflows.ingest import add_documents
-
-    _report_version(add_documents(kb, file, id=id, title=title), as_json)
-
-
-@docs.command("update")
-def docs_update(
-    kb: KB,
-    id: Annotated[str, typer.Argument(help="The document.")],
-    text: Annotated[str | None, typer.Option(help="The new text.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file that holds the new text.")] = None,
-    replace: Annotated[
-        list[str] | None, typer.Option(help="OLD=>NEW: replace a piece of the text. May be repeated.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="The new title.")] = None,
-    as_json: JSON = False,
-) -> None:
-    """Change a document: one commit; passages whose text stays keep their vectors."""
-    from realm.workflows.ingest import update_document
-
-    _report_version(update_document(kb, id, text=text, file=file, replace_pieces=replace, title=title), as_json)
-
-
-@docs.command("delete")
-def docs_delete(kb: KB, ids: Annotated[list[str], typer.Argument(help="Documents.")], as_json: JSON = False) -> None:
-    """Delete documents. Their history stays."""
-    from realm.workflows.ingest import delete_documents
-
-    _report_version(delete_documents(kb, ids), as_json)
-
-
-@docs.command("list")
-def docs_list(
-    kb: KB,
-    where: WHERE = None,
-    as_of: AS_OF = None,
-    limit: Annotated[int, typer.Option(min=1)] = 50,
-    as_json: JSON = False,
-) -> None:
-    """List documents."""
-    from realm.workflows.ingest import list_documents
-
-    found = list_documents(kb, where=where, as_of=as_of, limit=limit)
-    if as_json:
-        _print_json(found)
-        return
-    for document in found["documents"]:
-        typer.echo(f"{document['id']}\t{document['title']}\t{_short(document['text'], 80)}")
-    if found["total"] > len(found["documents"]):
-        typer.echo(f"... {found['total'] - len(found['documents']):,} more: raise --limit", err=True)
-
-
-@docs.command("history")
-def docs_history(kb: KB, id: Annotated[str, typer.Argument(help="The document.")], as_json: JSON = False) -> None:
-    """Every version of a document."""
-    from realm.workflows.ingest import document_history
-
-    found = document_history(kb, id)
-    if as_json:
-        _print_json(found)
-        return
-    for revision in found:
-        typer.echo(
-            f"version {revision['version']}\t{revision['time']}\t{revision['change']}\t{_short(revision['text'], 80)}"
-        )
-
-
 # ---------------------------------------------------------------- showing
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
-
-
-def _short(text: str, length: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
-
-
-def _plain(value: Any) -> str:
-    """A value on one line: what --json gives as an object or a list, without its brackets."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {part}" for name, part in value.items())
-    return "; ".join(str(part) for part in value) if isinstance(value, list) else str(value)
-
-
-def _report_version(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(result)
-    else:
-        typer.echo(
-            ", ".join(f"{value:,} {name}" for name, value in result.items() if name != "version" and value)
-            or "nothing changed"
-        )
-        typer.echo(f"version {result['version']}")
-
-
-def _show_comparison(result: dict[str, Any]) -> None:
-    from realm.console import table
-
-    table(result["title"], result["columns"], result["rows"])
-    for note in result.get("notes", []):
-        typer.echo(note)
-
-
-def _show_answer(answer: Any) -> None:
-    from realm.console import print_answer
-
-    print_answer(answer)
-
-
-def _show_demo(kind: str, value: Any) -> None:
-    if kind == "table":
-        _show_comparison(value)
-    elif kind == "answer":
-        _show_answer(value)
-    else:
-        typer.echo(value)
 
 
 def main() -> None:

@@ -192,6 +192,9 @@ class Loss(NamedTuple):
     """Detached scalars by name."""
     per_example: Tensor | None = None
     """Float[B], detached: lets the loop name the examples behind a non-finite step."""
+    weight: Tensor | None = None
+    """Long[]: how many terms `total` is the mean of, so that parts of a step and ranks weigh as they should; None when
+    every part has the same number."""
 
 
 # ---------------------------------------------------------------- the contracts

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from realm import objectives
 from realm.answering.candidates import Candidate, find_candidates, open_tagger
-from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens, pieces
+from realm.answering.tokens import BLANK, body_tokens, cloze_tokens, pad, passage_tokens, pieces
 from realm.config import PretrainConfig, from_json
 from realm.errors import ArtefactError
 from realm.files import read_json
@@ -94,7 +94,7 @@ class Realm:
 
     def _query(self, query: str) -> Tokens:
         budget = self.config.data.max_query_tokens
-        if BLANK.search(query):
+        if len(BLANK.findall(query)) == 1:
             return cloze_tokens(self.tokenizer, query, 1, budget)[0]
         ids = pieces(self.tokenizer, [query])[0][: budget - 2]
         return pad([[self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]], self.tokenizer.pad_token_id)
@@ -135,10 +135,11 @@ class Realm:
         log_prior_K = objectives.log_prior_BK(score_K[None])[0]
 
         # ---- p(y|z,x) of every candidate
-        budget = self.config.data.max_passage_tokens - 2
-        bodies = pad(
-            [[], *(ids[:budget] for ids in pieces(self.tokenizer, [match.passage.text for match in matches]))],
-            self.tokenizer.pad_token_id,
+        bodies = body_tokens(
+            self.tokenizer,
+            [match.passage for match in matches],
+            self.config.data.max_passage_tokens - 2,
+            with_title=self.config.reader.with_title,
         )
         logp_KC = self._log_prob(question, bodies, candidates)
 

@@ -59,6 +59,18 @@ def passage_tokens(tokenizer: Any, passages: Sequence[Passage], max_tokens: int)
     return pad(rows, tokenizer.pad_token_id, heads)
 
 
+def body_tokens(tokenizer: Any, passages: Sequence[Passage], max_tokens: int, *, with_title: bool) -> Tokens:
+    """What the reader reads, cut as `Snapshot.bodies` cuts: the null passage (nothing) first, then each passage."""
+    titles = pieces(tokenizer, [passage.title if with_title else "" for passage in passages])
+    rows: list[list[int]] = [[]]
+    heads = [0]
+    for title, body in zip(titles, pieces(tokenizer, [passage.text for passage in passages]), strict=True):
+        head = [*title[: max_tokens - 1], tokenizer.sep_token_id] if title else []
+        rows.append([*head, *body[: max_tokens - len(head)]])
+        heads.append(len(head))
+    return pad(rows, tokenizer.pad_token_id, heads)
+
+
 def cloze_tokens(tokenizer: Any, question: str, num_masks: int, max_tokens: int) -> tuple[Tokens, torch.Tensor]:
     """A question with one blank as [CLS] ... [MASK] x num_masks ... [SEP], and where the masks stand, Long[num_masks].
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -96,15 +96,12 @@ class RealmPretraining:
     def loss(self, batch: MaskedBatch) -> Loss:
         """Negative marginal log-likelihood of the masked spans, and what is worth watching."""
         reading = self.read(batch)
-        nll = objectives.marginal_nll(
-            reading.score_BK,
-            reading.logp_BKT,
-            batch.target.mask.to(reading.score_BK.device),
-            level=self.marginal,
-            candidate_mask_BK=reading.valid_BK,
-        )
+        score_BK, mask_BT = reading.score_BK, batch.target.mask.to(reading.score_BK.device)
+        over: dict[str, Any] = {"level": self.marginal, "candidate_mask_BK": reading.valid_BK}
+        nll = objectives.marginal_nll(score_BK, reading.logp_BKT, mask_BT, **over)
         stats = self.statistics(reading, batch)
-        return Loss(nll, {"loss": nll.detach(), **stats}, self.nll_B(reading, batch))
+        count = objectives.loss_count(score_BK, mask_BT, **over)
+        return Loss(nll, {"loss": nll.detach(), **stats}, self.nll_B(reading, batch), count)
 
     def read(self, batch: MaskedBatch) -> Reading:
         """Retrieve, score and read: the parts of eq. 1 for each query and candidate."""

@@ -8,7 +8,7 @@ depends on nothing but its step, so an interrupted run that resumes computes wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class Schedule:
     num_steps: int
     warmup_steps: int
     accumulation: int = 1
-    """Batches a step; their gradients are averaged."""
+    """Batches a step; their gradients are averaged, each weighted with its `Loss.weight`."""
     clip_norm: float = 1.0
     log_every: int = 10
     checkpoint_every: int = 100
@@ -110,29 +110,31 @@ def train(
             extra = dict(hooks.before_step(step)) if hooks.before_step else {}
             hooked = time.perf_counter()
 
-            stats = _forward_backward(method, batches, step, schedule.accumulation, autocast, optimizer, hooks)
-            parallel.average_gradients(parameters)
-            norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
-            if isinstance(stats, _BadBatch) or not bool(torch.isfinite(norm)):
+            found = _forward_backward(method, batches, step, schedule.accumulation, autocast, hooks)
+            norm = torch.tensor(torch.nan)
+            if found.finite:
+                parallel.average_gradients(parameters, found.weight)
+                norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
+            good = bool(torch.isfinite(norm))
+            if good:
+                multiplier = linear_schedule(step, schedule.num_steps, schedule.warmup_steps)
+                set_learning_rate(optimizer, multiplier)
+                optimizer.step()
+                bad_steps = 0
+                times = {"seconds": time.perf_counter() - started, "hook_seconds": hooked - started}
+                window.add(found.stats, extra, **times)
+            else:
                 bad_steps += 1
-                queries = stats.queries if isinstance(stats, _BadBatch) else []
-                report({"stage": stage, "kind": "non-finite", "step": step, "queries": queries})
+                report({"stage": stage, "kind": "non-finite", "step": step + 1, "queries": found.queries})
                 if bad_steps >= MAX_BAD_STEPS:
                     raise TrainingError(
-                        f"{bad_steps} steps in a row up to step {step} had a loss or gradient that is not finite: "
+                        f"{bad_steps} steps in a row up to step {step + 1} had a loss or gradient that is not finite: "
                         f"lower the learning rate; the queries are in {metrics.path}"
                     )
-                optimizer.zero_grad(set_to_none=True)
-                continue
-            bad_steps = 0
-            multiplier = linear_schedule(step, schedule.num_steps, schedule.warmup_steps)
-            set_learning_rate(optimizer, multiplier)
-            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-            window.add(stats, extra, seconds=time.perf_counter() - started, hook_seconds=hooked - started)
             last = step + 1 == schedule.num_steps
-            if (step + 1) % schedule.log_every == 0 or last:
+            if good and ((step + 1) % schedule.log_every == 0 or last):
                 figures = window.flush()
                 report(
                     {
@@ -145,7 +147,8 @@ def train(
                         **figures,
                     }
                 )
-            stop = hooks.should_stop is not None and hooks.should_stop()
+            # A signal may reach one rank a step before another: they stop together.
+            stop = hooks.should_stop is not None and parallel.anywhere(hooks.should_stop())
             if last or stop or (step + 1) % schedule.checkpoint_every == 0:
                 save(step + 1)
             if stop:
@@ -156,9 +159,16 @@ def train(
     return schedule.num_steps - start_step
 
 
-class _BadBatch:
-    def __init__(self, queries: list[str]) -> None:
-        self.queries = queries
+@dataclass(frozen=True)
+class _Step:
+    """Forward and backward of one step; gradients, summed over `weight` terms, lie in ``.grad``."""
+
+    finite: bool
+    """On every rank: they all take the step or none does."""
+    stats: Mapping[str, float]
+    weight: float = 0.0
+    queries: Sequence[str] = ()
+    """Of the examples that were not finite, on any rank."""
 
 
 def _forward_backward(
@@ -167,25 +177,27 @@ def _forward_backward(
     step: int,
     accumulation: int,
     autocast: Callable[[], AbstractContextManager[Any]],
-    optimizer: torch.optim.Optimizer,
     hooks: Hooks,
-) -> dict[str, float] | _BadBatch:
-    """Gradients of one step, averaged over its parts, left in ``.grad``; the mean of each stat."""
+) -> _Step:
+    """One step's parts, each weighted with what its loss is the mean of; the mean of each stat."""
     parts: list[dict[str, float]] = []
+    total = 0.0
     for i in range(accumulation):
         batch = batches.batch(step * accumulation + i)
         with autocast():
             loss = method.loss(batch)
-        if not bool(torch.isfinite(loss.total)):
-            optimizer.zero_grad(set_to_none=True)
+        if parallel.anywhere(not bool(torch.isfinite(loss.total))):
             queries: list[str] = []
             if loss.per_example is not None and hooks.describe:
                 queries = hooks.describe(batch, ~torch.isfinite(loss.per_example))
-            return _BadBatch(queries)
-        (loss.total / accumulation).backward()
+            return _Step(False, {}, queries=parallel.together(queries))
+        weight = 1.0 if loss.weight is None else float(loss.weight)
+        (loss.total * weight).backward()
+        total += weight
         parts.append({name: float(value) for name, value in loss.stats.items()})
     names = {name for part in parts for name in part}
-    return {n: sum(p[n] for p in parts if n in p) / sum(n in p for p in parts) for n in names}
+    stats = {n: sum(p[n] for p in parts if n in p) / sum(n in p for p in parts) for n in names}
+    return _Step(True, stats, total)
 
 
 class _Window:

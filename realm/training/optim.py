@@ -58,18 +58,19 @@ class BertAdam(torch.optim.Optimizer):
             torch._foreach_mul_(second, beta2)
             torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
             denominator = torch._foreach_sqrt(second)
-            rate = group["lr"]
+            rates = [group["lr"]] * len(params)
             for p in params:
                 self.state[p]["step"] += 1
             if self.bias_correction:
-                steps = float(self.state[params[0]]["step"])
-                rate = rate / (1 - beta1**steps)
-                torch._foreach_div_(denominator, (1 - beta2**steps) ** 0.5)
+                # By parameter: one that got no gradient in some step has taken fewer.
+                steps = [float(self.state[p]["step"]) for p in params]
+                rates = [group["lr"] / (1 - beta1**n) for n in steps]
+                torch._foreach_div_(denominator, [(1 - beta2**n) ** 0.5 for n in steps])
             torch._foreach_add_(denominator, group["eps"])
             # Decay is scaled by the learning rate and not by the moments ("decoupled").
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_addcdiv_(params, first, denominator, -rate)
+            torch._foreach_addcdiv_(params, first, denominator, [-rate for rate in rates])
 
 
 def parameter_groups(

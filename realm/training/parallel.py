@@ -39,15 +39,43 @@ def gather(x_ND: Tensor) -> Tensor:
     return torch.cat(list(all_gather(x_ND)))
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the ranks; a parameter one rank did not use counts as zero there."""
-    if world_size() == 1:
-        return
+def average_gradients(parameters: Iterable[nn.Parameter], weight: float = 1.0) -> None:
+    """Replace each gradient by its sum over the ranks, divided by the sum of their weights.
+
+    weight: how many terms this rank's gradients are the sum of. A parameter that a rank did not use counts as zero
+    there.
+    """
+    alone = world_size() == 1
+    if not alone:
+        weight_1 = torch.tensor([weight], device=_device())
+        dist.all_reduce(weight_1)
+        weight = float(weight_1)
     for parameter in parameters:
+        if alone and parameter.grad is None:
+            continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
-        parameter.grad /= world_size()
+        if not alone:
+            dist.all_reduce(parameter.grad)
+        parameter.grad /= max(weight, 1.0)
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set on any rank. Every rank must ask."""
+    if world_size() == 1:
+        return flag
+    flag_1 = torch.tensor([int(flag)], device=_device())
+    dist.all_reduce(flag_1, dist.ReduceOp.MAX)
+    return bool(flag_1)
+
+
+def together(lines: list[str]) -> list[str]:
+    """The lines of all ranks, in rank order. Every rank must ask."""
+    if world_size() == 1:
+        return lines
+    found: list[list[str]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(found, lines)
+    return [line for part in found for line in part]
 
 
 def broadcast(parameters: Iterable[nn.Parameter]) -> None:
@@ -62,3 +90,8 @@ def broadcast(parameters: Iterable[nn.Parameter]) -> None:
 def barrier() -> None:
     if world_size() > 1:
         dist.barrier()
+
+
+def _device() -> str:
+    """Where a collective's tensors must lie."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"

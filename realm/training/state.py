@@ -44,6 +44,8 @@ def save_checkpoint(
             module.save_pretrained(staged / name)
         tensors, groups = _flatten(optimizer)
         tensors["random_state"] = torch.get_rng_state()
+        if torch.cuda.is_initialized():  # dropout on an accelerator draws from its own generator
+            tensors["random_state_cuda"] = torch.cuda.get_rng_state()
         save_file(tensors, staged / "optimizer.safetensors")
         files.write_json(staged / "loop.json", {"step": step, "groups": groups, **facts})
         files.write_manifest(staged, format=FORMAT, version=VERSION, step=step, modules=sorted(modules))
@@ -84,8 +86,11 @@ def restore(folder: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         raise ArtefactError(
             f"{path} can't be read ({error}): the checkpoint is damaged; remove {folder} to go on from the one before"
         ) from None
-    torch.set_rng_state(tensors.pop("random_state"))
+    random_state, random_state_cuda = tensors.pop("random_state"), tensors.pop("random_state_cuda", None)
     _unflatten(optimizer, tensors, facts["groups"], folder)
+    torch.set_rng_state(random_state)
+    if random_state_cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random_state_cuda)
     return facts
 
 

@@ -76,11 +76,13 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
         return found
     encoder, reader = bench.encoder(found or warm), bench.reader(found)
     folder = bench.run.index / f"step-{index_step:06d}"
-    if not (folder / files.MANIFEST).exists():
-        folder = bench.embed(encoder, 0)
     stale: TrainableEncoder | None = None
+    maker = encoder
     if found:
-        stale = stale_copy(DenseEncoder.from_pretrained(found / "index_encoder").to(bench.device))
+        maker = DenseEncoder.from_pretrained(found / "index_encoder").to(bench.device).eval()
+        stale = stale_copy(maker)
+    if not (folder / files.MANIFEST).exists():
+        folder = bench.embed(maker, index_step)
     method = bench.method(encoder, reader, folder, stale)
     if not found:
         bench.calibrate_null(method)

@@ -26,7 +26,8 @@ TIERS = (
     ("recipes",),
     ("workflows",),
     ("console",),
-    ("service", "cli"),
+    ("service", "cli_docs"),
+    ("cli",),
 )
 """Lowest first. Rooms of one tier do not know each other."""
 
