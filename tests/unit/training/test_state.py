@@ -40,6 +40,10 @@ def trained(size: int = 3, role: str = "part", steps: int = 2) -> tuple[Part, Be
     return part, optimizer
 
 
+def parameters_of(optimizer: BertAdam) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def save(root: Path, step: int = 5, **settings: int) -> tuple[Path, BertAdam]:
     part, optimizer = trained()
     return save_checkpoint(root, step, {"part": part}, optimizer, facts={"index_step": 3}, **settings), optimizer
@@ -53,8 +57,8 @@ def test_moments_steps_and_random_state_come_back(tmp_path: Path) -> None:
     facts = restore(folder, optimizer)
     assert (facts["step"], facts["index_step"]) == (5, 3) == (read_facts(folder)["step"], 3)
     assert torch.equal(torch.randn(3), wanted)
-    pairs = zip(before.param_groups, optimizer.param_groups, strict=True)
-    states = [(before.state[p], optimizer.state[q]) for a, b in pairs for p, q in zip(a["params"], b["params"])]  # noqa: B905
+    old_and_new = zip(parameters_of(before), parameters_of(optimizer), strict=True)
+    states = [(before.state[p], optimizer.state[q]) for p, q in old_and_new]
     assert len(states) == 2
     for old, new in states:
         assert {name: value.tolist() for name, value in old.items()} == {n: v.tolist() for n, v in new.items()}
@@ -66,7 +70,7 @@ def test_another_optimizer_is_refused_and_left_as_it_was(tmp_path: Path) -> None
     for size, role in ((4, "part"), (3, "reader")):
         _, other = trained(size, role, steps=0)
         torch.manual_seed(7)
-        with pytest.raises(MismatchError, match="holds the optimizer of 2 parameters in 2 groups.*resume with"):
+        with pytest.raises(MismatchError, match=r"holds the optimizer of 2 parameters in 2 groups.*resume with"):
             restore(folder, other)
         assert not other.state
         after = torch.randn(2)
@@ -79,7 +83,7 @@ def test_a_cut_file_is_one_line(tmp_path: Path, size: int) -> None:
     folder, _ = save(tmp_path)
     path = folder / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ArtefactError, match="optimizer.safetensors.*damaged; remove.*step-000005") as error:
+    with pytest.raises(ArtefactError, match=r"optimizer\.safetensors.*damaged; remove.*step-000005") as error:
         restore(folder, trained(steps=0)[1])
     assert "\n" not in str(error.value)
 
@@ -91,7 +95,7 @@ def test_other_damage_is_named(tmp_path: Path) -> None:
         restore(folder, trained(steps=0)[1])
     (folder / "optimizer.safetensors").unlink()
     (folder / "manifest.json").write_text(json.dumps({"format": "realm snapshot", "format_version": 1}))
-    with pytest.raises(ArtefactError, match="realm snapshot.*realm checkpoint"):
+    with pytest.raises(ArtefactError, match=r"realm snapshot.*realm checkpoint"):
         read_facts(folder)
     with pytest.raises(ArtefactError, match="no folder"):
         read_facts(tmp_path / "step-000099")
