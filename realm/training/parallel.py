@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,9 +35,25 @@ def gather(x_ND: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x_ND
-    from torch.distributed.nn.functional import all_gather
+    gathered: Tensor = _Gather.apply(x_ND)
+    return gathered
 
-    return torch.cat(list(all_gather(x_ND)))
+
+class _Gather(torch.autograd.Function):
+    """Gather forward; backward, every rank gets what all ranks' losses say about its block."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor) -> Tensor:
+        blocks = [torch.empty_like(x_ND) for _ in range(world_size())]
+        dist.all_gather(blocks, x_ND.contiguous())
+        ctx.size = len(x_ND)
+        return torch.cat(blocks)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient_MD = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient_MD)
+        return gradient_MD[rank() * ctx.size : (rank() + 1) * ctx.size]
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], weight: float = 1.0) -> None:
