@@ -116,6 +116,10 @@ class DataConfig:
     """Salient spans (REALM), single pieces (BERT), or spans of words (SpanBERT)."""
     spans_pipeline: str = "en_core_web_sm"
     """The spaCy pipeline that names entities, for `masking=salient`."""
+    min_span_documents: Count = 1
+    """Mask in training only spans that so many documents hold; 2 leaves out what no other document can tell."""
+    max_span_documents: Count | None = None
+    """Mask in training only spans that at most so many documents hold: what all hold is found by accident."""
     exclude: Literal["none", "passage", "document"] = "passage"
     """What a sentence may not retrieve: nothing left out, its own passage, or any passage of its document."""
     exclude_duplicates: bool = True

@@ -24,7 +24,7 @@ PLAIN_INTERVAL_SECONDS = 10.0
 
 LIVE = (
     ("loss", "loss", "{:.2f}"),
-    ("retrieval_utility", "RU", "{:+.2f}"),
+    ("retrieval_utility_marginal", "RU", "{:+.2f}"),
     ("null_prior", "null", "{:.0%}"),
     ("recall@5", "recall@5", "{:.1%}"),
     ("accuracy", "acc", "{:.0%}"),

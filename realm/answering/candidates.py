@@ -6,6 +6,7 @@ retrieved passages are what is tried.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from realm.answering.tokens import pieces
 from realm.errors import MissingLibraryError, UnavailableError
 from realm.knowledge.taggers import PATTERN, Tagger, load_tagger, tag_texts
 from realm.types import Passage
+
+WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,16 @@ def find_candidates(
 ) -> list[Candidate]:
     """Distinct salient spans of the passages, by word pieces, in order of first appearance.
 
-    What already stands in the question is left out: a sentence seldom says a name twice.
+    What is made of words of the question is left out: a sentence seldom says a name twice.
     """
     texts = [passage.text for passage in passages]
     found = [(p, start, end) for p, spans in enumerate(tag_texts(tagger, texts)) for start, end, _ in spans]
-    asked = f" {' '.join(map(str, pieces(tokenizer, [question])[0]))} "
+    asked = set(WORD.findall(question.casefold()))
     ids = pieces(tokenizer, [texts[p][start:end] for p, start, end in found])
     candidates: dict[tuple[int, ...], Candidate] = {}
     for (p, start, end), answer in zip(found, ids, strict=True):
         key = tuple(answer)
-        if not key or len(key) > max_pieces or f" {' '.join(map(str, key))} " in asked:
+        if not key or len(key) > max_pieces or asked.issuperset(WORD.findall(texts[p][start:end].casefold())):
             continue
         candidate = candidates.setdefault(key, Candidate(key, texts[p][start:end], {}))
         candidate.places.setdefault(p, (start, end))

@@ -113,12 +113,20 @@ class Interval(NamedTuple):
 
 
 def paired_bootstrap(
-    before: FloatArray, after: FloatArray, samples: int = 10_000, seed: int = 0, confidence: float = 0.95
+    before: FloatArray,
+    after: FloatArray,
+    samples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    groups: Sequence[str] | None = None,
 ) -> Interval:
     """Percentile bootstrap of mean(after - before), the same questions on both sides (Efron & Tibshirani 1993).
 
     before, after: Float or Bool[P], one figure a question, in the same order. The questions are drawn again with
     replacement `samples` times; a question keeps its pair, so that what is hard for both does not widen the range.
+
+    groups: the document of each question. Then whole documents are drawn: questions of one document tend to succeed
+    and fail together, and counting them as independent would make the range too narrow.
     """
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if before.shape != after.shape or before.ndim != 1:
@@ -126,12 +134,15 @@ def paired_bootstrap(
             f"found figures of shapes {before.shape} and {after.shape}: expected the same questions on both sides"
         )
     difference = _some(after - before)
+    labels = np.arange(len(difference)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    size = np.bincount(labels)
+    total = np.bincount(labels, weights=difference)
     random = np.random.default_rng(seed)
-    block = max(1, 1_000_000 // len(difference))  # so many samples at a time keep memory below some megabytes
-    means = [
-        difference[random.integers(0, len(difference), (min(block, samples - start), len(difference)))].mean(axis=1)
-        for start in range(0, samples, block)
-    ]
+    block = max(1, 1_000_000 // len(total))  # so many samples at a time keep memory below some megabytes
+    means = []
+    for start in range(0, samples, block):
+        drawn = random.integers(0, len(total), (min(block, samples - start), len(total)))
+        means.append(total[drawn].sum(axis=1) / size[drawn].sum(axis=1))
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Interval(float(difference.mean()), float(low), float(high))

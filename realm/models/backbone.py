@@ -181,9 +181,14 @@ def freeze_layers(model: Any, count: int) -> None:
     if count == 0:
         return
     backbone = model.base_model
-    stacks = [m for n, m in backbone.named_modules() if n.split(".")[-1] in ("layer", "layers") and len(list(m.children()))]
-    if not stacks or count > len(stacks[0]):
-        raise UsageError(f"found freeze_layers={count}: expected at most {len(stacks[0]) if stacks else 0}")
+    stacks = [
+        module
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.ModuleList) and name.split(".")[-1] in ("layer", "layers")
+    ]
+    total = len(stacks[0]) if stacks else 0
+    if count > total:
+        raise UsageError(f"found freeze_layers={count}: expected at most {total}")
     for module in (backbone.embeddings, *stacks[0][:count]):
         module.requires_grad_(False)
 

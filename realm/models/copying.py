@@ -29,8 +29,9 @@ class CopyHead(nn.Module):
     """p(y_j|z,x) = (1 - g_j) softmax_V(y_j) + g_j * (attention from [MASK]_j on the tokens of z that equal y_j).
 
     In the manner of pointer networks (Vinyals et al. 2015; See et al. 2017), here inside REALM's p(y|z,x). Attention
-    starts as the scaled inner product of the backbone's own hidden states (identity projections) and the gate at one
-    half, so that a pretrained encoder's geometry gives the retriever a signal from the first step.
+    starts as the scaled inner product of the backbone's own hidden states (identity projections), so that a pretrained
+    encoder's geometry gives the retriever a signal from the first step. The gate starts at 0.12: a passage without the
+    answer then costs little against the null passage, (1 - g) a piece, and one with it gains as much as with any gate.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -41,7 +42,7 @@ class CopyHead(nn.Module):
         for projection in (self.query, self.key):
             nn.init.eye_(projection.weight)
         nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        nn.init.constant_(self.gate.bias, -2.0)
 
     def forward(self, target_NTH: Tensor, hidden_NLH: Tensor, body_NL: Tensor) -> Copy:
         """target_NTH: hidden states at the masked positions. body_NL: True on the tokens that may be copied."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from realm.config import (
     DataConfig,
     EncoderConfig,
@@ -28,10 +30,14 @@ def paper() -> PretrainConfig:
 
 
 def small() -> PretrainConfig:
-    """What two cores learn from in some minutes: one layer of a sentence encoder with weighted pooling, short texts."""
+    """What two cores learn from in some minutes (docs/lab-notes.md tells how it was found).
+
+    The retriever is a sentence encoder's embedding layer with a learned weight a word piece; the reader one layer of it,
+    left as it was, with a copy head. Spans that one document alone holds, or very many, are not masked in training.
+    """
     return PretrainConfig(
         encoder=EncoderConfig(
-            layers=1,
+            layers=0,
             pooling="weighted-mean",
             frequency_a=1e-4,
             whiten=0.5,
@@ -41,27 +47,42 @@ def small() -> PretrainConfig:
             backbone_dropout=0.0,
             freeze_word_embeddings=True,
         ),
-        reader=ReaderConfig(layers=2, freeze_word_embeddings=True, dropout=0.0),
-        data=DataConfig(max_query_tokens=64, max_passage_tokens=64, exclude="document", held_out_fraction=0.1),
+        reader=ReaderConfig(layers=1, freeze_layers=1, freeze_word_embeddings=True, dropout=0.0),
+        data=DataConfig(
+            max_query_tokens=64,
+            max_passage_tokens=64,
+            min_span_documents=2,
+            max_span_documents=30,
+            exclude="document",
+            held_out_fraction=0.2,
+        ),
         ict=IctConfig(
-            steps=40, batch_size=48, learning_rate=1e-4, projection_learning_rate=1e-3, token_weight_learning_rate=2e-2
+            steps=60, batch_size=256, learning_rate=1e-4, projection_learning_rate=1e-3, token_weight_learning_rate=1e-2
         ),
         realm=RealmConfig(
-            steps=200,
+            steps=240,
             batch_size=16,
-            num_candidates=6,
-            learning_rate=1e-4,
-            projection_learning_rate=1e-3,
-            token_weight_learning_rate=2e-2,
-            reader_learning_rate=2e-4,
+            num_candidates=12,
+            learning_rate=1e-5,
+            projection_learning_rate=4e-4,
+            token_weight_learning_rate=2e-3,
+            reader_learning_rate=1e-4,
             head_learning_rate=1e-3,
         ),
-        refresh=RefreshConfig(every_steps=50),
-        loop=LoopConfig(log_every=5, checkpoint_every=50, threads=1),
-        probe=ProbeConfig(size=1000),
+        refresh=RefreshConfig(every_steps=30),
+        loop=LoopConfig(log_every=5, checkpoint_every=60),
+        probe=ProbeConfig(size=6000),
     )
 
 
 def quick() -> PretrainConfig:
-    """The same on a slice, in about a minute."""
-    return small()
+    """The same on a slice, in about a minute: every part runs, nothing is learnt that a probe could see."""
+    config = small()
+    return replace(
+        config,
+        ict=replace(config.ict, steps=15, batch_size=128),
+        realm=replace(config.realm, steps=24, batch_size=8, num_candidates=8),
+        refresh=replace(config.refresh, every_steps=8),
+        loop=replace(config.loop, log_every=2, checkpoint_every=12),
+        probe=replace(config.probe, size=800),
+    )

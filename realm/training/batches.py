@@ -237,9 +237,11 @@ class InverseCloze:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        shrink: bool = False,
     ) -> None:
         """Count the sentences of every passage. Lengths count [CLS] and [SEP]; `batch_size` is the global one.
 
+        shrink: take a smaller batch where there are too few passages, as long as two are left for each rank.
         Raises UsageError for impossible settings, DataError when there are fewer passages than a batch needs.
         """
         _check(batch_size, rank, world_size, seed)
@@ -261,6 +263,8 @@ class InverseCloze:
             "rows_of_one_sentence": int(self._single.sum()),
         }
         certain = len(self._rows) if removal_probability == 0 else int((~self._single).sum())
+        if shrink and 2 * world_size <= certain < batch_size:
+            batch_size = self._batch_size = certain // world_size * world_size
         if certain < batch_size:
             raise DataError(
                 f"{certain} passages of two or more sentences (of {len(snapshot)}): expected at least batch_size="
@@ -271,6 +275,11 @@ class InverseCloze:
     @property
     def steps_per_epoch(self) -> int:
         return self._order.steps
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs of the global batch; see `shrink`."""
+        return self._batch_size
 
     def statistics(self) -> dict[str, int]:
         """What the corpus holds and what of it can't be used, by reason."""

@@ -22,6 +22,8 @@ from realm.types import NO_ROW, MaskedBatch, Spans
 
 FORMAT, FORMAT_VERSION = "realm probe", 1
 _PROBE = 3
+_DRAWS = 12
+"""Turns over the rows before a probe is given up as too large: later draws mostly repeat spans."""
 
 
 class Identified(Corpus, Protocol):
@@ -97,8 +99,9 @@ class Probe:
         max_targets: int = 10,
         same_corpus: bool = True,
     ) -> Probe:
-        """At most `size` sentences with a salient span masked, each from another of `rows` (Int64[H]).
+        """At most `size` sentences with a salient span masked, from `rows` (Int64[H]).
 
+        One from every usable row, in a random order of rows; then, while `size` is not reached, another span of each.
         same_corpus: whether the snapshot is what will be searched. DataError when no row is usable.
         """
         if size < 1:
@@ -113,12 +116,16 @@ class Probe:
             seed=seed,
             held_out=others,
         )
-        chosen = np.random.default_rng((seed, _PROBE)).permutation(source.rows)[:size]
-        items = []
-        for row in sorted(chosen.tolist()):
-            masked = source.draw(row, np.random.default_rng((seed, _PROBE, row)))
-            items.append(_item(snapshot, row, row if same_corpus else NO_ROW, masked))
-        return Probe(snapshot.fingerprint, "salient", seed, tuple(items))
+        order = np.random.default_rng((seed, _PROBE)).permutation(source.rows).tolist()
+        items: dict[tuple[int, tuple[int, int]], ProbeItem] = {}
+        for turn in range(_DRAWS):
+            for row in order:
+                if len(items) == size:
+                    break
+                masked = source.draw(row, np.random.default_rng((seed, _PROBE, row, turn)))
+                item = _item(snapshot, row, row if same_corpus else NO_ROW, masked)
+                items.setdefault((row, (item.start + item.span[0], item.start + item.span[1])), item)
+        return Probe(snapshot.fingerprint, "salient", seed, tuple(items.values()))
 
     def function_words(self, snapshot: Identified, spans: Spans) -> Probe:
         """The control: the same sentences with a function word masked in place of the span.

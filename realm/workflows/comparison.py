@@ -157,6 +157,7 @@ def compare(run: Run) -> dict[str, Any]:
         ("p(null|x,y), names and dates", "null_posterior", "{:.1%}"),
         ("p(null|x,y), function words", "null_posterior_function_words", "{:.1%}"),
     ]
+    documents = [item.document_id for item in probe.items]
     rows = []
     for label, name, form in lines:
         cells = [form.format(reports[n]["figures"][name]) if name in reports[n]["figures"] else "–" for n in names]
@@ -166,7 +167,7 @@ def compare(run: Run) -> dict[str, Any]:
     for k in ks:
         if "realm" in reports and "warm-start" in reports:
             before, after = (_found(reports[n], k, len(probe)) for n in ("warm-start", "realm"))
-            gain = paired_bootstrap(before, after, seed=config.loop.seed)
+            gain = paired_bootstrap(before, after, samples=2000, seed=config.loop.seed, groups=documents)
             intervals[f"recall@{k}"] = [gain.difference, gain.low, gain.high]
             if k == "5":
                 notes.append(

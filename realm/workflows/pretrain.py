@@ -18,6 +18,7 @@ from realm.training.metrics import Metrics
 from realm.training.state import read_facts
 from realm.workflows import parts
 from realm.workflows.comparison import bm25_report, compare, evaluate_index, evaluate_model, save_report
+from realm.workflows.parts import Text
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.run import Run
 from realm.workflows.stages import pretrain_jointly, warm_start
@@ -60,19 +61,26 @@ def pretrain(
                 "corpus_snapshot": masked.snapshot.fingerprint,
             },
         )
-        with Metrics(run.path, tensorboard=config.loop.tensorboard) as metrics:
-            bench = Workbench(run, config, searched, masked, metrics, reporter, should_stop)
-            if not run.has_report("bm25"):
-                with reporter.stage("BM25 on the probe"):
-                    save_report(run, "bm25", bm25_report(bench.probe, searched, masked, config))
-            warm = warm_start(bench)
-            if not run.has_report("warm-start"):
-                _evaluate(bench, "warm-start", warm)
-            if config.realm.steps:
-                final = pretrain_jointly(bench, warm)
-                if not run.has_report("realm"):
-                    _evaluate(bench, "realm", final)
+        pretrain_texts(run, config, searched, masked, reporter, should_stop)
     return compare(run)
+
+
+def pretrain_texts(
+    run: Run, config: PretrainConfig, searched: Text, masked: Text, reporter: Reporter, should_stop: Stop | None = None
+) -> None:
+    """The stages of a run over snapshots that are there already, as on a machine that has no knowledge base."""
+    with Metrics(run.path, tensorboard=config.loop.tensorboard) as metrics:
+        bench = Workbench(run, config, searched, masked, metrics, reporter, should_stop)
+        if not run.has_report("bm25"):
+            with reporter.stage("BM25 on the probe"):
+                save_report(run, "bm25", bm25_report(bench.probe, searched, masked, config))
+        warm = warm_start(bench)
+        if not run.has_report("warm-start"):
+            _evaluate(bench, "warm-start", warm)
+        if config.realm.steps:
+            final = pretrain_jointly(bench, warm)
+            if not run.has_report("realm"):
+                _evaluate(bench, "realm", final)
 
 
 def resume(out: Path, *, reporter: Reporter | None = None, should_stop: Stop | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from realm import files
+from realm.errors import DataError
 from realm.methods.ict import InverseCloze
 from realm.methods.realm import RealmPretraining, stale_copy
 from realm.models.encoders import DenseEncoder
@@ -18,8 +19,9 @@ from realm.training import parallel
 from realm.training.batches import InverseCloze as InverseClozeBatches
 from realm.training.batches import MaskedSentences
 from realm.training.loop import Hooks, train
+from realm.training.rarity import SpansByRarity
 from realm.training.state import latest_checkpoint, list_checkpoints, read_facts, restore
-from realm.types import TrainableEncoder
+from realm.types import Spans, TrainableEncoder
 from realm.workflows.comparison import live_recall
 from realm.workflows.workbench import Workbench, retriever_rates
 
@@ -49,7 +51,10 @@ def warm_start(bench: Workbench) -> Path:
             seed=config.loop.seed,
             rank=parallel.rank(),
             world_size=parallel.world_size(),
+            shrink=True,
         )
+        if batches.batch_size < config.ict.batch_size:
+            bench.reporter.note(f"a small corpus: {batches.batch_size} pairs a step instead of {config.ict.batch_size}")
     with bench.reporter.stage("warm start: inverse cloze task", "steps") as progress:
         train(
             method,
@@ -125,11 +130,12 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
 
 
 def _masked_sentences(bench: Workbench) -> MaskedSentences:
-    config = bench.config
-    with bench.reporter.stage("find what can be masked", "passages") as progress:
+    config, snapshot = bench.config, bench.masked.snapshot
+
+    def over(spans: Spans) -> MaskedSentences:
         return MaskedSentences(
-            bench.masked.snapshot,
-            bench.masked.spans,
+            snapshot,
+            spans,
             strategy=config.data.masking,
             batch_size=config.realm.batch_size,
             max_query_tokens=config.data.max_query_tokens,
@@ -143,6 +149,16 @@ def _masked_sentences(bench: Workbench) -> MaskedSentences:
             same_corpus=bench.same_corpus,
             progress=progress,
         )
+
+    with bench.reporter.stage("find what can be masked", "passages") as progress:
+        low, high = config.data.min_span_documents, config.data.max_span_documents
+        if low == 1 and high is None:
+            return over(bench.masked.spans)
+        try:
+            return over(SpansByRarity(bench.masked.spans, snapshot, low, high))
+        except DataError:
+            bench.reporter.note(f"no span stands in {low} to {high or 'any number of'} documents: all spans are masked")
+            return over(bench.masked.spans)
 
 
 @dataclass

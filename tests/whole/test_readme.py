@@ -1,0 +1,93 @@
+"""Every snippet of the README runs, in its order, on a small folder of documents and a tiny model.
+
+Long trainings are cut short by extra settings; nothing else is changed.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tiny
+
+from realm.cli import app
+from realm.files import write_manifest
+from realm.knowledge.catalog import CATALOG, cache_folder
+
+DOCUMENTS = {
+    "guernica": "Guernica was painted by Pablo Picasso in Paris in 1937. It hangs in Madrid.",
+    "danube": "The Danube flows through Vienna and Budapest. It rises in Germany and ends in Romania.",
+    "radium": "Radium was discovered by Marie Curie in Paris. Marie Curie was born in Warsaw in 1867.",
+    "picasso": "Pablo Picasso was a Spanish painter. He was born in Malaga in 1881 and died in France.",
+}
+SHORT = ["ict.steps=2", "realm.steps=3", "probe.size=4", "data.spans_pipeline=pattern", "data.held_out_fraction=0.3",
+         "refresh.mode=sync", "encoder.layers=1", "encoder.dim=16", "loop.tensorboard=false"]  # fmt: skip
+
+
+def snippets(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with documents, and a cache in which the default encoder's place is taken by a tiny one."""
+    (tmp_path / "docs").mkdir()
+    for name, text in DOCUMENTS.items():
+        (tmp_path / "docs" / f"{name}.txt").write_text(text)
+    monkeypatch.setenv("REALM_CACHE", str(tmp_path / "cache"))
+    entry = CATALOG["all-MiniLM-L6-v2"]
+    folder = cache_folder() / "catalogue" / f"{entry.name}-{entry.sha256[:12]}"
+    tiny.tiny_bert(folder / Path(entry.member).name, DOCUMENTS.values(), masked_head=False)
+    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    write_manifest(
+        folder, format="realm-catalogue-entry", version=1, sha256=entry.sha256, where=entry.where, files=sizes
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
+def test_every_snippet_runs(
+    name: str, repository: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (repository / name).read_text(encoding="utf-8")
+    lines = [line[2:] for block in snippets(text, "console") for line in block.splitlines() if line.startswith("$ ")]
+    assert len(lines) >= 8
+    answers = []
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        assert words[0] == "realm"
+        app([*words[1:], *(SHORT if words[1] == "pretrain" else [])], standalone_mode=False)
+        out = capsys.readouterr().out
+        assert out.strip(), line
+        if words[1] == "ask":
+            answers.append(out)
+    assert "Pablo Picasso" in answers[0]
+    assert "Joan Miró" in answers[1]
+    for code in snippets(text, "python"):
+        scope: dict[str, object] = {}
+        exec(code, scope)
+        assert scope["answer"].evidence  # type: ignore[attr-defined]
+
+
+def test_the_two_readmes_show_the_same_commands(repository: Path) -> None:
+    both = [(repository / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")]
+    for language in ("console", "python", ""):
+        first, second = (
+            [line.split("#")[0].rstrip() for block in snippets(text, language) for line in block.splitlines()]
+            for text in both
+        )
+        if language:
+            assert first == second
+        else:
+            assert [line for line in first if line.startswith("make")] == [
+                line for line in second if line.startswith("make")
+            ]
+
+
+def test_linked_files_exist(repository: Path) -> None:
+    for name in ("README.md", "README.ko.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", (repository / name).read_text(encoding="utf-8")):
+            assert target.startswith("http") or (repository / target).exists(), f"{name} links {target}"
