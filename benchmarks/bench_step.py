@@ -94,7 +94,8 @@ class Repeated:
 def layer_flops(lengths: np.ndarray, layers: int, hidden: int, inner: int) -> float:
     """Forward: four attention projections and two of the feed-forward, and the two attention products."""
     tokens = lengths.sum(dtype=np.float64)
-    return float(layers * (2 * tokens * (4 * hidden * hidden + 2 * hidden * inner) + 4 * hidden * (lengths.astype(float) ** 2).sum()))
+    products = 2 * tokens * (4 * hidden * hidden + 2 * hidden * inner)
+    return float(layers * (products + 4 * hidden * (lengths.astype(float) ** 2).sum()))
 
 
 def main() -> None:
@@ -129,11 +130,13 @@ def main() -> None:
         for rows in (10_000, 1_000_000):
             vectors = torch.randn(rows, encoder.dim)
             index = ExactIndex(vectors)
-            index.search, index.vectors = clock.wrap("search", index.search), clock.wrap("search", index.vectors)  # type: ignore[method-assign]
+            for name in ("search", "vectors"):
+                setattr(index, name, clock.wrap("search", getattr(index, name)))
             method = RealmPretraining(
                 encoder, reader, Repeated(snapshot, clock), index,
                 num_candidates=args.candidates, max_passage_tokens=args.tokens, max_reader_tokens=args.tokens,
             )  # fmt: skip
+            retrieve = method._candidates
             total, flops, plain_seconds, plain_flops = 0.0, 0.0, 0.0, 0.0
             for step in range(args.steps + 1):
                 if step == 1:  # the first warms up
@@ -142,16 +145,14 @@ def main() -> None:
                 started = time.perf_counter()
                 batch = get_batch(step)
                 reading_rows: list[torch.Tensor] = []
-                original = method._candidates
 
-                def candidates(*a: Any, _original: Any = original, _rows: Any = reading_rows) -> Any:
-                    found = _original(*a)
+                def candidates(*a: Any, _retrieve: Any = retrieve, _rows: Any = reading_rows) -> Any:
+                    found = _retrieve(*a)
                     _rows.append(found[0])
                     return found
 
                 method._candidates = candidates  # type: ignore[method-assign]
                 loss = method.loss(batch)
-                method._candidates = original  # type: ignore[method-assign]
                 loss.total.backward()
                 total += time.perf_counter() - started
                 for module in (encoder, reader):
@@ -161,7 +162,8 @@ def main() -> None:
                 real = Repeated(snapshot, Clock())
                 passage = real._passages(rows_BK.unique(), args.tokens).lengths.numpy()
                 query = batch.query.lengths.numpy()
-                joint = real._bodies(rows_BK.flatten(), args.tokens).lengths.numpy() + np.repeat(query, args.candidates) + 1
+                bodies = real._bodies(rows_BK.flatten(), args.tokens).lengths.numpy()
+                joint = bodies + np.repeat(query, args.candidates) + 1
                 masks = int(batch.target.mask.sum()) * args.candidates
                 lengths = np.concatenate([passage, query, joint])
                 head = 2.0 * masks * config.hidden_size * (config.vocab_size + config.hidden_size)

@@ -1,6 +1,6 @@
 """Long pre-training on the vital corpus with a deep retriever, on one GPU.
 
-    python benchmarks/gpu/01_vital.py pack KB PACKED        # CPU machine: snapshot, spans, BM25 on the probe, model folder
+    python benchmarks/gpu/01_vital.py pack KB PACKED        # CPU machine: snapshot, spans, model folder
     python benchmarks/gpu/01_vital.py run PACKED OUT        # GPU machine, about nine minutes
     python benchmarks/gpu/01_vital.py run PACKED OUT --try  # anywhere: a few steps, to see that it runs
 
@@ -40,8 +40,10 @@ def config(model: str, tiny: bool) -> PretrainConfig:
         "refresh.every_steps=100", "loop.checkpoint_every=500", "loop.threads=none",
     ]  # fmt: skip
     if tiny:
-        settings += ["ict.steps=2", "ict.batch_size=8", "realm.steps=4", "realm.batch_size=2", "probe.size=40",
-                     "refresh.every_steps=2", "realm.num_candidates=4", "encoder.layers=1", "reader.layers=1"]  # fmt: skip
+        settings += [
+            "ict.steps=2", "ict.batch_size=8", "realm.steps=4", "realm.batch_size=2", "probe.size=40",
+            "refresh.every_steps=2", "realm.num_candidates=4", "encoder.layers=1", "reader.layers=1",
+        ]  # fmt: skip
     return override(build("small"), settings)
 
 

@@ -5,6 +5,7 @@ Legend: K passages read, the null passage at index 0; C candidate answers, of T 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -178,6 +179,12 @@ class Realm:
         return logp_KC
 
 
+def _standing(answer: str, text: str) -> tuple[int, int] | None:
+    """Where the answer stands in a passage whose tagger missed it, as whole words and whatever the case."""
+    found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE)
+    return found.span() if found else None
+
+
 def _evidence(
     match: Match, i: int, answer: Candidate, score_K: Tensor, log_prior_K: Tensor, posterior_K: Tensor, logp_K: Tensor
 ) -> Evidence:
@@ -188,7 +195,7 @@ def _evidence(
         prior=float(log_prior_K[i].exp()),
         posterior=float(posterior_K[i]),
         retrieval_utility=float(logp_K[i] - logp_K[0]),
-        span=answer.places.get(i - 1),
+        span=answer.places.get(i - 1) or _standing(answer.text, match.passage.text),
         source=match.source,
         date=match.date,
         url=match.url,

@@ -33,7 +33,8 @@ def small() -> PretrainConfig:
     """What two cores learn from in some minutes (docs/lab-notes.md tells how it was found).
 
     The retriever is a sentence encoder's embedding layer with a learned weight a word piece; the reader is one layer
-    of it, left as it was, with a copy head. Spans that one document alone holds, or very many, are not masked in training.
+    of it, left as it was, with a copy head. Spans that one document alone holds, or very many, are not masked in
+    training.
     """
     return PretrainConfig(
         encoder=EncoderConfig(

@@ -8,12 +8,12 @@ wherever it was stopped.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from realm.config import PretrainConfig
 from realm.errors import UsageError
-from realm.training import parallel
 from realm.training.metrics import Metrics
 from realm.training.state import read_facts
 from realm.workflows import parts
@@ -41,9 +41,13 @@ def pretrain(
     DataError when there is nothing to learn from; KeyboardInterrupt after `should_stop`, with everything saved.
     """
     reporter = reporter or Silent()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"found WORLD_SIZE={os.environ['WORLD_SIZE']}: pre-training runs in one process; the loop and the "
+            "methods take several (training/parallel.py), the run folder and the refresher do not yet"
+        )
     run = Run(out)
     with run.alone(), threads(config.loop.threads):
-        parallel.start(config.loop.device)
         kb = open_knowledge_base(kb_path)
         if run.exists:  # later edits don't change what a run stands on
             kb = kb.at(int(run.facts()["parents"]["knowledge_base_version"]))

@@ -118,7 +118,10 @@ class Workbench:
         """Start the null passage's level, where the recipe learns it, from a fixed part of the probe."""
         if self.config.encoder.null_bias == "learned" and self.config.realm.null_passage:
             exclude = self.config.data.exclude
+            training = method.encoder.training
+            method.encoder.train(False)  # a level that is measured once should not hang on one draw of dropout
             method.calibrate_null(next(self.probe.batches(self.masked.snapshot, 64, exclude=exclude)))
+            method.encoder.train(training)
 
     def open_index(self, folder: Path) -> ExactIndex:
         index = ExactIndex.open(folder, snapshot=self.searched.snapshot.fingerprint)

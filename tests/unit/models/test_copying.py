@@ -26,13 +26,13 @@ def setting() -> tuple[CopyHead, Tensor, Tensor, Tokens, Tensor]:
     return head, target_NTH, hidden_NLH, Tokens(ids_NL, torch.zeros_like(ids_NL), torch.tensor([6, 6, 2])), body_NL
 
 
-def test_it_starts_as_scaled_inner_products_and_an_even_gate() -> None:
+def test_it_starts_as_scaled_inner_products_and_a_small_gate() -> None:
     head = CopyHead(H)
     target_NTH, hidden_NLH = torch.randn(1, 1, H), torch.randn(1, 3, H)
     copy = head(target_NTH, hidden_NLH, torch.ones(1, 3, dtype=torch.bool))
     expected_L = (hidden_NLH[0] @ target_NTH[0, 0] / math.sqrt(H)).log_softmax(0)
     assert_close(copy.log_attention_NTL[0, 0], expected_L)
-    assert copy.gate_NT.item() == 0.0
+    assert copy.gate_NT.item() == -2.0
 
 
 def test_mixture_is_the_sum_of_both_ways() -> None:

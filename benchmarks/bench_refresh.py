@@ -1,6 +1,6 @@
 """What a refresh costs: embedding against a bare loop, and a trainer with and without a refresher beside it.
 
-    python benchmarks/refresh.py [--passages 4000] [--rounds 3] [--layers 2] [--width 128]
+    python benchmarks/bench_refresh.py [--passages 4000] [--rounds 3] [--layers 2] [--width 128]
 
 1. Throughput of `embed` (read the mapped token ids, batch, encode, write shards, manifest) against a bare loop that
    encodes the same passages, sorted by length and batched before the clock starts, and keeps nothing.

@@ -1,6 +1,6 @@
 """Exact search against faiss IndexFlatIP and against the memory bandwidth of the machine, side by side.
 
-    python benchmarks/search.py [--rows 100000 1000000] [--batches 1 64] [--seconds 4]
+    python benchmarks/bench_search.py [--rows 100000 1000000] [--batches 1 64] [--seconds 4]
 
 Each contestant runs with one and with two threads, in turn, round after round in one process; its time is that of its
 best round, which is the one the neighbours of a shared machine disturbed least. The bandwidth limit is the time that

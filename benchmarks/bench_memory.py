@@ -1,6 +1,6 @@
 """Peak memory and speed of ingest and snapshot on synthetic passages.
 
-    python benchmarks/ingest_memory.py 1000000
+    python benchmarks/bench_memory.py 1000000
 
 Documents of ten passages of about 100 words, drawn from a Zipf-like vocabulary, are streamed into a knowledge base,
 scanned, ingested a second time (nothing may change), edited one by one, and laid out as a snapshot. Peak resident
