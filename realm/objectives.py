@@ -21,6 +21,22 @@ LEVELS = ("sequence", "token")
 NEGATIVE_INFINITY = float("-inf")
 
 
+# ---------------------------------------------------------------- relevance: f(x, z)
+
+
+def scores(query_BD: Tensor, passages: Tensor) -> Tensor:
+    """f(x, z), the inner product of a query and a passage (section 3.2), in full precision even under autocast.
+
+    passages: one set for all queries, Float[N, D], gives Float[B, N]; one a query, Float[B, K, D], gives Float[B, K].
+
+    Inner products of D numbers near 1 reach tens, where neighbours in bfloat16 lie 0.25 apart and more: a softmax over
+    such scores would see ties and jumps that the vectors do not hold.
+    """
+    with torch.autocast(query_BD.device.type, enabled=False):
+        query_BD, passages = _at_least_float32(query_BD), _at_least_float32(passages)
+        return query_BD @ passages.T if passages.ndim == 2 else (passages @ query_BD[..., None])[..., 0]
+
+
 # ---------------------------------------------------------------- which passage: p(z|x)
 
 
@@ -182,7 +198,7 @@ def in_batch_correct_B(
 def _in_batch_scores(
     query_BD: Tensor, passage_ND: Tensor, labels_B: Tensor | None, allowed_BN: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    score_BN = _at_least_float32(query_BD) @ _at_least_float32(passage_ND).T
+    score_BN = scores(query_BD, passage_ND)
     if labels_B is None:
         labels_B = torch.arange(len(query_BD), device=query_BD.device)
     if allowed_BN is not None:

@@ -118,7 +118,7 @@ class RealmPretraining:
         # ---- score: live parameters decide; a passage that stands under several queries is encoded once
         rows_U, where_BK = rows_BK.unique(return_inverse=True)
         passage_UD = self.encoder.encode_passages(self.corpus.passages(rows_U, self.max_passage_tokens).to(device))
-        score_BK = torch.einsum("bd,bkd->bk", query_BD, passage_UD[where_BK.to(device)])
+        score_BK = objectives.scores(query_BD, passage_UD[where_BK.to(device)])
         if self.null_passage:
             level_K = nn.functional.pad(self.encoder.null_bias[None], (0, rows_BK.shape[1] - 1))
             score_BK = score_BK + level_K
@@ -171,7 +171,7 @@ class RealmPretraining:
         rows_U, where_BC = rows_BC.unique(return_inverse=True)
         tokens = self.corpus.passages(rows_U, self.max_passage_tokens).to(query_BD.device)
         passage_UD = self.encoder.encode_passages(tokens)
-        score_BC = torch.einsum("bd,bcd->bc", query_BD, passage_UD[where_BC.to(query_BD.device)]).cpu()
+        score_BC = objectives.scores(query_BD, passage_UD[where_BC.to(query_BD.device)]).cpu()
         order_BC = score_BC.masked_fill(rows_BC == NO_ROW, -torch.inf).argsort(dim=1, descending=True, stable=True)
         return rows_BC.gather(1, order_BC)
 

@@ -251,3 +251,24 @@ def test_objectives_import_torch_and_nothing_else() -> None:
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} == {"__future__", "torch"}
+
+
+@pytest.mark.parametrize("shape", [(6, 64), (3, 6, 64)], ids=["shared", "own"])
+def test_scores_are_as_exact_under_autocast_as_without(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query_BD, passages = (3 * torch.randn(size, generator=generator) for size in ((3, 64), shape))
+    query_BD.requires_grad_()
+    expected = torch.einsum("bd,nd->bn" if len(shape) == 2 else "bd,bnd->bn", query_BD.double(), passages.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = objectives.scores(query_BD, passages)
+    assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    (gradient_BD,) = torch.autograd.grad(found.sum(), query_BD)
+    assert_close(gradient_BD, passages.sum(0).expand(3, -1) if len(shape) == 2 else passages.sum(1))
+
+
+def test_the_in_batch_softmax_is_the_same_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query_BD, passage_ND = (3 * torch.randn(5, 64, generator=generator) for _ in range(2))
+    expected = objectives.in_batch_softmax(query_BD, passage_ND)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(objectives.in_batch_softmax(query_BD, passage_ND), expected)
