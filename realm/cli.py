@@ -48,7 +48,7 @@ def demo(
     from realm.workflows.demo import run_demo
 
     terminal = Terminal(quiet=as_json)
-    with finish_step_on_interrupt(terminal.note) as should_stop:
+    with finish_step_on_interrupt(terminal) as should_stop:
         result = run_demo(
             out or Path("realm-demo-quick" if quick else "realm-demo"),
             quick=quick,
@@ -123,7 +123,7 @@ def pretrain(
 
     given = settings or []
     terminal = Terminal(quiet=as_json)
-    with finish_step_on_interrupt(terminal.note) as should_stop:
+    with finish_step_on_interrupt(terminal) as should_stop:
         if given and "=" not in given[0]:
             if kb or out or given[1:]:
                 raise UsageError("a run goes on with its own settings: give RUN alone, or --kb and --out for a new run")

@@ -42,12 +42,23 @@ class Terminal:
         self._figures: dict[str, float] = {}
         self._bar: Progress | None = None
         self._live: Any = None
+        self.stepping = False
+        """Whether the present stage is training, which can be stopped between two steps."""
 
     def note(self, text: str) -> None:
         self.console.print(escape(text))
 
     @contextmanager
     def stage(self, title: str, unit: str = "") -> Iterator[Callable[[int, int | None], None]]:
+        outer, self.stepping = self.stepping, unit == "steps"
+        try:
+            with self._draw(title, unit) as progress:
+                yield progress
+        finally:
+            self.stepping = outer
+
+    @contextmanager
+    def _draw(self, title: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
         started = time.monotonic()
         if self.console.is_terminal:
             with Progress(
@@ -202,8 +213,8 @@ def _marked(text: str, span: tuple[int, int] | None, width: int = 160) -> str:
 
 
 @contextmanager
-def finish_step_on_interrupt(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks the loop to finish its step and save; a second Ctrl-C stops at once.
+def finish_step_on_interrupt(terminal: Terminal) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C in training asks the loop to finish its step and save; a second one, or one elsewhere, stops at once.
 
     Yields a function that says whether to stop.
     """
@@ -211,10 +222,13 @@ def finish_step_on_interrupt(note: Callable[[str], None]) -> Iterator[Callable[[
 
     def handler(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        # Other stages have no step to finish: they keep what is done at any moment, and nothing there would ask.
+        if asked or not terminal.stepping:
             raise KeyboardInterrupt
         asked = True
-        note("stopping after this step (press Ctrl-C again to stop at once); the same command goes on from here")
+        terminal.note(
+            "stopping after this step (press Ctrl-C again to stop at once); the same command goes on from here"
+        )
 
     previous = signal.signal(signal.SIGINT, handler)
     try:
