@@ -108,7 +108,9 @@ def pretrain(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN] [NAME=VALUE]...", help="A run to go on with, or settings.")
     ] = None,
-    kb: Annotated[Path | None, typer.Option("--kb", help="The knowledge base that is searched (Z).")] = None,
+    kb: Annotated[
+        Path | None, typer.Option("--kb", help="The knowledge base that is searched (Z); with RUN, where it lies now.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; an existing one goes on.")] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="Another knowledge base to mask (X); Z itself by default.")
@@ -125,9 +127,9 @@ def pretrain(
     terminal = Terminal(quiet=as_json)
     with finish_step_on_interrupt(terminal) as should_stop:
         if given and "=" not in given[0]:
-            if kb or out or given[1:]:
+            if out or corpus or given[1:]:
                 raise UsageError("a run goes on with its own settings: give RUN alone, or --kb and --out for a new run")
-            result = resume(Path(given[0]), reporter=terminal, should_stop=should_stop)
+            result = resume(Path(given[0]), kb=kb, reporter=terminal, should_stop=should_stop)
         else:
             if kb is None or out is None:
                 raise UsageError("found no --kb or no --out: expected both for a new run, or RUN alone to go on")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from realm.config import DataConfig, EncoderConfig, ReaderConfig
 from realm.errors import DataError, MismatchError
-from realm.files import fingerprint
+from realm.files import MANIFEST, fingerprint, read_json
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.catalog import resolve_model
 from realm.knowledge.snapshot import Snapshot
@@ -42,24 +46,51 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 def prepare_text(kb: KnowledgeBase, model: str, data: DataConfig, reporter: Reporter) -> Text:
     """The snapshot of a knowledge base's present version in the encoder's word pieces, and its salient spans.
 
-    Both are kept in the knowledge base's folder and found again by the next run. DataError when it is empty.
+    Both are kept in the knowledge base's folder and found again by the next run; runs that begin at the same moment
+    make them once. DataError when it is empty.
     """
+    if kb.num_passages() == 0:
+        raise DataError(f"{kb.path} holds no passages: ingest some documents first")
     tokenizer = load_tokenizer(resolve_model(model))
     # Embedding and housekeeping are versions too; the same text needs no second snapshot.
     kb = kb.at(kb.content_version)
     name = f"v{kb.version:06d}-{tokenizer_fingerprint(tokenizer)[:8]}"
     folder = kb.path / "snapshots" / name
-    if (folder / "manifest.json").exists():
-        snapshot = Snapshot.open(folder)
-    else:
-        with reporter.stage("snapshot: word pieces to memory map", "passages") as progress:
-            snapshot = Snapshot.build(kb, tokenizer, folder, progress=progress)
-    if len(snapshot) == 0:
-        raise DataError(f"{kb.path} holds no passages: ingest some documents first")
     place = folder.with_name(f"{name}.spans-{data.spans_pipeline.replace('/', '_')}")
-    with reporter.stage("salient spans: names and dates", "passages") as progress:
-        spans = find_spans(snapshot, place, pipeline=data.spans_pipeline, progress=progress)
+    with _alone(folder, reporter):
+        if (folder / MANIFEST).exists():
+            snapshot = Snapshot.open(folder)
+        else:
+            with reporter.stage("snapshot: word pieces to memory map", "passages") as progress:
+                snapshot = Snapshot.build(kb, tokenizer, folder, progress=progress)
+        with reporter.stage("salient spans: names and dates", "passages") as progress:
+            spans = find_spans(snapshot, place, pipeline=data.spans_pipeline, progress=progress)
     return Text(snapshot, spans)
+
+
+@contextmanager
+def _alone(folder: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold a snapshot against another process that would make it, too: each would clear away the other's work."""
+    if folder.parent.exists() and not os.access(folder.parent, os.W_OK):  # read-only: nothing can be made here anyway
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reporter.note(f"another process is making {folder}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def has_snapshot(kb_path: Path, fingerprint: str) -> bool:
+    """Whether a snapshot of this fingerprint was made from the knowledge base in a folder."""
+    manifests = (Path(kb_path) / "snapshots").glob(f"v*/{MANIFEST}")
+    return any(read_json(path).get("fingerprint") == fingerprint for path in manifests)
 
 
 def build_encoder(config: EncoderConfig, snapshot: Snapshot, max_passage_tokens: int, seed: int) -> DenseEncoder:

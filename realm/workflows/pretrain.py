@@ -38,7 +38,8 @@ def pretrain(
     """Pre-train on a knowledge base; with `corpus`, mask the text of another one (X and Z differ).
 
     Returns the before/after comparison. MismatchError when `out` was begun with other settings or other text;
-    DataError when there is nothing to learn from; KeyboardInterrupt after `should_stop`, with everything saved.
+    ArtefactError when `out` holds something else; DataError when there is nothing to learn from; KeyboardInterrupt
+    after `should_stop`, with everything saved.
     """
     reporter = reporter or Silent()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -48,13 +49,19 @@ def pretrain(
         )
     run = Run(out)
     with run.alone(), threads(config.loop.threads):
-        kb = open_knowledge_base(kb_path)
-        if run.exists:  # later edits don't change what a run stands on
-            kb = kb.at(int(run.facts()["parents"]["knowledge_base_version"]))
-        searched = masked = parts.prepare_text(kb, config.encoder.model, config.data, reporter)
+        run.check_place()
+        begun = run.facts()["parents"] if run.exists else {}
+
+        def text(place: Path, version: int | None) -> Text:
+            kb = open_knowledge_base(place)
+            if version is not None:  # later edits don't change what a run stands on
+                kb = kb.at(version)
+            return parts.prepare_text(kb, config.encoder.model, config.data, reporter)
+
+        searched = masked = text(Path(kb_path), begun.get("knowledge_base_version"))
         corpus = corpus or (Path(config.data.corpus) if config.data.corpus else None)
         if corpus is not None:
-            masked = parts.prepare_text(open_knowledge_base(corpus), config.encoder.model, config.data, reporter)
+            masked = text(corpus, begun.get("corpus_version"))
         run.create_or_resume(
             config,
             {
@@ -62,7 +69,9 @@ def pretrain(
                 "knowledge_base_version": searched.snapshot.version,
                 "snapshot": searched.snapshot.fingerprint,
                 "corpus": str(corpus.absolute()) if corpus else None,
+                "corpus_version": masked.snapshot.version if corpus else None,
                 "corpus_snapshot": masked.snapshot.fingerprint,
+                "corpus_spans": masked.spans.fingerprint,
             },
         )
         pretrain_texts(run, config, searched, masked, reporter, should_stop)
@@ -87,25 +96,30 @@ def pretrain_texts(
                 _evaluate(bench, "realm", final)
 
 
-def resume(out: Path, *, reporter: Reporter | None = None, should_stop: Stop | None = None) -> dict[str, Any]:
-    """Go on with a run by its folder alone."""
+def resume(
+    out: Path, *, kb: Path | None = None, reporter: Reporter | None = None, should_stop: Stop | None = None
+) -> dict[str, Any]:
+    """Go on with a run by its folder alone. kb: where the knowledge base lies now, if it was moved."""
     run = Run(out)
     parents = run.facts()["parents"]
     corpus = Path(parents["corpus"]) if parents["corpus"] else None
-    kb_path, config = Path(parents["knowledge_base"]), run.config()
+    kb_path, config = kb or Path(parents["knowledge_base"]), run.config()
     return pretrain(kb_path, out, config, corpus=corpus, reporter=reporter, should_stop=should_stop)
 
 
 def evaluate_run(path: Path, *, kb: Path | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
-    """The comparison of a run; what is missing of it is computed."""
+    """The comparison of a run; what is missing of it is computed.
+
+    kb: where its knowledge base lies now, if it was moved. UsageError when that is another one.
+    """
     run = Run(path)
     parents = run.facts()["parents"]
-    if kb is not None and str(Path(kb).absolute()) != parents["knowledge_base"]:
+    if kb is not None and not parts.has_snapshot(kb, parents["snapshot"]):
         raise UsageError(
             f"{path} was trained on {parents['knowledge_base']}: its probe can't be judged on {kb}; leave --kb out"
         )
     last = "realm" if run.config().realm.steps else "warm-start"
-    return compare(run) if run.has_report(last) else resume(path, reporter=reporter)
+    return compare(run) if run.has_report(last) else resume(path, kb=kb, reporter=reporter)
 
 
 def _evaluate(bench: Workbench, name: str, checkpoint: Path) -> None:

@@ -32,6 +32,8 @@ from realm.errors import ArtefactError, MismatchError, RealmError
 
 FORMAT = "realm run"
 VERSION = 1
+PLACES = ("knowledge_base", "corpus")
+"""Parents that say where a text lay; the others say what it was."""
 
 
 class Run:
@@ -50,30 +52,41 @@ class Run:
     def exists(self) -> bool:
         return (self.path / "run.json").exists()
 
+    def check_place(self) -> None:
+        """ArtefactError when the folder holds something else, which must not be written over."""
+        if self.exists or not self.path.exists():
+            return
+        # A run that was killed while it was made has at most its settings, and files that nothing reads.
+        if any(file.name != "config.json" and not file.name.startswith(".") for file in self.path.iterdir()):
+            raise ArtefactError(f"{self.path} is not empty and is no run: give another --out")
+
     def create_or_resume(self, config: PretrainConfig, parents: dict[str, Any]) -> bool:
         """Write run.json and config.json, or check that they are the same. True when the run existed.
 
+        A text is told by its fingerprint, so one that was moved is the same; its new place is written down.
         MismatchError names the first setting or parent that differs.
         """
         settings = to_json(config)
         if self.exists:
             facts = self.facts()
-            for name, fingerprint in parents.items():
-                if facts["parents"].get(name) != fingerprint:
+            before = facts["parents"]
+            for name, found in parents.items():
+                if name not in PLACES and name in before and before[name] != found:
                     raise MismatchError(
-                        f"{self.path} was begun with {name} {facts['parents'].get(name)}: found {fingerprint}; "
+                        f"{self.path} was begun with {name} {before[name]}: found {found}; "
                         "give the same one, or another --out"
                     )
-            before = files.read_json(self.path / "config.json")
-            if before != settings:
-                name, old, new = next(_differences(before, settings, ""))
+            old_settings = files.read_json(self.path / "config.json")
+            if old_settings != settings:
+                name, old, new = next(_differences(old_settings, settings, ""))
                 raise MismatchError(
                     f"{self.path} was begun with {name}={old}: found {name}={new}; "
                     "leave the setting as it was, or give another --out"
                 )
+            if any(before.get(name) != parents.get(name) for name in PLACES):
+                files.write_json(self.path / "run.json", {**facts, "parents": {**before, **parents}})
             return True
-        if self.path.exists() and any(self.path.iterdir()):
-            raise ArtefactError(f"{self.path} is not empty and is no run: give another --out")
+        self.check_place()
         self.path.mkdir(parents=True, exist_ok=True)
         files.write_json(self.path / "config.json", settings)
         files.write_json(
