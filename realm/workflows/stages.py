@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from realm import files
 from realm.errors import DataError
 from realm.methods.ict import InverseCloze
 from realm.methods.realm import RealmPretraining, stale_copy
@@ -80,14 +79,12 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
     if found and start >= config.realm.steps:
         return found
     encoder, reader = bench.encoder(found or warm), bench.reader(found)
-    folder = bench.run.index / f"step-{index_step:06d}"
     stale: TrainableEncoder | None = None
     maker = encoder
     if found:
         maker = DenseEncoder.from_pretrained(found / "index_encoder").to(bench.device).eval()
         stale = stale_copy(maker)
-    if not (folder / files.MANIFEST).exists():
-        folder = bench.embed(maker, index_step)
+    folder = bench.embed(maker, index_step)
     method = bench.method(encoder, reader, folder, stale)
     if not found:
         bench.calibrate_null(method)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from realm.config import IctConfig, PretrainConfig, RealmConfig
+from realm.files import MANIFEST, read_json
 from realm.methods.realm import RealmPretraining
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
@@ -129,15 +130,18 @@ class Workbench:
         return index if self.device.type == "cpu" else ExactIndex.open(folder, device=self.device)
 
     def embed(self, encoder: DenseEncoder, step: int) -> Path:
-        """The index of `step`, made unless it is there."""
+        """The index of `step`, made unless it is there and by this encoder: one of other parameters is replaced."""
+        folder, facts = self.run.index / f"step-{step:06d}", parts.index_facts(encoder, step)
+        if (folder / MANIFEST).exists() and read_json(folder / MANIFEST).get("encoder") == facts["encoder"]:
+            return folder
         with self.reporter.stage(f"embed the passages (step {step})", "passages") as progress:
             return embed(
                 encoder,
                 self.searched.snapshot,
-                self.run.index / f"step-{step:06d}",
+                folder,
                 max_tokens=self.config.data.max_passage_tokens,
                 progress=progress,
-                facts=parts.index_facts(encoder, step),
+                facts=facts,
             )
 
     # ------------------------------------------------------------ training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,22 @@ def test_a_run_of_two_corpora_goes_on_after_both_were_edited_and_moved(tmp_path:
     assert result("pretrain", run, "--kb", moved)["figures"] == expected["figures"]
     assert result("pretrain", run)["figures"] == expected["figures"]  # the new place was written down
     assert result("evaluate", "--model", run, "--kb", moved)["figures"] == expected["figures"]
+
+
+def test_an_index_of_other_parameters_is_not_gone_on_with(tmp_path: Path, model: Path) -> None:
+    kb = ingest(tmp_path, model, story.documents(), "kb")
+    run = tmp_path / "run"
+    expected = result("pretrain", "--kb", kb, "--out", run, *story.settings(model, **FEW))
+    forget_the_end(run)
+    used = json.loads((run / "checkpoints" / "step-000001" / "loop.json").read_text())["index_step"]
+    index = run / "index" / f"step-{used:06d}"
+    manifest = json.loads((index / "manifest.json").read_text())
+    (index / "manifest.json").write_text(json.dumps({**manifest, "encoder": "another"}))
+    (shard,) = index.glob("shard-*.npy")
+    vectors = shard.read_bytes()
+    shard.write_bytes(vectors[:-1024] + bytes(1024))
+    assert result("pretrain", run)["figures"] == expected["figures"]
+    assert shard.read_bytes() == vectors
 
 
 def test_two_runs_that_begin_at_once_make_one_snapshot(tmp_path: Path, model: Path) -> None:
