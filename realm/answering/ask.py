@@ -90,6 +90,8 @@ class Realm:
         encoder = self.passage_encoder
         if as_of is None:
             self.prepare(kb)
+            if encoder.fingerprint not in kb.encoders():  # not a single passage to embed
+                return []
             return kb.search_vectors(query_D, k, where, encoder.fingerprint)
         return _search_past(kb, as_of, query_D, k, where, encoder)
 

@@ -245,3 +245,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ArtefactError, match="has no checkpoint of REALM yet"):
         Realm.from_pretrained(tmp_path)
+
+
+def test_an_empty_knowledge_base_has_no_answer(model: Realm, tmp_path: Path) -> None:
+    empty = KnowledgeBase.create(tmp_path / "empty", split=dots.split, splitter=dots.SETTINGS)
+    assert model.search(QUESTION, empty) == []
+    answer = model.ask(QUESTION, empty)
+    assert answer.abstained
+    assert answer.evidence == ()
