@@ -33,7 +33,7 @@ def small() -> PretrainConfig:
     """What two cores learn from in some minutes (docs/lab-notes.md tells how it was found).
 
     The retriever is a sentence encoder's embedding layer with a learned weight a word piece; the reader is one layer
-    of it, left as it was, with a copy head. Spans that one document alone holds, or very many, are not masked in
+    of it with a copy head. Spans that one document alone holds, or very many, are not masked in
     training.
     """
     return PretrainConfig(
@@ -48,7 +48,7 @@ def small() -> PretrainConfig:
             backbone_dropout=0.0,
             freeze_word_embeddings=True,
         ),
-        reader=ReaderConfig(layers=1, freeze_layers=1, freeze_word_embeddings=True, dropout=0.0),
+        reader=ReaderConfig(layers=1, freeze_word_embeddings=True, dropout=0.0),
         data=DataConfig(
             max_query_tokens=64,
             max_passage_tokens=64,
@@ -61,13 +61,13 @@ def small() -> PretrainConfig:
             steps=60, batch_size=256, learning_rate=1e-4, projection_learning_rate=1e-3, token_weight_learning_rate=1e-2
         ),
         realm=RealmConfig(
-            steps=240,
+            steps=270,
             batch_size=16,
-            num_candidates=12,
+            num_candidates=8,
             learning_rate=1e-5,
             projection_learning_rate=4e-4,
             token_weight_learning_rate=2e-3,
-            reader_learning_rate=1e-4,
+            reader_learning_rate=2e-4,
             head_learning_rate=1e-3,
         ),
         refresh=RefreshConfig(every_steps=30),

@@ -189,16 +189,6 @@ def _checkpoint(path: Path, manifest: Facts) -> Facts:
     return {**facts, "run": str(run) if run else None, "damaged": damage}
 
 
-def _method(path: Path, manifest: Facts) -> Facts:
-    method = read_object(path / "method.json")
-    parts = {name: f"{part.get('kind')} {part.get('fingerprint')}" for name, part in method.get("parts", {}).items()}
-    return {
-        **parts,
-        "facts": method.get("facts"),
-        "damaged": [f"{n} is missing" for n in parts if not (path / n).is_dir()],
-    }
-
-
 def _parameters(file: Path) -> int | None:
     header = _header(file)
     return None if header is None else sum(math.prod(t["shape"]) for t in header[0].values())
@@ -240,6 +230,5 @@ DESCRIBERS: Mapping[str, Callable[[Path, Facts], Facts]] = {
     "realm dense encoder": _model,
     "realm cloze reader": _model,
     "realm checkpoint": _checkpoint,
-    "realm method": _method,
 }
 """By the format of the manifest. Written out here, so that showing a manifest loads no network library."""

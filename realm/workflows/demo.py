@@ -38,6 +38,8 @@ class Edit:
     """A fact to change: in the document of this title, one name for another."""
 
     title: str
+    new_title: str
+    """Without the old name."""
     question: str
     old: str
     new: str
@@ -49,7 +51,11 @@ QUESTIONS = (
     "Moby-Dick is a novel by the American writer [MASK].",
 )
 EDIT = Edit(
-    "Guernica (Picasso)", "Guernica is an oil painting by the Spanish artist [MASK].", "Pablo Picasso", "Joan Miró"
+    title="Guernica (Picasso)",
+    new_title="Guernica",
+    question="Guernica is an oil painting by the Spanish artist [MASK].",
+    old="Pablo Picasso",
+    new="Joan Miró",
 )
 STORY_TITLES = frozenset(
     {
@@ -93,6 +99,8 @@ def run_demo(
     base = open_knowledge_base(kb_path)
     realm = Realm.from_pretrained(out / "run")
     embed_missing(realm, base, reporter)
+    if kb is None:
+        put_back(realm, base)
     run = Run(out / "run")
     examples: list[Example] = []
     answers: list[Answer] = []
@@ -101,7 +109,7 @@ def run_demo(
         answers.append(answer)
         examples.append(Example(answer=answer, expected=expected))
         show("answer", answer)
-    edited = [] if kb is not None else list(_edit(realm, base, show))
+    edited = [] if kb is not None else list(edit(realm, base, show))
     if edited:
         examples = [*examples[:2], Example(answer=edited[-1], heading="After the edit", expected=EDIT.new)]
     run_page(run, comparison, examples, "REALM: a retriever and a reader that learnt together")
@@ -124,7 +132,7 @@ def run_demo(
 def _ingest(path: Path, quick: bool, reporter: Reporter) -> Path:
     """The vital articles as a knowledge base; what is there already is left alone."""
     done = path.with_name(f".{path.name}.complete")
-    if done.exists():
+    if done.exists() and (path / "kb.json").exists():
         return path
     with reporter.stage(f"fetch {CORPUS}"):
         source = fetch(CORPUS)
@@ -149,13 +157,21 @@ def _questions(run: Run, *, own: bool) -> list[tuple[str, str | None]]:
     return [(i.sentence[: i.span[0]] + "[MASK]" + i.sentence[i.span[1] :], i.answer) for i in items]
 
 
-def _edit(realm: Realm, kb: KnowledgeBase, show: Show) -> Iterator[Answer]:
+def put_back(realm: Realm, kb: KnowledgeBase) -> None:
+    """Undo an edit of the story that was killed before it could do so itself."""
+    for document in list(kb.documents(f"title = '{EDIT.new_title}'")):
+        past = [kb.at(revision.version).get(document.id) for revision in kb.history(document.id)[-2:-1]]
+        if past and past[0] is not None and past[0].title == EDIT.title and EDIT.new in document.text:
+            kb.update(past[0], encoder=realm.passage_encoder)
+
+
+def edit(realm: Realm, kb: KnowledgeBase, show: Show) -> Iterator[Answer]:
     """Ask, change the document, ask again; then put it back. Three versions stay in the history."""
     found = next(iter(kb.documents(f"title = '{EDIT.title}'")), None)
     if found is None or EDIT.old not in found.text:
         return
     before = realm.ask(EDIT.question, kb, k=PASSAGES)
-    changed = replace(found, title="Guernica", text=found.text.replace(EDIT.old, EDIT.new))
+    changed = replace(found, title=EDIT.new_title, text=found.text.replace(EDIT.old, EDIT.new))
     version = kb.update(changed, encoder=realm.passage_encoder).version
     show(
         "text",
@@ -174,4 +190,4 @@ def _edit(realm: Realm, kb: KnowledgeBase, show: Show) -> Iterator[Answer]:
     yield after
 
 
-__all__ = ["run_demo"]
+__all__ = ["edit", "put_back", "run_demo"]

@@ -23,7 +23,7 @@ from realm.knowledge import build as snapshots
 from realm.knowledge import spans
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
 from realm.knowledge.snapshot import Snapshot
-from realm.models import checkpoint, cloze, encoders
+from realm.models import cloze, encoders
 from realm.recipes import small
 from realm.search import postings, shards
 from realm.search.embed import EmbeddingStopped, embed
@@ -56,7 +56,6 @@ class Made:
             "index": self.run.index / "step-000006",
             "encoder": self.run.checkpoints / "step-000006" / "encoder",
             "reader": self.run.checkpoints / "step-000006" / "reader",
-            "method": self.folder / "method",
             "postings": self.folder / "bm25",
             "probe": self.run.probe,
             "report": self.run.evaluations / "realm",
@@ -92,13 +91,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     bm25 = postings.Bm25.build([("Almby", "a town")], facts={"snapshot": snapshot.fingerprint})
     bm25.save(folder / "bm25")
-    checkpoint.save_checkpoint(folder / "method", modules, {"snapshot": snapshot.fingerprint})
     return Made(folder, snapshot, encoder, reader, run)
 
 
 def test_every_format_that_is_written_can_be_shown() -> None:
     written = {snapshots.FORMAT, spans.FORMAT, shards.FORMAT, postings.FORMAT, state.FORMAT}
-    assert set(DESCRIBERS) == written | {encoders.KIND, cloze.KIND, checkpoint.KIND}
+    assert set(DESCRIBERS) == written | {encoders.KIND, cloze.KIND}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,6 @@ def test_every_format_that_is_written_can_be_shown() -> None:
         ("index", "realm vectors"),
         ("encoder", "realm dense encoder"),
         ("reader", "realm cloze reader"),
-        ("method", "realm method"),
         ("postings", "realm postings"),
         ("probe", "realm probe"),
         ("report", "realm evaluation"),

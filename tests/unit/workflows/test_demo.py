@@ -1,0 +1,58 @@
+"""The edit that the demo tells of: it is undone, even when the demo was killed in the middle of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dots
+import pytest
+import tiny
+from toy_realm import networks
+
+from realm.answering.ask import Realm
+from realm.config import DataConfig, PretrainConfig
+from realm.knowledge.base import KnowledgeBase
+from realm.types import Document
+from realm.workflows.demo import EDIT, edit, put_back
+
+PAINTING = Document("9", EDIT.title, f"Guernica was painted by {EDIT.old} in Paris", metadata={"level": 4})
+TOWN = Document("10", EDIT.new_title, f"Guernica is a town that {EDIT.new} never painted")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Realm:
+    settings = DataConfig(spans_pipeline="pattern", max_passage_tokens=60, max_query_tokens=40)
+    return Realm(*networks(tiny.tiny_bert(tmp_path_factory.mktemp("bert"))), PretrainConfig(data=settings))
+
+
+@pytest.fixture
+def kb(tmp_path: Path) -> KnowledgeBase:
+    kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split, splitter=dots.SETTINGS)
+    kb.add([PAINTING, TOWN])
+    return kb
+
+
+def ignore(kind: str, value: Any) -> None:
+    pass
+
+
+def test_the_edit_is_seen_and_undone(model: Realm, kb: KnowledgeBase) -> None:
+    before, after = edit(model, kb, ignore)
+    assert any(EDIT.old in evidence.passage.text for evidence in before.evidence)
+    assert not any(EDIT.old in evidence.passage.text for evidence in after.evidence)
+    assert kb.get("9") == PAINTING
+    assert [revision.change for revision in kb.history("9")] == ["added", "updated", "updated"]
+
+
+def test_an_edit_that_was_killed_is_undone(model: Realm, kb: KnowledgeBase) -> None:
+    telling = edit(model, kb, lambda kind, value: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):  # told of the edit, before the block that undoes it
+        next(telling)
+    changed = kb.get("9")
+    assert changed is not None and EDIT.new in changed.text
+    put_back(model, kb)
+    assert kb.get("9") == PAINTING
+    version = kb.version
+    put_back(model, kb)
+    assert (kb.version, kb.get("10")) == (version, TOWN)
