@@ -145,7 +145,6 @@ def test_what_it_was_made_from(made: Made) -> None:
     assert describe(made.path("checkpoint"))["encoder"].startswith(encoder)
     assert describe(made.path("checkpoint"))["reader"].startswith(made.reader.fingerprint())
     assert describe(made.path("checkpoint"))["run"] == str(made.run.path)
-    assert describe(made.path("method"))["encoder"] == f"realm dense encoder {encoder}"
 
 
 def test_the_figures_of_each(made: Made) -> None:
@@ -271,7 +270,6 @@ def _remove(path: Path) -> None:
         ("checkpoint", "optimizer.safetensors", _cut),
         ("checkpoint", "loop.json", _remove),
         ("checkpoint", "reader", _remove),
-        ("method", "encoder", _remove),
         ("postings", "bm25s", _remove),
         ("model", "model.safetensors", _cut),
     ],
