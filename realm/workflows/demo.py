@@ -173,11 +173,11 @@ def edit(realm: Realm, kb: KnowledgeBase, show: Show) -> Iterator[Answer]:
     before = realm.ask(EDIT.question, kb, k=PASSAGES)
     changed = replace(found, title=EDIT.new_title, text=found.text.replace(EDIT.old, EDIT.new))
     version = kb.update(changed, encoder=realm.passage_encoder).version
-    show(
-        "text",
-        f"\nEdit {found.id}: {EDIT.old} becomes {EDIT.new} (version {version}, no training). The same question:\n",
-    )
     try:
+        show(
+            "text",
+            f"\nEdit {found.id}: {EDIT.old} becomes {EDIT.new} (version {version}, no training). The same question:\n",
+        )
         after = realm.ask(EDIT.question, kb, k=PASSAGES)
     finally:
         restored = kb.update(found, encoder=realm.passage_encoder).version
