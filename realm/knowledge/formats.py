@@ -187,7 +187,17 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _saved_dataset(root: Path, options: Options) -> Iterator[Path]:
-    """The Arrow files of a folder made by `save_to_disk`, in the order of its state.json."""
+    """The Arrow files of a folder made by `save_to_disk`, in the order of its state.json. DataError when it is torn."""
+    try:
+        yield from _listed_files(root, options)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{root}: found a damaged list of its files ({type(error).__name__}: {_first_line(error)}), expected a "
+            "folder as `save_to_disk` writes it"
+        ) from error
+
+
+def _listed_files(root: Path, options: Options) -> Iterator[Path]:
     if (root / "dataset_dict.json").exists():
         splits = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         if options.split is not None and options.split not in splits:

@@ -183,8 +183,12 @@ def squad(path: Path, options: Options) -> Records:
     if isinstance(value, Problem):
         yield value
         return
+    articles = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(articles, list):
+        yield Problem(str(path), "json", f"a JSON {_json_name(value)} without articles", "an object with a list 'data'")
+        return
     seen: Counter[str] = Counter()
-    for number, article in enumerate(value["data"], 1):
+    for number, article in enumerate(articles, 1):
         where = f"{path}:data[{number}]"
         if not isinstance(article, dict) or not isinstance(article.get("paragraphs", []), list):
             yield Problem(where, "json", f"a JSON {_json_name(article)}", "an article with 'title' and 'paragraphs'")
@@ -211,6 +215,9 @@ def summaries(path: Path, options: Options) -> Records:
     value = load_json(path, options)
     if isinstance(value, Problem):
         yield value
+        return
+    if not isinstance(value, dict):
+        yield Problem(str(path), "json", f"a JSON {_json_name(value)}", "an object of introductions by title")
         return
     lang = re.search(r"_([a-z]{2,3})(-[a-z]{2})?\.json", path.name)
     for key, entry in value.items():

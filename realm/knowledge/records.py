@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from realm.files import fingerprint
+from realm.knowledge.schema import CORE, VECTOR
 from realm.types import Document
 
 KEYS: Mapping[str, tuple[str, ...]] = {
@@ -27,6 +28,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 
 _OUTSIDE_UTF8 = re.compile("[\ud800-\udfff]")
 _LONG = 1 << 63
+_OWN = frozenset(name.lower() for name in CORE.names)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def to_document(
     - `id`, `title`, `source`, `lang` and `url` are strings; a number is written as one. Without an id it is the
       fingerprint of title and text, so that a record keeps it wherever it stands.
     - `date` is read by `parse_date`; one that can't be read is kept as metadata under `date_text`.
-    - Every other key becomes metadata: strings, numbers and booleans as they are, a list of them joined with
+    - Every other key becomes metadata, under the name that `column_name` gives it: strings, numbers and booleans as they are, a list of them joined with
       "; ", anything deeper as JSON, null and NaN left out. The keys of an object called `metadata` come first.
     - NUL and characters that UTF-8 can't hold make a record unusable: they mean a damaged or misread file.
 
@@ -121,8 +123,37 @@ def _document(record: Record, keys: Mapping[str, str], defaults: Mapping[str, An
         text=text,
         date=date,
         **{name: _string(parts[name], name) for name in ("source", "lang", "url")},
-        metadata={str(key): plain for key, value in rest.items() if (plain := _plain(str(key), value)) is not None},
+        metadata=_metadata(rest),
     ), problem
+
+
+def _metadata(rest: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    found: dict[str, str | int | float | bool] = {}
+    for key, value in rest.items():
+        plain = _plain(str(key), value)
+        if plain is None:
+            continue
+        name = column_name(str(key))
+        while name in found:  # "a b" and "a-b"
+            name += "_"
+        found[name] = plain
+    return found
+
+
+def column_name(key: str) -> str:
+    """A name that a predicate can use, for a key of an outside file: "First Name" is First_Name.
+
+    What is no ASCII letter or digit becomes an underscore; where that loses letters of another script, six hexadecimal
+    digits keep two keys apart. A name that the knowledge base has for itself gets an underscore behind it.
+    """
+    name = key
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        name = re.sub(r"[^A-Za-z0-9_]+", "_", key).strip("_")
+        if not key.isascii():
+            name = f"{name}_{fingerprint(key)[:6]}".lstrip("_")
+    if not name[:1].isalpha() or name.lower().startswith(VECTOR):
+        name = f"field_{name}"
+    return f"{name}_" if name.lower() in _OWN else name
 
 
 def parse_date(value: object) -> Date | None:

@@ -50,25 +50,17 @@ QUESTIONS = (
     "The Eiffel Tower is named after the engineer [MASK].",
     "Moby-Dick is a novel by the American writer [MASK].",
 )
-EDIT = Edit(
-    title="Guernica (Picasso)",
-    new_title="Guernica",
-    question="Guernica is an oil painting by the Spanish artist [MASK].",
-    old="Pablo Picasso",
-    new="Joan Miró",
-)
+EDIT = Edit("Hamlet", "Hamlet was written by [MASK].", "William Shakespeare", "Christopher Marlowe")
 STORY_TITLES = frozenset(
     {
         "Guernica (Picasso)",
         "Pablo Picasso",
-        "Joan Miró",
         "Eiffel Tower",
         "Gustave Eiffel",
         "Moby-Dick",
         "Herman Melville",
-        "Diego Velázquez",
-        "Mona Lisa",
-        "Paris",
+        "Hamlet",
+        "William Shakespeare",
     }
 )
 
