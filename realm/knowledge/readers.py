@@ -165,7 +165,7 @@ def json_file(path: Path, options: Options) -> Records:
         value = next(
             (value[key] for key in ("documents", "data", "corpus") if isinstance(value.get(key), list)), [value]
         )
-    for number, entry in enumerate(value, 1):
+    for number, entry in enumerate(value if isinstance(value, list) else [value], 1):
         if isinstance(entry, dict):
             yield Record(f"{path}:[{number}]", entry)
         else:

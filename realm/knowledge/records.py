@@ -72,8 +72,9 @@ def to_document(
     - `id`, `title`, `source`, `lang` and `url` are strings; a number is written as one. Without an id it is the
       fingerprint of title and text, so that a record keeps it wherever it stands.
     - `date` is read by `parse_date`; one that can't be read is kept as metadata under `date_text`.
-    - Every other key becomes metadata, under the name that `column_name` gives it: strings, numbers and booleans as they are, a list of them joined with
-      "; ", anything deeper as JSON, null and NaN left out. The keys of an object called `metadata` come first.
+    - Every other key becomes metadata, under the name that `column_name` gives it: strings, numbers and booleans as
+      they are, a list of them joined with "; ", anything deeper as JSON, null and NaN left out. The keys of an object
+      called `metadata` come first.
     - NUL and characters that UTF-8 can't hold make a record unusable: they mean a damaged or misread file.
 
     Args:

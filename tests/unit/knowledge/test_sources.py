@@ -13,12 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from realm.errors import DataError, MissingLibraryError, UnavailableError, UsageError
 from realm.knowledge.formats import FORMATS, detect
-from realm.knowledge.records import parse_date
+from realm.knowledge.records import Record, column_name, parse_date, to_document
+from realm.knowledge.schema import CORE, new_columns
 from realm.knowledge.sources import SourceReport, read_documents
 from realm.types import Document
 
@@ -79,7 +80,41 @@ def test_the_usual_names_of_keys(tmp_path: Path, record: dict[str, Any]) -> None
 def test_keys_and_defaults_can_be_given(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "c.jsonl", {"pmid": 5, "abstract": "words", "text": "not this"})
     options: dict[str, Any] = {"fields": {"id": "pmid", "text": "abstract"}, "defaults": {"lang": "ko", "team": "a"}}
-    assert one(path, **options) == Document("5", "", "words", lang="ko", metadata={"text": "not this", "team": "a"})
+    assert one(path, **options) == Document("5", "", "words", lang="ko", metadata={"text_": "not this", "team": "a"})
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("level", "level"),
+        ("First Name", "First_Name"),
+        (" my-key (x) ", "my_key_x"),
+        ("_private", "private"),
+        ("2020", "field_2020"),
+        ("Number", "Number_"),
+        ("start", "start_"),
+        ("vector_a", "field_vector_a"),
+        ("%", "field_"),
+    ],
+)
+def test_keys_become_names_that_a_predicate_can_use(key: str, name: str) -> None:
+    assert column_name(key) == name
+
+
+def test_keys_of_other_scripts_stay_apart() -> None:
+    names = [column_name(key) for key in ("가격 (KRW)", "수량 (KRW)", "날짜", "제목")]
+    assert len(set(names)) == 4
+    assert names[0].startswith("KRW_")
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True))
+def test_any_keys_fit_a_knowledge_base(keys: list[str]) -> None:
+    record = Record("a:1", {"text": "words", "metadata": dict.fromkeys(keys, 1)})
+    document, _ = to_document(record, {}, {})
+    assert document is not None
+    folded = {name.lower() for name in document.metadata}
+    assume(len(folded) == len(document.metadata))
+    assert {field.name for field in new_columns([document], CORE)} == set(document.metadata)
 
 
 def test_a_record_without_id_keeps_the_same_one_wherever_it_stands(tmp_path: Path) -> None:
@@ -257,6 +292,21 @@ def test_a_source_without_a_document_is_an_error(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "questions.jsonl", {"question": "who?"})
     with pytest.raises(DataError, match=r"first problem: .*questions.jsonl:1: found no text among question"):
         list(read_documents(path))
+
+
+@pytest.mark.parametrize("format", ["squad", "summaries", "json"])
+@pytest.mark.parametrize("value", [[1], {"a": 1}, {"data": 1}, "x", None], ids=str)
+def test_json_of_another_kind_is_one_line(tmp_path: Path, format: str, value: Any) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(value))
+    with pytest.raises(DataError, match=r"found no document.*first problem: .*x\.json"):
+        list(read_documents(tmp_path / "x.json", format=format))
+
+
+@pytest.mark.parametrize(("file", "content"), [("state.json", "{"), ("state.json", "[]"), ("dataset_dict.json", "{}")])
+def test_a_torn_dataset_is_one_line(tmp_path: Path, file: str, content: str) -> None:
+    (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match="save_to_disk"):
+        list(read_documents(tmp_path))
 
 
 # ---------------------------------------------------------------- folders of texts
