@@ -38,8 +38,6 @@ class Edit:
     """A fact to change: in the document of this title, one name for another."""
 
     title: str
-    new_title: str
-    """Without the old name."""
     question: str
     old: str
     new: str
@@ -151,10 +149,11 @@ def _questions(run: Run, *, own: bool) -> list[tuple[str, str | None]]:
 
 def put_back(realm: Realm, kb: KnowledgeBase) -> None:
     """Undo an edit of the story that was killed before it could do so itself."""
-    for document in list(kb.documents(f"title = '{EDIT.new_title}'")):
-        past = [kb.at(revision.version).get(document.id) for revision in kb.history(document.id)[-2:-1]]
-        if past and past[0] is not None and past[0].title == EDIT.title and EDIT.new in document.text:
-            kb.update(past[0], encoder=realm.passage_encoder)
+    for document in list(kb.documents(f"title = '{EDIT.title}'")):
+        for revision in kb.history(document.id)[-2:-1]:
+            past = kb.at(revision.version).get(document.id)
+            if past is not None and EDIT.old in past.text and document.text == past.text.replace(EDIT.old, EDIT.new):
+                kb.update(past, encoder=realm.passage_encoder)
 
 
 def edit(realm: Realm, kb: KnowledgeBase, show: Show) -> Iterator[Answer]:
@@ -163,7 +162,7 @@ def edit(realm: Realm, kb: KnowledgeBase, show: Show) -> Iterator[Answer]:
     if found is None or EDIT.old not in found.text:
         return
     before = realm.ask(EDIT.question, kb, k=PASSAGES)
-    changed = replace(found, title=EDIT.new_title, text=found.text.replace(EDIT.old, EDIT.new))
+    changed = replace(found, text=found.text.replace(EDIT.old, EDIT.new))
     version = kb.update(changed, encoder=realm.passage_encoder).version
     try:
         show(

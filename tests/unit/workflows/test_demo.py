@@ -17,8 +17,8 @@ from realm.knowledge.base import KnowledgeBase
 from realm.types import Document
 from realm.workflows.demo import EDIT, edit, put_back
 
-PAINTING = Document("9", EDIT.title, f"Guernica was painted by {EDIT.old} in Paris", metadata={"level": 4})
-TOWN = Document("10", EDIT.new_title, f"Guernica is a town that {EDIT.new} never painted")
+TOLD = Document("9", EDIT.title, f"{EDIT.title} is a work of {EDIT.old} in London", metadata={"level": 4})
+NAMESAKE = Document("10", EDIT.title, f"{EDIT.title} is a name that {EDIT.new} never used")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Realm:
 @pytest.fixture
 def kb(tmp_path: Path) -> KnowledgeBase:
     kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split, splitter=dots.SETTINGS)
-    kb.add([PAINTING, TOWN])
+    kb.add([TOLD, NAMESAKE])
     return kb
 
 
@@ -42,7 +42,7 @@ def test_the_edit_is_seen_and_undone(model: Realm, kb: KnowledgeBase) -> None:
     before, after = edit(model, kb, ignore)
     assert any(EDIT.old in evidence.passage.text for evidence in before.evidence)
     assert not any(EDIT.old in evidence.passage.text for evidence in after.evidence)
-    assert kb.get("9") == PAINTING
+    assert kb.get("9") == TOLD
     assert [revision.change for revision in kb.history("9")] == ["added", "updated", "updated"]
 
 
@@ -52,14 +52,14 @@ def test_an_edit_that_was_interrupted_is_undone_at_once(model: Realm, kb: Knowle
 
     with pytest.raises(KeyboardInterrupt):
         list(edit(model, kb, interrupt))
-    assert kb.get("9") == PAINTING
+    assert kb.get("9") == TOLD
     assert len(kb.history("9")) == 3
 
 
 def test_an_edit_that_was_killed_is_undone(model: Realm, kb: KnowledgeBase) -> None:
-    kb.update(replace(PAINTING, title=EDIT.new_title, text=PAINTING.text.replace(EDIT.old, EDIT.new)))
+    kb.update(replace(TOLD, text=TOLD.text.replace(EDIT.old, EDIT.new)))
     put_back(model, kb)
-    assert kb.get("9") == PAINTING
+    assert kb.get("9") == TOLD
     version = kb.version
     put_back(model, kb)
-    assert (kb.version, kb.get("10")) == (version, TOWN)
+    assert (kb.version, kb.get("10")) == (version, NAMESAKE)
