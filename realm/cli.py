@@ -256,6 +256,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _interrupted()
+    except ModuleNotFoundError as error:
+        if debug or str(error.name).startswith("realm"):
+            raise
+        typer.echo(f"realm: the library {error.name!r} is not installed: run pip install realm-lm again", err=True)
+        sys.exit(1)
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")):
             _usage(error)

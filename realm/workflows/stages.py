@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from realm.errors import DataError
+from realm.errors import DataError, MismatchError
 from realm.methods.ict import InverseCloze
 from realm.methods.realm import RealmPretraining, stale_copy
 from realm.models.encoders import DenseEncoder
@@ -29,7 +29,7 @@ def warm_start(bench: Workbench) -> Path:
     """Train the retriever with the inverse cloze task; the folder of its last checkpoint."""
     config, checkpoints = bench.config, bench.run.warm_start / "checkpoints"
     found = latest_checkpoint(checkpoints)
-    start = int(read_facts(found)["step"]) if found else 0
+    start = int(_facts(found, bench)["step"]) if found else 0
     if found and start >= config.ict.steps:
         return found
     with bench.reporter.stage("load the encoder"):
@@ -65,7 +65,11 @@ def warm_start(bench: Workbench) -> Path:
             metrics=bench.metrics,
             start_step=start,
             autocast=bench.autocast,
-            hooks=Hooks(on_event=bench.follow(progress), should_stop=bench.should_stop),
+            hooks=Hooks(
+                checkpoint_facts=lambda: {"snapshot": bench.searched.snapshot.fingerprint},
+                on_event=bench.follow(progress),
+                should_stop=bench.should_stop,
+            ),
         )
     return _last(checkpoints)
 
@@ -74,7 +78,7 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
     """Train retriever and reader together (Guu et al. 2020, section 3); the folder of the last checkpoint."""
     config, checkpoints = bench.config, bench.run.checkpoints
     found = latest_checkpoint(checkpoints)
-    facts = read_facts(found) if found else {}
+    facts = _facts(found, bench) if found else {}
     start, index_step = int(facts.get("step", 0)), int(facts.get("index_step", 0))
     if found and start >= config.realm.steps:
         return found
@@ -115,7 +119,10 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
                 autocast=bench.autocast,
                 hooks=Hooks(
                     before_step=refreshing.before_step,
-                    checkpoint_facts=lambda: {"index_step": refreshing.index_step},
+                    checkpoint_facts=lambda: {
+                        "index_step": refreshing.index_step,
+                        "snapshot": bench.searched.snapshot.fingerprint,
+                    },
                     on_event=bench.follow(progress),
                     describe=bench.describe,
                     should_stop=bench.should_stop,
@@ -220,6 +227,17 @@ class _Refreshing:
     def _tell(self, line: str) -> None:
         self.bench.reporter.note(line)
         self.bench.event({"stage": "realm", "kind": "refresher", "step": self.step, "message": line})
+
+
+def _facts(checkpoint: Path, bench: Workbench) -> dict[str, Any]:
+    """What a checkpoint says of itself. MismatchError when it was trained over another snapshot."""
+    facts, ours = read_facts(checkpoint), bench.searched.snapshot.fingerprint
+    if facts.get("snapshot", ours) != ours:
+        raise MismatchError(
+            f"{checkpoint} was trained over snapshot {facts['snapshot']}: found snapshot {ours}; it belongs to another "
+            "run, take it out of this one"
+        )
+    return facts
 
 
 def _last(checkpoints: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,21 @@ def test_an_index_of_other_parameters_is_not_gone_on_with(tmp_path: Path, model:
     assert shard.read_bytes() == vectors
 
 
+def test_a_checkpoint_of_another_snapshot_is_refused(tmp_path: Path, model: Path) -> None:
+    kb = ingest(tmp_path, model, story.documents(), "kb")
+    run, other = tmp_path / "run", tmp_path / "other"
+    result("pretrain", "--kb", kb, "--out", run, *story.settings(model, **FEW))
+    assert realm("docs", "update", "--kb", kb, "almby", "--text", "Nothing of it is left.").code == 0
+    result("pretrain", "--kb", kb, "--out", other, *story.settings(model, **FEW))
+    forget_the_end(other)
+    shutil.rmtree(other / "checkpoints")
+    shutil.copytree(run / "checkpoints", other / "checkpoints")
+    snapshots = [json.loads((each / "run.json").read_text())["parents"]["snapshot"] for each in (run, other)]
+    code, line = error("pretrain", other)
+    assert code == 1
+    assert all(snapshot in line for snapshot in snapshots)
+
+
 def test_two_runs_that_begin_at_once_make_one_snapshot(tmp_path: Path, model: Path) -> None:
     kb = ingest(tmp_path, model, story.documents(), "kb")
     settings = story.settings(model, **FEW)
@@ -76,6 +92,14 @@ def test_two_runs_that_begin_at_once_make_one_snapshot(tmp_path: Path, model: Pa
     assert [code for _, _, code in ends] == [0, 0], ends
     snapshots = [path.name for path in (kb / "snapshots").iterdir() if not path.name.startswith(".")]
     assert len(snapshots) == 2  # the snapshot and its spans
+
+
+def test_a_missing_library_is_one_line(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kb = ingest(tmp_path, model, story.documents(), "kb")
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    code, line = error("pretrain", "--kb", kb, "--out", tmp_path / "run", *story.settings(model, **FEW))
+    assert code == 1
+    assert "'bm25s'" in line and "pip install realm-lm" in line
 
 
 def test_an_empty_knowledge_base_is_said_to_be_empty(tmp_path: Path, model: Path) -> None:
