@@ -15,6 +15,7 @@ import numpy as np
 from realm.errors import ArtefactError
 
 _HEADER = 128
+_AGAIN = "delete its folder, a run then builds the snapshot again"
 
 
 class ArrayWriter:
@@ -117,17 +118,17 @@ def open_array(folder: Path, name: str, facts: Mapping[str, Any]) -> np.ndarray:
     try:
         found = path.stat().st_size
     except FileNotFoundError:
-        raise ArtefactError(f"{folder} lacks {path.name}: the snapshot is damaged; build it again") from None
+        raise ArtefactError(f"{folder} lacks {path.name}: the snapshot is damaged; {_AGAIN}") from None
     if found != expected:
-        raise ArtefactError(f"{path} holds {found} bytes: expected {expected}; it is damaged, build the snapshot again")
+        raise ArtefactError(f"{path} holds {found} bytes: expected {expected}; it is damaged, {_AGAIN}")
     if 0 in shape:
         return np.zeros(shape, dtype)  # an empty file region can't be mapped
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise ArtefactError(f"{path} can't be read ({error}): build the snapshot again") from error
+        raise ArtefactError(f"{path} can't be read ({error}): {_AGAIN}") from error
     if array.dtype != dtype or array.shape != shape:
-        raise ArtefactError(f"{path} is {array.dtype}{array.shape}: expected {dtype}{shape}; build the snapshot again")
+        raise ArtefactError(f"{path} is {array.dtype}{array.shape}: expected {dtype}{shape}; {_AGAIN}")
     return np.asarray(array)  # a plain view: the memmap subclass makes small look-ups slow
 
 
@@ -139,7 +140,7 @@ def verify_array(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
         while block := stream.read(1 << 22):
             digest.update(block)
     if digest.hexdigest() != facts["sha256"]:
-        raise ArtefactError(f"{folder / name}.npy does not match its checksum: it is damaged, build the snapshot again")
+        raise ArtefactError(f"{folder / name}.npy does not match its checksum: it is damaged, {_AGAIN}")
 
 
 def ragged_index(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

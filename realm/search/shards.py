@@ -22,6 +22,7 @@ from realm.files import read_manifest, write_manifest
 
 FORMAT = "realm vectors"
 VERSION = 1
+_AGAIN = "delete its folder, a run then embeds the snapshot again"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -111,13 +112,13 @@ def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray
         # Copy-on-write: torch wants writable memory, the file must never change.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
-        raise ArtefactError(f"shard {path} is missing: the index is damaged; embed the snapshot again") from None
+        raise ArtefactError(f"shard {path} is missing: the index is damaged; {_AGAIN}") from None
     except (ValueError, OSError, EOFError) as error:
-        raise ArtefactError(f"shard {path} is cut short or damaged ({error}): embed the snapshot again") from error
+        raise ArtefactError(f"shard {path} is cut short or damaged ({error}): {_AGAIN}") from error
     if array.shape != shape or array.dtype != dtype:
         raise ArtefactError(
             f"shard {path} holds {array.shape} {array.dtype}, its manifest promises {shape} {dtype}: "
-            "the index is damaged; embed the snapshot again"
+            f"the index is damaged; {_AGAIN}"
         )
     return np.asarray(array)
 
