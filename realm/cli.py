@@ -15,6 +15,7 @@ import typer
 
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
 from realm.errors import RealmError, UsageError
+from realm.files import disk_is_full
 
 app = typer.Typer(
     help="Learn to retrieve and to read together, from raw text; answer with evidence; follow every edit.",
@@ -266,6 +267,13 @@ def main() -> None:
             _usage(error)
         if debug:
             raise
+        if disk_is_full(error):
+            typer.echo(
+                f"realm: the disk is full ({' '.join(str(error).split())}): free some space and run the same command "
+                "again; nothing finished was lost",
+                err=True,
+            )
+            sys.exit(1)
         typer.echo(
             f"realm: {type(error).__name__}: {' '.join(str(error).split())} "
             "(this is a defect; --debug shows the trace)",

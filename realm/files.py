@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from realm.errors import ArtefactError
+from realm.errors import ArtefactError, RealmError
 
 MANIFEST = "manifest.json"
 
@@ -117,9 +117,11 @@ def staged_folder(path: Path) -> Iterator[Path]:
         else:
             os.replace(staged, path)
         _flush(path.parent)
-    except OSError as error:
+    except Exception as error:
         shutil.rmtree(staged, ignore_errors=True)
-        raise _explain(error, path) from error
+        if disk_is_full(error):
+            raise _explain(error, path) from error
+        raise
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
@@ -153,8 +155,15 @@ def read_manifest(folder: Path, *, format: str, version: int) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _explain(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def disk_is_full(error: Exception) -> bool:
+    """Whether writing failed for want of room; libraries written in Rust say so in words of their own alone."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return not isinstance(error, RealmError) and any(words in str(error) for words in ("os error 28", "os error 122"))
+
+
+def _explain(error: Exception, path: Path) -> Exception:
+    if disk_is_full(error):
         return ArtefactError(
             f"the disk is full while writing {path}: free some space and run the same command again; "
             "nothing finished was lost"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from realm import files
 from realm.errors import ArtefactError
@@ -145,3 +146,22 @@ def test_a_manifest_says_what_it_is_of(tmp_path: Path) -> None:
         files.read_manifest(tmp_path, format="vector index", version=1)
     with pytest.raises(ArtefactError, match="of format version 1: this library reads version 2"):
         files.read_manifest(tmp_path, format="snapshot", version=2)
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (SafetensorError("Error while deserializing header: header too large"), False),
+    ],
+    ids=str,
+)
+def test_a_full_disk_is_known_whoever_says_it(tmp_path: Path, error: Exception, full: bool) -> None:
+    with pytest.raises(ArtefactError if full else type(error), match="disk is full" if full else None):
+        with files.staged_folder(tmp_path / "a") as staged:
+            (staged / "part").write_text("x")
+            raise error
+    assert list(tmp_path.iterdir()) == []
