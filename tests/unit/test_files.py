@@ -160,8 +160,8 @@ def test_a_manifest_says_what_it_is_of(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_full_disk_is_known_whoever_says_it(tmp_path: Path, error: Exception, full: bool) -> None:
-    with pytest.raises(ArtefactError if full else type(error), match="disk is full" if full else None):
-        with files.staged_folder(tmp_path / "a") as staged:
-            (staged / "part").write_text("x")
-            raise error
+    expected = ArtefactError if full else type(error)
+    with pytest.raises(expected, match="disk is full" if full else None), files.staged_folder(tmp_path / "a") as staged:
+        (staged / "part").write_text("x")
+        raise error
     assert list(tmp_path.iterdir()) == []
