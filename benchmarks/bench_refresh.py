@@ -239,7 +239,7 @@ def main() -> None:
         job = Job(
             folder=str(folder / "run"),
             snapshot=str(folder / "snapshot"),
-            opener="refresh:open_bert",  # this script, by the name under which another process imports it
+            opener="bench_refresh:open_bert",  # this script, by the name under which another process imports it
             options={"layers": options.layers, "width": options.width},
         )
 
