@@ -177,11 +177,18 @@ class RealmPretraining:
 
     @torch.no_grad()
     def statistics(self, reading: Reading, batch: MaskedBatch) -> dict[str, Tensor]:
-        """What to watch, as detached scalars (see `objectives.marginal_stats`)."""
+        """What to watch, as detached scalars (see `objectives.marginal_stats`), and of the candidates:
+
+        - ``duplicates``: the share of the retrieved passages that stand under another query of the batch already.
+        - ``candidates_changed``: the share that re-ranking replaced; only with `over_retrieve`.
+        - ``source_hit``: the share of sentences whose own passage would have been retrieved; only if X is Z.
+        """
         target_mask_BT = batch.target.mask.to(reading.score_BK.device)
         stats = objectives.marginal_stats(reading.score_BK, reading.logp_BKT, target_mask_BT, reading.valid_BK)
         if not self.null_passage:  # candidate 0 is a passage like the others: utility has no zero to count from
             stats = {name: stats[name] for name in ("log_likelihood", "prior_entropy")}
+        row_M = reading.rows_BK[reading.rows_BK != NO_ROW]
+        stats["duplicates"] = torch.tensor(1.0 - len(row_M.unique()) / max(1, len(row_M)))
         if self.over_retrieve > 1:
             stats["candidates_changed"] = reading.changed
         if reading.source_hit_B is not None:

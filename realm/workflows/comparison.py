@@ -27,7 +27,7 @@ from realm.workflows.run import Run
 BATCH = 32
 READ_SENTENCES = 128
 """Probe sentences that are read under every candidate for the likelihoods: reading is what costs."""
-LIVE_SENTENCES = 300
+LIVE_SENTENCES = 1000
 """Probe sentences of the live line, searched at every refresh."""
 LABELS = {"warm-start": "warm start (ICT)", "realm": "REALM", "bm25": "BM25"}
 

@@ -12,7 +12,7 @@ from realm.workflows.run import Run
 CURVES: tuple[tuple[str, str, dict[str, str], str, str], ...] = (
     (
         "recall@5 on the probe",
-        "How often the masked words stand in one of the first five passages, by the newest index.",
+        "How often the masked words of the first 1,000 probe sentences stand in one of the first five passages.",
         {"recall@5": "REALM"},
         "realm",
         "{:.1%}",
@@ -59,13 +59,11 @@ def run_page(run: Run, comparison: dict[str, Any], examples: Sequence[Example], 
     """Write ``report.html``: facts, the before/after table, curves, worked examples."""
     facts, config = run.facts(), run.config()
     events = read_metrics(run.path / "metrics.jsonl")
-    bm25 = comparison["figures"].get("bm25", {}).get("recall@5")
     curves = []
     for title_, meaning, names, stage, form in CURVES:
-        baselines = [("BM25", bm25)] if "recall@5" in names and bm25 is not None else []
-        kinds = ("refresh", "evaluation") if "recall@5" in names else ("train",)
-        chosen = [event for event in events if event["kind"] in kinds]
-        curve = curve_of(chosen, names, stage=stage, title=title_, meaning=meaning, form=form, baselines=baselines)
+        kind = "refresh" if "recall@5" in names else "train"
+        chosen = [event for event in events if event["kind"] == kind]
+        curve = curve_of(chosen, names, stage=stage, title=title_, meaning=meaning, form=form)
         if curve.series:
             curves.append(curve)
     parents = facts["parents"]
@@ -75,8 +73,8 @@ def run_page(run: Run, comparison: dict[str, Any], examples: Sequence[Example], 
         subtitle=comparison["notes"][0],
         facts={
             "knowledge base": f"{parents['knowledge_base']}, version {parents['knowledge_base_version']}",
-            "encoder": f"{config.encoder.model}, layers: {config.encoder.layers or 'all'}, size {config.encoder.dim}",
-            "reader": f"{config.reader.model}, layers: {config.reader.layers or 'all'}"
+            "encoder": f"{config.encoder.model}, layers: {_layers(config.encoder.layers)}, size {config.encoder.dim}",
+            "reader": f"{config.reader.model}, layers: {_layers(config.reader.layers)}"
             + (", copy head" if config.reader.copy_head else ""),
             "warm start": f"{config.ict.steps} steps of {config.ict.batch_size} pairs",
             "REALM": f"{config.realm.steps} steps of {config.realm.batch_size} sentences, "
@@ -90,3 +88,7 @@ def run_page(run: Run, comparison: dict[str, Any], examples: Sequence[Example], 
         examples=examples,
         notes=comparison["notes"],
     )
+
+
+def _layers(count: int | None) -> str:
+    return "all" if count is None else "none, the embedding layer alone" if count == 0 else str(count)

@@ -105,6 +105,11 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
         bench.metrics.rewind("realm", start)
     batches = _masked_sentences(bench)
     refreshing = _Refreshing(bench, method, encoder, start=start, index_step=index_step)
+    if not found:  # where the curve begins
+        figures = live_recall(
+            method.index_encoder, method.index, bench.probe, bench.searched, bench.masked, config, before=method
+        )
+        bench.event({"stage": "realm", "kind": "refresh", "step": 0, "index_step": 0, **figures})
     try:
         with bench.reporter.stage("REALM pre-training", "steps") as progress:
             train(
