@@ -180,7 +180,7 @@ def test_without_a_null_passage_all_candidates_are_passages(
     assert (reading.rows_BK != NO_ROW).all()
     wanted_BK = scores_of(parts[0], corpus, batch).gather(1, reading.rows_BK)
     torch.testing.assert_close(reading.score_BK, wanted_BK, rtol=1e-4, atol=1e-5)
-    assert set(method.loss(batch).stats) == {"loss", "log_likelihood", "prior_entropy", "source_hit"}
+    assert set(method.loss(batch).stats) == {*("loss", "log_likelihood", "prior_entropy", "source_hit", "duplicates")}
 
 
 @pytest.mark.parametrize("null_passage", [True, False])
@@ -320,6 +320,8 @@ def test_the_figures_are_those_of_the_objectives(
     assert float(stats["retrieval_utility"]) == pytest.approx(float(utility_BK.mean()), rel=1e-4)
     assert float(stats["null_prior"]) == pytest.approx(float(reading.score_BK.softmax(-1)[:, 0].mean()), rel=1e-4)
     assert 0 <= float(stats["prior_entropy"]) <= math.log(4)
+    retrieved = reading.rows_BK[:, 1:].flatten().tolist()
+    assert 0 < float(stats["duplicates"]) == pytest.approx(1 - len(set(retrieved)) / len(retrieved))
     assert not any(value.requires_grad for value in stats.values())
 
 
