@@ -68,6 +68,10 @@ def ingest(
     sources: Annotated[list[str], typer.Argument(help="Folders, files, or the names of data sets.")],
     kb: KB,
     format: Annotated[str | None, typer.Option(help="The format, where it can't be told from the file.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="How to read: fields.text=abstract, split=train, ... May be repeated."),
+    ] = None,
     on_error: Annotated[str, typer.Option(help="What a malformed record does: skip or refuse.")] = "skip",
     passages: Annotated[
         str, typer.Option(help="sentences (whole sentences, packed) or words (100 words, as DPR).")
@@ -86,6 +90,7 @@ def ingest(
         sources,
         kb,
         format=format,
+        options=option or [],
         on_error=on_error,
         passages=passages,
         max_tokens=max_tokens,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from realm.errors import DataError, UsageError
+from realm.knowledge.options import Options
+from realm.knowledge.records import KEYS
 from realm.knowledge.sources import SourceReport, read_documents
 from realm.types import Document
 from realm.workflows.reporting import Reporter, Silent
@@ -22,6 +25,7 @@ def ingest_sources(
     kb_path: Path,
     *,
     format: str | None = None,
+    options: Sequence[str] = (),
     on_error: str = "skip",
     passages: str = "sentences",
     max_tokens: int = 288,
@@ -30,9 +34,12 @@ def ingest_sources(
 ) -> dict[str, Any]:
     """Read every source into the knowledge base; documents that are there and equal are left alone.
 
+    options: "name=value" of `realm.knowledge.options.Options`, as "split=train" or "fields.text=abstract".
     Returns counts, the version, and the first problems as "file:line: found, expected".
     """
     reporter = reporter or Silent()
+    chosen = _options(options)
+    Options.of(chosen)  # a wrong name is said before a knowledge base is made
     if on_error not in ("skip", "refuse"):
         raise UsageError(f"found on_error={on_error!r}: expected skip or refuse")
     for source in sources:
@@ -43,7 +50,7 @@ def ingest_sources(
     report = SourceReport()
     for source in sources:
         documents = read_documents(
-            source, format=format, on_error=cast(Literal["skip", "refuse"], on_error), report=report
+            source, format=format, on_error=cast(Literal["skip", "refuse"], on_error), report=report, **chosen
         )
         with reporter.stage(f"ingest {Path(source).name or source}", "documents") as progress:
             counts = kb.upsert(documents, progress=progress)
@@ -57,6 +64,30 @@ def ingest_sources(
         "version": kb.version,
         "problems": [str(problem) for problem in report.problems[:SHOWN_PROBLEMS]],
     }
+
+
+def _options(assignments: Sequence[str]) -> dict[str, Any]:
+    """Options of reading from the command line's words; their names and kinds are checked by `Options`."""
+    found: dict[str, Any] = {}
+    truth = {"true": True, "false": False}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        group, _, key = name.partition(".")
+        known = {"fields": key in KEYS, "defaults": bool(key), "raw": value in truth, "drop_lists": value in truth}
+        if not equals or not known.get(group, True):
+            raise UsageError(
+                f"found the option {assignment!r}: expected name=value, such as split=train, raw=true, "
+                f"defaults.lang=ko or fields.text=abstract (fields: {', '.join(KEYS)})"
+            )
+        if group in ("fields", "defaults"):
+            found.setdefault(group, {})[key] = value
+        elif name in ("raw", "drop_lists"):
+            found[name] = truth[value]
+        elif name == "columns":
+            found[name] = tuple(column.strip() for column in value.split(","))
+        else:
+            found[name] = None if name == "quote" and value == "none" else value
+    return found
 
 
 def add_documents(kb_path: Path, source: Path, *, id: str | None = None, title: str = "") -> dict[str, Any]:
