@@ -235,8 +235,6 @@ class LoopConfig:
     """Steps between two events in metrics.jsonl."""
     checkpoint_every: Count = 500
     """Steps between two checkpoints; what an interruption may cost."""
-    evaluate_every: Natural = 500
-    """Steps between two looks at the probe; 0 looks only at the ends."""
     keep_checkpoints: Count = 2
     """The newest so many stay."""
     threads: Count | None = None

@@ -5,6 +5,7 @@ Legend: K passages read, the null passage at index 0; C candidate answers, of T 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,9 @@ class Realm:
         path = Path(path)
         checkpoint = latest_checkpoint(path / "checkpoints") if (path / "run.json").exists() else path
         if checkpoint is None:
-            raise ArtefactError(f"{path} has no checkpoint of REALM yet: let `realm pretrain {path}` finish")
+            raise ArtefactError(
+                f"{path} has no checkpoint of REALM: let `realm pretrain {path}` finish, with realm.steps above 0"
+            )
         run = checkpoint.parent.parent
         if not (checkpoint / "reader").exists() or not (run / "config.json").exists():
             raise ArtefactError(
@@ -114,8 +117,8 @@ class Realm:
         no passage satisfies `where`, or none holds a name or a date. UsageError without exactly one blank.
         """
         cloze_tokens(self.tokenizer, question, 1, self.config.data.max_query_tokens)  # the question is checked first
-        version = kb.version if as_of is None else as_of
         matches = self.search(question, kb, k, where, as_of)
+        version = kb.version if as_of is None else as_of
         passages = [match.passage for match in matches]
         if self._tagger is None and passages:
             self._tagger = open_tagger(self.config.data.spans_pipeline)
@@ -134,6 +137,8 @@ class Realm:
         null = pad([[self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.tokenizer.sep_token_id]], 0, [2])
         query_1D = self.encoder.encode_queries(self._query(question))
         null_score = float((query_1D @ self.encoder.encode_passages(null).T)[0, 0] + self.encoder.null_bias)
+        if not self.config.realm.null_passage:  # it was no candidate in training; it stays what RU counts from
+            null_score = -math.inf
         score_K = torch.tensor([null_score, *(match.score for match in matches)])
         log_prior_K = objectives.log_prior_BK(score_K[None])[0]
 

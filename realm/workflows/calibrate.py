@@ -137,8 +137,8 @@ def calibrate(config: PretrainConfig, work: Work) -> Machine:
     embed_threads = config.refresh.threads if config.refresh.mode == "async" else threads
     with torch.random.fork_rng(devices=[]), _threads(threads):
         torch.manual_seed(0)
-        settings, folder, note = local_shape(config.encoder.model)
-        settings = cut(settings, config.encoder.layers, "encoder.layers")
+        whole, folder, note = local_shape(config.encoder.model)
+        settings = cut(whole, config.encoder.layers, "encoder.layers")
         encoder = build_encoder(settings, config).to(device)
         check_lengths(encoder, config)
         reader_settings, _, _ = local_shape(config.reader.model)
@@ -150,7 +150,11 @@ def calibrate(config: PretrainConfig, work: Work) -> Machine:
         with _threads(embed_threads):
             embedded = _embedding_rate(encoder, work.passage)
         autocast = choose_bf16(config.loop.bf16, device)
-        trained, activation = _training_rate(encoder, work.passage, autocast)
+        # An embedding layer alone has no arithmetic worth a rate: one layer of its model stands in for it.
+        timed_settings = settings if shape.layers else cut(whole, 1, "encoder.layers")
+        timed = encoder if shape.layers else build_encoder(timed_settings, config).to(device)
+        timed_shape = shape_of(timed_settings)
+        trained, activation = _training_rate(timed, work.passage, autocast)
         vectors = torch.empty(min(work.passages, INDEX_ROWS), encoder.dim).uniform_(-1, 1)
         index = ExactIndex(vectors, device=None if device.type == "cpu" else device)
         k = config.realm.num_candidates - 1
@@ -176,10 +180,13 @@ def calibrate(config: PretrainConfig, work: Work) -> Machine:
             encoder_trained=towers * encoder_trained,
             reader_parameters=reader_parameters,
             reader_trained=reader_trained,
-            encoder_activation=activation,
-            reader_activation=activation * reader_shape.layers * reader_shape.hidden / (shape.layers * shape.hidden),
+            encoder_activation=activation if shape.layers else 16.0 * shape.hidden,
+            reader_activation=activation
+            * max(reader_shape.layers, 1)
+            * reader_shape.hidden
+            / (timed_shape.layers * timed_shape.hidden),
             embedded_a_second=embedded,
-            train_rate=trained * work.passage * shape.flops(work.passage),
+            train_rate=trained * work.passage * timed_shape.flops(work.passage),
             matmul=_product_rate(512, 512, 512, device),
             head_rate=_product_rate(64, hidden, int(reader_settings.vocab_size), device),
             bandwidth=_bandwidth(device),

@@ -25,6 +25,9 @@ from realm.workflows.stages import pretrain_jointly, warm_start
 from realm.workflows.store import open_knowledge_base
 from realm.workflows.workbench import Stop, Workbench, threads
 
+BM25_PASSAGES = 200_000
+"""Beyond so many the comparison leaves BM25 out: it holds the whole corpus in memory, which training does not."""
+
 
 def pretrain(
     kb_path: Path,
@@ -84,7 +87,9 @@ def pretrain_texts(
     """The stages of a run over snapshots that are there already, as on a machine that has no knowledge base."""
     with Metrics(run.path, tensorboard=config.loop.tensorboard) as metrics:
         bench = Workbench(run, config, searched, masked, metrics, reporter, should_stop)
-        if not run.has_report("bm25"):
+        if len(searched.snapshot) > BM25_PASSAGES:
+            reporter.note(f"no BM25 beside: more than {BM25_PASSAGES:,} passages")
+        elif not run.has_report("bm25"):
             with reporter.stage("BM25 on the probe"):
                 save_report(run, "bm25", bm25_report(bench.probe, searched, masked, config))
         warm = warm_start(bench)

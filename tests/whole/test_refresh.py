@@ -154,7 +154,7 @@ def test_a_hanging_refresher_is_not_waited_on_for_ever(tmp_path: Path, opened: C
 
 
 TRAINER = """
-import sys, time
+import json, sys, time
 from pathlib import Path
 from realm.search.refresh import open_refresh
 from realm.search.refresher import Job

@@ -104,8 +104,8 @@ def test_copying_helps_where_the_answer_stands_and_not_under_the_null_passage(
     copied_BKT = copying.log_prob(*batch, 3)
     assert torch.equal(copied_BKT[:, 0], plain_BKT[:, 0])
     assert (copied_BKT[0, 1] > plain_BKT[0, 1]).all() and copied_BKT[1, 1, 0] > plain_BKT[1, 1, 0]
-    # Where the body lacks the piece, half of the probability went to the copy: log 1/2 less, exactly.
-    assert_close(copied_BKT[0, 2], plain_BKT[0, 2] - torch.log(torch.tensor(2.0)))
+    # Where the body lacks the piece, the gate's share of the probability went to the copy: log(1 - g) less, exactly.
+    assert_close(copied_BKT[0, 2], plain_BKT[0, 2] + torch.nn.functional.logsigmoid(torch.tensor(2.0)))
     copied_BKT.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in copying.copy_head.parameters())
 

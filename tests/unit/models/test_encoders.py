@@ -194,9 +194,22 @@ def test_some_layers_are_kept(folder: Path, tmp_path: Path, tokens: Tokens) -> N
     second.save_pretrained(tmp_path / "second")
     again = DenseEncoder.from_pretrained(tmp_path / "second").eval()
     assert torch.equal(again.encode_passages(tokens), second.encode_passages(tokens))
-    for wrong in (0, 3, (0, 2), ()):
-        with pytest.raises(UsageError, match="expected 1 to 2 layers"):
+    for wrong in (3, (0, 2), ()):
+        with pytest.raises(UsageError, match="expected 0 to 2 layers"):
             DenseEncoder.from_pretrained(folder, layers=wrong)
+
+
+def test_no_layers_leave_the_embedding_layer(folder: Path, tokens: Tokens, tmp_path: Path) -> None:
+    settings = {"dim": None, "normalize": "none", "pooling": "mean"}
+    encoder = DenseEncoder.from_pretrained(folder, layers=0, **settings).eval()
+    embedded_NLH = encoder.query_tower.backbone.embeddings(tokens.ids)
+    mask_NL1 = tokens.mask[..., None]
+    assert torch.allclose(
+        encoder.encode_passages(tokens), (embedded_NLH * mask_NL1).sum(1) / mask_NL1.sum(1), atol=1e-6
+    )
+    encoder.save_pretrained(tmp_path / "none")
+    again = DenseEncoder.from_pretrained(tmp_path / "none").eval()
+    assert torch.equal(again.encode_passages(tokens), encoder.encode_passages(tokens))
 
 
 def test_frozen_word_embeddings_and_dropout(folder: Path, tokens: Tokens) -> None:
