@@ -202,7 +202,7 @@ def test_some_layers_are_kept(folder: Path, tmp_path: Path, tokens: Tokens) -> N
 def test_no_layers_leave_the_embedding_layer(folder: Path, tokens: Tokens, tmp_path: Path) -> None:
     settings = {"dim": None, "normalize": "none", "pooling": "mean"}
     encoder = DenseEncoder.from_pretrained(folder, layers=0, **settings).eval()
-    embedded_NLH = encoder.query_tower.backbone.embeddings(tokens.ids)
+    embedded_NLH = encoder.query_tower.backbone.embeddings(tokens.ids, token_type_ids=tokens.types)
     mask_NL1 = tokens.mask[..., None]
     assert torch.allclose(
         encoder.encode_passages(tokens), (embedded_NLH * mask_NL1).sum(1) / mask_NL1.sum(1), atol=1e-6
