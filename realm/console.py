@@ -60,6 +60,7 @@ class Terminal:
     @contextmanager
     def _draw(self, title: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
         started = time.monotonic()
+        self._figures.clear()  # those of the stage before
         if self.console.is_terminal:
             with Progress(
                 TextColumn("{task.description}"),
@@ -112,10 +113,6 @@ class Terminal:
             if name in self._figures:
                 parts.append(f"{label} {form.format(self._figures[name])}".strip())
         return ("  " + "  ".join(parts)) if parts else ""
-
-    def reset(self) -> None:
-        """Forget the figures of the stage before."""
-        self._figures.clear()
 
 
 class _Rate(ProgressColumn):
@@ -170,7 +167,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 def print_answer(answer: Answer) -> None:
     """Print an answer and its evidence on standard output; the answer is marked in the passages."""
-    out = Console(highlight=False)
+    out = Console(highlight=False, soft_wrap=True)
     if answer.abstained:
         out.print(f"{escape(answer.question)}\n  [yellow]no answer in these documents[/]")
         return
