@@ -243,7 +243,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="no run and no checkpoint"):
         Realm.from_pretrained(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(ArtefactError, match="has no checkpoint of REALM yet"):
+    with pytest.raises(ArtefactError, match="has no checkpoint of REALM: let"):
         Realm.from_pretrained(tmp_path)
 
 
