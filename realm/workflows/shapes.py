@@ -47,7 +47,8 @@ class Shape:
         Backward counts as two forwards. Projections 8 H^2, feed-forward 4 H I, attention 4 L H. An embedding layer
         alone has no products; it takes the time of about a twentieth of a layer (measured on two cores).
         """
-        return 3.0 * max(self.layers, 0.05) * (8 * self.hidden**2 + 4 * self.hidden * self.inner + 4 * length * self.hidden)
+        products = 8 * self.hidden**2 + 4 * self.hidden * self.inner + 4 * length * self.hidden
+        return 3.0 * max(self.layers, 0.05) * products
 
 
 def local_shape(model: str) -> tuple[Any, Path | None, str]:
