@@ -1,23 +1,17 @@
 """Several processes as one: the same losses and gradients as a single process on the whole batch.
 
-Started by ``torchrun``; without it every function here is the identity. Ranks are *global* ranks.
+Where the caller has joined a `torch.distributed` process group; without one every function here is the identity.
+Ranks are *global* ranks.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-
-def start(device: str) -> None:
-    """Join the process group that torchrun describes in the environment; nothing to do for one process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
 
 def rank() -> int:
