@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from realm.errors import UsageError
 from realm.settings import Range, check, explain, from_json, override, to_json
 
 __all__ = [
@@ -43,7 +44,8 @@ class EncoderConfig:
     model: str = "all-MiniLM-L6-v2"
     """A name of the catalogue, a folder, or a hub id."""
     layers: Natural | None = None
-    """Keep only the first so many layers; all of them when none, and with 0 the embedding layer alone."""
+    """Keep only the first so many layers; all of them when none. With 0 and a mean, the embeddings of the word pieces
+    without their positions: a bag, whose cost hardly counts."""
     pooling: Literal["cls", "cls-tanh", "mean", "weighted-mean"] | None = None
     """How token vectors become one; none follows the checkpoint. cls-tanh is BERT's pooler."""
     dim: Count | None = 128
@@ -85,6 +87,9 @@ class ReaderConfig:
     """A name of the catalogue, a folder, or a hub id; its tokenizer must be the encoder's."""
     layers: Natural | None = None
     """Keep only the first so many layers; all of them when none, and with 0 the embedding layer alone."""
+    interaction: Literal["joint", "late"] = "joint"
+    """joint: query and passage go through the network together, as in the paper. late: the query goes alone and points
+    at the passage's word pieces (copying is all a passage can do); tens of times cheaper a candidate."""
     copy_head: bool = True
     """Mix the vocabulary's distribution with copying from the passage: retrieval gets a signal from the start."""
     with_title: bool = False
@@ -98,6 +103,8 @@ class ReaderConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.interaction == "late" and not self.copy_head:
+            raise UsageError("found reader.interaction=late with reader.copy_head=false: a late reader only copies")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from realm.files import read_json
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
+from realm.models.late import open_reader
 from realm.training.state import latest_checkpoint
 from realm.types import Answer, Evidence, Passage, Progress, Tokens
 
@@ -64,7 +65,7 @@ class Realm:
             )
         config = from_json(PretrainConfig, read_json(run / "config.json"))
         encoder = DenseEncoder.from_pretrained(checkpoint / "encoder").to(device)
-        return cls(encoder, ClozeReader.from_pretrained(checkpoint / "reader").to(device), config)
+        return cls(encoder, open_reader(checkpoint / "reader").to(device), config)
 
     # ------------------------------------------------------------ retrieving
 

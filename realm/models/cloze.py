@@ -34,7 +34,6 @@ from realm.models.pooling import sentence_encoder_pooling
 from realm.models.storage import fingerprint_module, load_tensors, model_folder, read_model_facts, save_part
 from realm.types import Target, Tokens
 
-KIND = "realm cloze reader"
 FORMAT_VERSION = 1
 CHANGEABLE = ("backbone_dropout", "freeze_word_embeddings", "freeze_layers", "max_length")
 """Settings of a saved reader that may be given anew when it is opened."""
@@ -63,6 +62,8 @@ class ClozeReader(nn.Module):
     """A masked language model that reads [CLS] query [SEP] body [SEP]; only masked positions go through the
     vocabulary."""
 
+    KIND = "realm cloze reader"
+
     def __init__(self, model: Any, settings: ReaderSettings, *, separator: int, tokenizer: Any = None) -> None:
         """model: a masked language model of `transformers`. separator: the id of [SEP]. tokenizer: saved with the
         model."""
@@ -71,7 +72,7 @@ class ClozeReader(nn.Module):
         self.settings = settings
         self.separator = separator
         self.tokenizer = tokenizer
-        self.copy_head = CopyHead(int(model.config.hidden_size)) if settings.copy else None
+        self.copy_head = self.copying(int(model.config.hidden_size)) if settings.copy else None
         self.token_budget: int | None = None
         """Most padded tokens in one pass of the backbone; None is the device's default."""
         self.head_is_new = False
@@ -82,6 +83,10 @@ class ClozeReader(nn.Module):
         set_dropout(model, settings.backbone_dropout)
         freeze_words(model, settings.freeze_word_embeddings)
         freeze_layers(model, settings.freeze_layers)
+
+    def copying(self, hidden_size: int) -> nn.Module:
+        """A new copy head; a reader of another kind has its own."""
+        return CopyHead(hidden_size)
 
     # ------------------------------------------------------------ making one
 
@@ -104,7 +109,7 @@ class ClozeReader(nn.Module):
         for name in settings:
             if name not in known:
                 raise UsageError(f"found the reader setting {name!r}: expected one of {', '.join(known)}")
-        facts = read_model_facts(source, format=KIND, version=FORMAT_VERSION)
+        facts = read_model_facts(source, format=cls.KIND, version=FORMAT_VERSION)
         saved = ReaderSettings(**facts["settings"]) if facts is not None else None
         if saved is not None:
             for name, value in settings.items():
@@ -138,7 +143,7 @@ class ClozeReader(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `transformers.AutoModelForMaskedLM` and `AutoTokenizer` open, the copy head beside it."""
         facts = {"settings": asdict(self.settings), "fingerprint": self.fingerprint()}
-        with model_folder(Path(folder), format=KIND, version=FORMAT_VERSION, facts=facts) as staged:
+        with model_folder(Path(folder), format=self.KIND, version=FORMAT_VERSION, facts=facts) as staged:
             save_part(
                 staged, self.model, self.copy_head.state_dict() if self.copy_head is not None else {}, self.tokenizer
             )

@@ -213,6 +213,8 @@ class DenseEncoder(nn.Module):
         tokens = tokens.to(self.device)
         if len(tokens) == 0:
             return self.log_temperature.new_zeros(0, self.dim if size is None else size)
+        if self.query_tower.is_bag:  # nothing is padded, nothing to group
+            return fn(tokens)  # type: ignore[no-any-return]
         return by_length(lambda chunk, _: fn(chunk), tokens, self.token_budget)
 
     # ------------------------------------------------------------ starting well

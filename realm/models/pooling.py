@@ -46,6 +46,16 @@ class Pooling(nn.Module):
             )
         self.log_weight.copy_(weight_V.log())
 
+    @property
+    def is_mean(self) -> bool:
+        return self.kind in ("mean", "weighted-mean")
+
+    def weights(self, ids: Tensor) -> Tensor:
+        """Float[...]: of each token id in a mean."""
+        if self.log_weight is None:
+            return torch.ones(ids.shape, device=ids.device)
+        return self.log_weight[ids].exp()
+
     def forward(self, hidden_NLH: Tensor, tokens: Tokens, pooler: nn.Module | None = None) -> Tensor:
         """Float[N, H]. pooler: the backbone's own, for ``cls-tanh``."""
         if self.kind == "cls":
@@ -54,11 +64,7 @@ class Pooling(nn.Module):
             assert pooler is not None, "DenseEncoder opens the backbone with its pooler for cls-tanh"
             pooled: Tensor = pooler(hidden_NLH)
             return pooled
-        mask_NL = tokens.mask
-        if self.log_weight is None:
-            weight_NL = mask_NL.to(hidden_NLH.dtype)
-        else:
-            weight_NL = self.log_weight[tokens.ids].to(hidden_NLH.dtype).exp().masked_fill(~mask_NL, 0.0)
+        weight_NL = self.weights(tokens.ids).to(hidden_NLH.dtype).masked_fill(~tokens.mask, 0.0)
         return torch.einsum("nlh,nl->nh", hidden_NLH, weight_NL) / weight_NL.sum(-1, keepdim=True)
 
 

@@ -229,6 +229,7 @@ DESCRIBERS: Mapping[str, Callable[[Path, Facts], Facts]] = {
     "realm postings": _postings,
     "realm dense encoder": _model,
     "realm cloze reader": _model,
+    "realm late reader": _model,
     "realm checkpoint": _checkpoint,
 }
 """By the format of the manifest. Written out here, so that showing a manifest loads no network library."""

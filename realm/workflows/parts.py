@@ -24,6 +24,7 @@ from realm.knowledge.spans import SpanTable, find_spans
 from realm.models.backbone import load_tokenizer
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
+from realm.models.late import READERS
 from realm.search.embed import embed_rows
 from realm.workflows.reporting import Reporter
 
@@ -153,7 +154,7 @@ def build_reader(config: ReaderConfig, data: DataConfig, snapshot: Snapshot, see
     """A reader before any training. MismatchError when its word pieces are not the snapshot's."""
     torch.manual_seed(seed + 1)
     source = resolve_model(config.model)
-    reader = ClozeReader.from_pretrained(
+    reader = READERS[config.interaction].from_pretrained(
         source,
         layers=config.layers,
         copy=config.copy_head,

@@ -14,6 +14,7 @@ from realm.files import MANIFEST, read_json
 from realm.methods.realm import RealmPretraining
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
+from realm.models.late import open_reader
 from realm.search.embed import embed
 from realm.search.exact import ExactIndex
 from realm.training import parallel
@@ -87,7 +88,7 @@ class Workbench:
     def reader(self, checkpoint: Path | None) -> ClozeReader:
         """The reader of a checkpoint, or one that was never trained."""
         if checkpoint is not None:
-            return ClozeReader.from_pretrained(checkpoint / "reader").to(self.device)
+            return open_reader(checkpoint / "reader").to(self.device)
         snapshot, config = self.searched.snapshot, self.config
         return parts.build_reader(config.reader, config.data, snapshot, config.loop.seed).to(self.device)
 

@@ -39,6 +39,7 @@ def by_hand(folder: Path, pairs: list[str] | None = None, segments: bool = True)
 @pytest.mark.parametrize("segments", [True, False])
 @torch.no_grad()
 def test_encoder_is_bert_pooled_and_projected(folder: Path, pooling: str, segments: bool) -> None:
+    torch.manual_seed(0)  # an unlucky projection makes the LayerNorm enlarge the rounding
     encoder = DenseEncoder.from_pretrained(folder, dim=8, pooling=pooling, segments=segments, temperature=2.0).eval()
     bodies = ["seoul is a city", "a painting by pablo picasso", ""]
     encoded, hidden_NLH = by_hand(folder, bodies, segments)

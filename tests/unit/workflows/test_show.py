@@ -23,7 +23,7 @@ from realm.knowledge import build as snapshots
 from realm.knowledge import spans
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
 from realm.knowledge.snapshot import Snapshot
-from realm.models import cloze, encoders
+from realm.models import cloze, encoders, late
 from realm.recipes import small
 from realm.search import postings, shards
 from realm.search.embed import EmbeddingStopped, embed
@@ -96,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def test_every_format_that_is_written_can_be_shown() -> None:
     written = {snapshots.FORMAT, spans.FORMAT, shards.FORMAT, postings.FORMAT, state.FORMAT}
-    assert set(DESCRIBERS) == written | {encoders.KIND, cloze.KIND}
+    assert set(DESCRIBERS) == written | {encoders.KIND, *(reader.KIND for reader in late.READERS.values())}
 
 
 @pytest.mark.parametrize(
