@@ -138,7 +138,7 @@ class LateReader(ClozeReader):
         table = self.model.get_input_embeddings()
         norm = getattr(getattr(self.model.base_model, "embeddings", None), "LayerNorm", None)
         vector_PH: Tensor = table(pieces_P).float()
-        return vector_PH if norm is None else norm(vector_PH)  # type: ignore[no-any-return]
+        return vector_PH if norm is None else norm(vector_PH)
 
 
 READERS: dict[str, type[ClozeReader]] = {"joint": ClozeReader, "late": LateReader}

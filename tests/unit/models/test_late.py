@@ -92,7 +92,7 @@ def test_null_passages_alone_leave_the_vocabulary_and_finite_gradients(
 
 
 def test_it_learns_to_point(tmp_path: Path, batch: tuple[Tokens, Tokens, Target]) -> None:
-    """Trained on the marginal alone, its pointer comes to tell the passage that holds the answer from the one that doesn't."""
+    """Trained on the marginal alone, its pointer learns which passage holds the answer."""
     torch.manual_seed(0)
     margins = []
     reader = LateReader.from_pretrained(tiny.tiny_bert(tmp_path / "bert"), copy=True)
