@@ -100,18 +100,25 @@ def from_json(cls: type[T], value: Any) -> T:
 
 
 def override(config: T, assignments: Sequence[str]) -> T:
-    """A copy of `config` with ``realm.batch_size=32`` and the like applied in order; the last one wins.
+    """A copy of `config` with ``realm.batch_size=32`` and the like applied; the last one of a name wins.
 
-    A class may name short forms in ``ALIASES``. Tuples are written ``1,5,20``, absence ``none``.
+    What several settings together must keep to is checked when all are applied, so their order is free. A class may
+    name short forms in ``ALIASES``. Tuples are written ``1,5,20``, absence ``none``.
     """
     aliases: Mapping[str, tuple[str, ...]] = getattr(type(config), "ALIASES", {})
+    changes: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals or not name:
             raise UsageError(f"found the setting {assignment!r}: expected name=value, such as {_example(config)}")
         for path in aliases.get(name, (name,)):
-            config = _set(config, path.split("."), text, path, [*aliases, *_paths(type(config))])
-    return config
+            value = _read(type(config), path.split("."), text, path, [*aliases, *_paths(type(config))])
+            *groups, last = path.split(".")
+            inner = changes
+            for group in groups:
+                inner = inner.setdefault(group, {})
+            inner[last] = value
+    return _replaced(config, changes)
 
 
 def explain(config: DataclassInstance) -> list[Setting]:
@@ -140,8 +147,9 @@ def _build(cls: type[T], value: Any, where: str) -> T:
     return cls(**arguments)
 
 
-def _set(config: T, path: list[str], text: str, whole: str, known: list[str]) -> T:
-    kinds = _kinds(type(config))
+def _read(cls: type[DataclassInstance], path: list[str], text: str, whole: str, known: list[str]) -> Any:
+    """The value that `text` is for the setting at `path`."""
+    kinds = _kinds(cls)
     if path[0] not in kinds:
         raise UsageError(_unknown(whole, known))
     kind = kinds[path[0]]
@@ -151,14 +159,22 @@ def _set(config: T, path: list[str], text: str, whole: str, known: list[str]) ->
             raise UsageError(
                 f"{whole!r} is a group of settings: expected one of {', '.join(f'{whole}.{n}' for n in inner)}"
             )
-        return dataclasses.replace(config, **{path[0]: _set(getattr(config, path[0]), path[1:], text, whole, known)})
+        return _read(kind, path[1:], text, whole, known)
     if len(path) > 1:
         raise UsageError(_unknown(whole, known))
     try:
-        value = _fitted(_parse(text, kind), kind)
+        return _fitted(_parse(text, kind), kind)
     except _Unfit:
         raise UsageError(_wrong(whole, text, kind)) from None
-    return dataclasses.replace(config, **{path[0]: value})
+
+
+def _replaced(config: T, changes: Mapping[str, Any]) -> T:
+    """A copy with the changes, groups within groups; each group is built, and so checked, once."""
+    values = {
+        name: _replaced(getattr(config, name), change) if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    return dataclasses.replace(config, **values)
 
 
 def _explain(config: DataclassInstance, prefix: str) -> Iterator[Setting]:
