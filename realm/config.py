@@ -175,10 +175,19 @@ class RealmConfig:
     """Passages read for each sentence, the null passage counted."""
     marginal: Literal["sequence", "token"] = "sequence"
     """Multiply a passage's tokens, then sum passages (the paper), or sum passages for each token (its code)."""
+    objective: Literal["marginal", "emdr2", "perplexity-distillation", "leave-one-out"] = "marginal"
+    """What teaches the retriever: the marginal likelihood (REALM), EMDR2 (Sachan et al. 2021), or the reader's
+    judgement distilled (Atlas, Izacard et al. 2022): how well it does with a passage, or how badly without."""
+    distillation_temperature: Positive = 1.0
+    """What the two distilling objectives divide log probabilities by before the softmax that they teach."""
     null_passage: bool = True
     """Whether the empty passage is candidate 0."""
     over_retrieve: Count = 1
     """Fetch so many times the candidates and keep the best by live parameters; 1 trusts the index."""
+    explore: Natural = 0
+    """So many of the candidates are drawn at random from the first `explore_depth` of the index instead of its top."""
+    explore_depth: Count = 200
+    """How far down the index `explore` draws."""
     learning_rate: Positive = 3e-5
     """Peak, for the retriever."""
     projection_learning_rate: Positive | None = None
@@ -192,6 +201,22 @@ class RealmConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        passages = self.num_candidates - int(self.null_passage)
+        if self.explore >= passages:
+            raise UsageError(
+                f"found realm.explore={self.explore} of {passages} retrieved passages: expected at most "
+                f"{passages - 1}, so that one is the index's best; raise realm.num_candidates or lower realm.explore"
+            )
+        if self.explore and self.explore_depth < passages:
+            raise UsageError(
+                f"found realm.explore_depth={self.explore_depth}: expected at least {passages}, the passages "
+                "retrieved; there is nothing further down to draw from"
+            )
+        if self.marginal == "token" and self.objective in ("perplexity-distillation", "leave-one-out"):
+            raise UsageError(
+                f"found realm.objective={self.objective} with realm.marginal=token: expected sequence, because it "
+                "judges a passage by the whole masked span"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

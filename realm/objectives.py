@@ -1,4 +1,5 @@
-"""Objectives: pure functions of tensors (Guu et al. 2020, sections 3.2 and 3.3, appendix A; Lee et al. 2019 for ICT).
+"""Objectives: pure functions of tensors (Guu et al. 2020, sections 3.2 and 3.3, appendix A; Lee et al. 2019 for ICT;
+Sachan et al. 2021 and Izacard et al. 2022 for other ways to teach a retriever).
 
 Legend for shapes: B examples, K candidates (index 0 is the null passage), T masked pieces, N passages, D vector size.
 
@@ -145,6 +146,127 @@ def _log_marginal(
     if level == "token":
         return (prior[..., None] + logp_BKT).logsumexp(1)
     return (prior + logp_BKT.sum(-1)).logsumexp(1)
+
+
+# ---------------------------------------------------------------- other objectives of the retriever
+
+
+def emdr2_nll(
+    score_BK: Tensor,
+    logp_BKT: Tensor,
+    target_mask_BT: Tensor,
+    *,
+    level: str = "sequence",
+    candidate_mask_BK: Tensor | None = None,
+    count: Tensor | float | None = None,
+) -> Tensor:
+    """EMDR2 (Sachan et al. 2021, section 2): the loss of a fused reader plus that of the retriever,
+
+        - log p_fused(y|x) - log sum over z of p(z|x) SG[p(y|z,x)],        SG stops the gradient.
+
+    The paper's reader attends to all passages at once and ignores p(z|x). A reader of one passage at a time fuses by
+    the mean over the candidates, p_fused(y|x) = 1/K sum over z of p(y|z,x). So the retriever's gradient is r(z) as
+    with `marginal_nll`, and a passage's weight in the reader's gradient does not depend on what the retriever thinks.
+
+    Float[], of two losses the sum; arguments and means as in `marginal_nll`.
+    """
+    valid_BK = _valid_BK(score_BK, candidate_mask_BK)
+    equal_BK = torch.zeros_like(score_BK)
+    retriever, reader = (
+        marginal_nll(score, logp, target_mask_BT, level=level, candidate_mask_BK=valid_BK, count=count)
+        for score, logp in ((score_BK, logp_BKT.detach()), (equal_BK, logp_BKT))
+    )
+    return retriever + reader
+
+
+def distillation_nll(
+    score_BK: Tensor,
+    logp_BKT: Tensor,
+    target_mask_BT: Tensor,
+    teacher_BK: Tensor,
+    *,
+    candidate_mask_BK: Tensor | None = None,
+    count: Tensor | float | None = None,
+) -> Tensor:
+    """Teach the retriever which passages the reader found useful (Atlas, Izacard et al. 2022, section 2.2):
+
+        KL(SG[teacher] || p(z|x)) - log sum over z of SG[p(z|x)] p(y|z,x).
+
+    teacher_BK: `perplexity_teacher_BK` or `leave_one_out_teacher_BK`; rows of zeros teach nothing. The gradient of the
+    first term by f(x, z) is p(z|x) - teacher(z). Atlas trains its fused reader on the language modelling loss beside
+    it; here the reader goes on with its part of the marginal likelihood (the second term, in the sequence form), whose
+    gradient by logp_BKT is that of `marginal_nll`, while the retriever hears nothing of it.
+
+    Float[], mean over examples, as in `marginal_nll`.
+    """
+    counted_B = _counted(score_BK, target_mask_BT, "sequence", candidate_mask_BK)
+    log_prior = log_prior_BK(score_BK, candidate_mask_BK)
+    teacher_BK = teacher_BK.detach().to(log_prior.dtype)
+    # 0 * -inf is NaN: what does not exist, or has no say, leaves the sum before the product.
+    silent_BK = (teacher_BK == 0) | (log_prior == NEGATIVE_INFINITY)
+    cross_B = -(teacher_BK * log_prior.masked_fill(silent_BK, 0.0)).sum(-1)
+    divergence = (cross_B - entropy_B(teacher_BK)).masked_fill(~counted_B, 0.0).sum()
+    reader = marginal_nll(score_BK.detach(), logp_BKT, target_mask_BT, candidate_mask_BK=candidate_mask_BK, count=count)
+    return reader + divergence / (counted_B.sum().clamp(min=1) if count is None else count)
+
+
+@torch.no_grad()
+def perplexity_teacher_BK(
+    score_BK: Tensor,
+    logp_BKT: Tensor,
+    target_mask_BT: Tensor,
+    *,
+    temperature: float = 1.0,
+    candidate_mask_BK: Tensor | None = None,
+) -> Tensor:
+    """Perplexity distillation: softmax over z of log p(y|z,x) / temperature, the posterior under a uniform prior.
+
+    Atlas (Izacard et al. 2022), section 2.2. Float[B, K]; zeros for a row without candidates, and for one in which no
+    candidate allows the target.
+    """
+    logp_BK = sequence_logp_BK(logp_BKT, target_mask_BT)
+    return _teacher_BK(logp_BK / temperature, _valid_BK(score_BK, candidate_mask_BK))
+
+
+@torch.no_grad()
+def leave_one_out_teacher_BK(
+    score_BK: Tensor,
+    logp_BKT: Tensor,
+    target_mask_BT: Tensor,
+    *,
+    temperature: float = 1.0,
+    candidate_mask_BK: Tensor | None = None,
+) -> Tensor:
+    """Leave-one-out distillation: softmax over k of -log p(y | x, all candidates but k) / temperature.
+
+    Atlas (Izacard et al. 2022), section 2.2: a passage is worth how much worse the reader gets without it. Atlas runs
+    its fused reader K times; a reader of one passage at a time gives the same from one run, as the mixture
+
+        p(y | x, all but k) = sum over z != k of p(z|x) p(y|z,x) / (1 - p(k|x)),
+
+    the prior renormalised over the rest. So, unlike Atlas', these worths depend on p(z|x), through a stopped gradient.
+
+    Float[B, K]; a lone candidate gets 1; zeros for a row without candidates, and for one in which no candidate allows
+    the target.
+    """
+    valid_BK = _valid_BK(score_BK, candidate_mask_BK)
+    score_BK = _at_least_float32(score_BK).masked_fill(~valid_BK, NEGATIVE_INFINITY)
+    logp_BK = sequence_logp_BK(logp_BKT, target_mask_BT).masked_fill(~valid_BK, NEGATIVE_INFINITY)
+    own_KK = torch.eye(score_BK.shape[1], dtype=torch.bool, device=score_BK.device)
+    # Sums over the others, not differences from the whole: 1 - p(k|x) loses all digits where p(k|x) is near 1.
+    rest_BKK = score_BK[:, None].masked_fill(own_KK, NEGATIVE_INFINITY)
+    joint_BKK = (score_BK + logp_BK)[:, None].masked_fill(own_KK, NEGATIVE_INFINITY)
+    worth_BK = (rest_BKK.logsumexp(-1) - joint_BKK.logsumexp(-1)) / temperature
+    lone_B1 = valid_BK.sum(-1, keepdim=True) == 1
+    impossible_B1 = (logp_BK == NEGATIVE_INFINITY).all(-1, keepdim=True)
+    return _teacher_BK(worth_BK.masked_fill(lone_B1, 0.0), valid_BK & ~impossible_B1)
+
+
+def _teacher_BK(worth_BK: Tensor, valid_BK: Tensor) -> Tensor:
+    """Softmax of worths over what is valid; a worth of +inf (nothing else explains the target) takes all."""
+    worth_BK = worth_BK.clamp(max=torch.finfo(worth_BK.dtype).max).masked_fill(~valid_BK, NEGATIVE_INFINITY)
+    impossible_B1 = (worth_BK == NEGATIVE_INFINITY).all(-1, keepdim=True)
+    return worth_BK.masked_fill(impossible_B1, 0.0).softmax(-1).masked_fill(impossible_B1, 0.0)
 
 
 # ---------------------------------------------------------------- retrieval utility

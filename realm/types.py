@@ -162,6 +162,8 @@ class MaskedBatch:
     """Long[B]: the row the sentence was taken from, NO_ROW when X is not Z."""
     exclude_rows: Tensor
     """Long[B, E]: rows that may not be retrieved (source passage, and more by setting), padded with NO_ROW."""
+    seeds: Tensor | None = None
+    """Long[B], not negative: an example's own, for what a method draws in training; None where nothing may be drawn."""
 
 
 @dataclass(frozen=True)

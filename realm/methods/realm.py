@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from realm import objectives
 from realm.types import NO_ROW, Index, Loss, MaskedBatch, PassageSource, Reader, Tokens, Trainable, TrainableEncoder
 
+OBJECTIVES = ("marginal", "emdr2", "perplexity-distillation", "leave-one-out")
+
 
 class Corpus(PassageSource, Protocol):
     """What the method reads of a snapshot: encoder inputs (`passages`) and reader inputs (`bodies`)."""
@@ -58,8 +60,12 @@ class RealmPretraining:
         index_encoder: TrainableEncoder | None = None,
         num_candidates: int = 8,
         marginal: str = "sequence",
+        objective: str = "marginal",
+        distillation_temperature: float = 1.0,
         null_passage: bool = True,
         over_retrieve: int = 1,
+        explore: int = 0,
+        explore_depth: int = 200,
         max_passage_tokens: int = 288,
         max_reader_tokens: int = 286,
         reader_title: bool = False,
@@ -68,7 +74,10 @@ class RealmPretraining:
         index: vectors of `corpus` by `index_encoder`, an older copy of `encoder`; see `swap`.
         num_candidates: K, the null passage counted (section 4.3 uses 8).
         marginal: "sequence" as the paper writes it, "token" as the released code computes it.
+        objective: one of `OBJECTIVES`: what teaches the retriever; the reader learns from a likelihood in all of them.
         over_retrieve: fetch this many times K and keep the best by live parameters, a cure for a stale index.
+        explore: so many of the K are drawn from the first `explore_depth` of the index instead of its top, each
+            example by its own seed; batches without seeds (a probe's) are read without.
         max_passage_tokens: budget of the document encoder's input, specials and title counted.
         max_reader_tokens: budget of the passage body in the reader's joint input.
         """
@@ -77,10 +86,14 @@ class RealmPretraining:
         self.corpus = corpus
         self.index = index
         self.index_encoder = index_encoder or stale_copy(encoder)
+        if objective not in OBJECTIVES:
+            raise ValueError(f"found objective {objective!r}: expected one of {', '.join(OBJECTIVES)}")
         self.num_candidates = num_candidates
         self.marginal = marginal
+        self.objective, self.distillation_temperature = objective, distillation_temperature
         self.null_passage = null_passage
         self.over_retrieve = over_retrieve
+        self.explore, self.explore_depth = explore, explore_depth
         self.max_passage_tokens = max_passage_tokens
         self.max_reader_tokens = max_reader_tokens
         self.reader_title = reader_title
@@ -94,14 +107,25 @@ class RealmPretraining:
         self.index, self.index_encoder = index, index_encoder
 
     def loss(self, batch: MaskedBatch) -> Loss:
-        """Negative marginal log-likelihood of the masked spans, and what is worth watching."""
+        """Negative marginal log-likelihood of the masked spans (or another objective), and what is worth watching."""
         reading = self.read(batch)
         score_BK, mask_BT = reading.score_BK, batch.target.mask.to(reading.score_BK.device)
         over: dict[str, Any] = {"level": self.marginal, "candidate_mask_BK": reading.valid_BK}
-        nll = objectives.marginal_nll(score_BK, reading.logp_BKT, mask_BT, **over)
+        total = self._objective(reading, mask_BT)
         stats = self.statistics(reading, batch)
         count = objectives.loss_count(score_BK, mask_BT, **over)
-        return Loss(nll, {"loss": nll.detach(), **stats}, self.nll_B(reading, batch), count)
+        return Loss(total, {"loss": total.detach(), **stats}, self.nll_B(reading, batch), count)
+
+    def _objective(self, reading: Reading, mask_BT: Tensor) -> Tensor:
+        found, valid_BK = (reading.score_BK, reading.logp_BKT, mask_BT), reading.valid_BK
+        if self.objective == "marginal":
+            return objectives.marginal_nll(*found, level=self.marginal, candidate_mask_BK=valid_BK)
+        if self.objective == "emdr2":
+            return objectives.emdr2_nll(*found, level=self.marginal, candidate_mask_BK=valid_BK)
+        leave_one_out = self.objective == "leave-one-out"
+        teach = objectives.leave_one_out_teacher_BK if leave_one_out else objectives.perplexity_teacher_BK
+        teacher_BK = teach(*found, temperature=self.distillation_temperature, candidate_mask_BK=valid_BK)
+        return objectives.distillation_nll(*found, teacher_BK, candidate_mask_BK=valid_BK)
 
     def read(self, batch: MaskedBatch) -> Reading:
         """Retrieve, score and read: the parts of eq. 1 for each query and candidate."""
@@ -147,22 +171,27 @@ class RealmPretraining:
     def _candidates(self, query_BD: Tensor, batch: MaskedBatch) -> tuple[Tensor, Tensor | None, Tensor]:
         """Long[B, K] rows with the null passage first, on the CPU."""
         num_passages = self.num_candidates - int(self.null_passage)
+        explore = self.explore if batch.seeds is not None else 0
+        best, fetched = num_passages - explore, num_passages * self.over_retrieve
         stale_BD = self.index_encoder.encode_queries(batch.query.to(query_BD.device))
-        hits = self.index.search(stale_BD, num_passages * self.over_retrieve, exclude=batch.exclude_rows)
-        rows_BK = hits.rows.cpu()
+        depth = max(fetched, self.explore_depth) if explore else fetched
+        hits = self.index.search(stale_BD, depth, exclude=batch.exclude_rows)
+        pool_BC = hits.rows.cpu()
         source_hit_B = None
         known_B = batch.source_rows != NO_ROW
         if bool(known_B.any()):
             # The excluded source would have been a candidate if its stale score beats the last one kept.
             source_BD = self.index.vectors(batch.source_rows).to(stale_BD.device)
-            last_B = hits.scores[:, min(num_passages, hits.scores.shape[1]) - 1].to(stale_BD.device)
+            last_B = hits.scores[:, min(best, hits.scores.shape[1]) - 1].to(stale_BD.device)
             source_hit_B = ((stale_BD.float() * source_BD).sum(-1) >= last_B).cpu() & known_B
         changed = torch.zeros(())
+        rows_BK = pool_BC[:, :best]
         if self.over_retrieve > 1:
-            proposed_BK = rows_BK[:, :num_passages]
-            rows_BK = self._rerank(query_BD, rows_BK)[:, :num_passages]
+            proposed_BK, rows_BK = rows_BK, self._rerank(query_BD, pool_BC[:, :fetched])[:, :best]
             new_BK = (rows_BK[:, :, None] != proposed_BK[:, None, :]).all(-1)
             changed = new_BK.float().mean()
+        if explore and batch.seeds is not None:
+            rows_BK = torch.cat([rows_BK, drawn(pool_BC[:, : self.explore_depth], rows_BK, explore, batch.seeds)], 1)
         if self.null_passage:
             rows_BK = torch.cat([rows_BK.new_full((len(rows_BK), 1), NO_ROW), rows_BK], dim=1)
         return rows_BK, source_hit_B, changed
@@ -207,6 +236,22 @@ class RealmPretraining:
 
     def modules(self) -> Mapping[str, Trainable]:
         return {"encoder": self.encoder, "reader": self.reader, "index_encoder": self.index_encoder}
+
+
+def drawn(pool_BC: Tensor, chosen_BK: Tensor, count: int, seeds_B: Tensor) -> Tensor:
+    """`count` rows of each pool that are not chosen yet, all equally likely. Long[B, count]; NO_ROW when it runs out.
+
+    A function of the example's seed alone: not of what was drawn before, nor of the other examples.
+    """
+    key_BC = torch.stack([_uniform(seed, pool_BC.shape[1]) for seed in seeds_B.tolist()])
+    taken_BC = (pool_BC[:, :, None] == chosen_BK[:, None, :]).any(-1) | (pool_BC == NO_ROW)
+    key_BC, order_BC = key_BC.masked_fill(taken_BC, 2.0).sort(dim=1)
+    rows_BC = pool_BC.gather(1, order_BC).masked_fill(key_BC == 2.0, NO_ROW)[:, :count]
+    return nn.functional.pad(rows_BC, (0, count - rows_BC.shape[1]), value=NO_ROW)
+
+
+def _uniform(seed: int, count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def stale_copy(encoder: TrainableEncoder) -> TrainableEncoder:

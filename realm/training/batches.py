@@ -32,8 +32,8 @@ from realm.training.masking import (
 from realm.types import NO_ROW, MaskedBatch, PairBatch, Spans, Target, Tokens
 
 EXCLUDE = ("none", "passage", "document")
-_MASKED, _CLOZE = 1, 2
-"""Set the two kinds of batches apart, so that one seed does not give both the same order of rows."""
+_MASKED, _CLOZE, _DRAWN = 1, 2, 4
+"""Set kinds of draws apart, so that one seed does not give two of them the same order of rows (3 is the probe)."""
 
 
 class Corpus(Protocol):
@@ -153,7 +153,12 @@ class MaskedSentences:
         if self._exclude != "none":
             exclude_BE = self._snapshot.exclusions(rows_B, self._exclude, self._duplicates)
         source_B = rows_B if self._same_corpus else torch.full_like(rows_B, NO_ROW)
-        return MaskedBatch(query=query, target=target, source_rows=source_B, exclude_rows=exclude_BE)
+        seeds = [
+            np.random.SeedSequence((self._seed, _DRAWN, step, place)).generate_state(1)[0]
+            for place in _share(self._batch_size, self._rank, self._world_size)
+        ]
+        seeds_B = torch.from_numpy(np.array(seeds, np.int64))
+        return MaskedBatch(query=query, target=target, source_rows=source_B, exclude_rows=exclude_BE, seeds=seeds_B)
 
     def example(self, step: int, place: int) -> tuple[int, MaskedSentence]:
         """(row, masked sentence) at `place` of the global batch `step`."""

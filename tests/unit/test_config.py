@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm import config as config_module
-from realm.config import EncoderConfig, PretrainConfig, ProbeConfig, RealmConfig, explain, from_json, override, to_json
+from realm.config import (
+    EncoderConfig,
+    PretrainConfig,
+    ProbeConfig,
+    ReaderConfig,
+    RealmConfig,
+    explain,
+    from_json,
+    override,
+    to_json,
+)
 from realm.errors import UsageError
 from realm.settings import Range, check
 
@@ -196,3 +206,32 @@ def test_any_dataclass_will_do() -> None:
     with pytest.raises(UsageError, match="above 0 and below 1"):
         override(config, ["inner.share=1"])
     assert explain(config)[-1].meaning == "A share."
+
+
+@pytest.mark.parametrize(
+    ("assignments", "complaint"),
+    [
+        (["realm.explore=7"], "found realm.explore=7 of 7 retrieved passages: expected at most 6"),
+        (["realm.explore=8", "realm.null_passage=false"], "found realm.explore=8 of 8 retrieved passages"),
+        (["realm.explore=1", "realm.explore_depth=6"], "found realm.explore_depth=6: expected at least 7"),
+        (["realm.objective=leave-one-out", "realm.marginal=token"], "realm.marginal=token: expected sequence"),
+        (["realm.objective=perplexity-distillation", "realm.marginal=token"], "expected sequence"),
+        (["realm.objective=atlas"], "expected marginal, emdr2, perplexity-distillation or leave-one-out"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_in_one_line(assignments: list[str], complaint: str) -> None:
+    for order in (assignments, assignments[::-1]):
+        with pytest.raises(UsageError) as caught:
+            override(PretrainConfig(), order)
+        assert complaint in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_settings_that_go_together_may_come_in_any_order() -> None:
+    assignments = ["realm.explore=12", "realm.num_candidates=17", "realm.explore_depth=16"]
+    found = override(PretrainConfig(), assignments)
+    assert found == override(PretrainConfig(), assignments[::-1])
+    assert (found.realm.explore, found.realm.num_candidates) == (12, 17)
+    late = override(
+        PretrainConfig(reader=ReaderConfig(copy_head=False)), ["reader.interaction=late", "reader.copy_head=on"]
+    )
+    assert late.reader.interaction == "late"

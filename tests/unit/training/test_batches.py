@@ -306,3 +306,16 @@ def test_on_a_real_snapshot_every_mask_is_its_text(tmp_path: Path) -> None:
     assert pairs.passage.lengths.max() <= 24
     probe = Probe.build(snapshot, spans, rows=held_out_rows(snapshot, 0.5, 0), size=5, seed=0)
     assert all(item.sentence[slice(*item.span)] == item.answer for item in probe.items)
+
+
+def test_an_example_s_own_seed_is_of_its_step_and_place(corpus: Corpus) -> None:
+    whole, *ranks = (
+        MaskedSentences(corpus, None, strategy="random-token", batch_size=4, rank=rank, world_size=world)
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
+    seeds = [whole.batch(step).seeds for step in range(20)]
+    assert torch.equal(whole.batch(5).seeds, seeds[5])
+    assert len(set(torch.cat(seeds).tolist())) == 80 and int(torch.cat(seeds).min()) >= 0
+    assert torch.equal(torch.cat([rank.batch(3).seeds for rank in ranks]), seeds[3])
+    other = MaskedSentences(corpus, None, strategy="random-token", batch_size=4, seed=1).batch(3)
+    assert not torch.equal(other.seeds, seeds[3])
