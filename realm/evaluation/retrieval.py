@@ -59,6 +59,12 @@ def answer_in_text(answer: str, text: str) -> bool:
     return regex.search(f"{regex.escape(needle)}{_PARTICLES} ", haystack) is not None
 
 
+def answer_tokens(text: str) -> list[str]:
+    """What `answer_in_text` compares, for an index of texts: an answer's tokens all stand in a text that holds it,
+    but that a token in Hangul may be followed there by particles."""
+    return _tokens(_fold(text))
+
+
 def _fold(text: str) -> str:
     if text.isascii():
         return text.lower()
