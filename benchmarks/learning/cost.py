@@ -91,7 +91,7 @@ class Cost:
 
     def _distinct_pieces(self, passages: float) -> int:
         part = self.body_ids.select(torch.arange(min(len(self.body_ids), max(1, round(passages)))))
-        return len(part.ids[part.mask].unique())
+        return len(np.unique(part.ids[part.mask].numpy()))
 
 
 def optimizer_step(facts: dict[str, Any]) -> float:

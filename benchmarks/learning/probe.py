@@ -1,4 +1,4 @@
-"""One probe a seed, judged alike for every leg: the sentence's own document is never a hit, whatever the leg trained on.
+"""One probe a seed, judged alike for every leg: the own document is never a hit, whatever the leg trained on.
 
 Legend: P probe sentences, K hits, E excluded rows, D vector size, N passages.
 """
