@@ -210,9 +210,21 @@ def evaluate(
 @app.command()
 def show(
     path: Path,
+    examples: Annotated[
+        bool,
+        typer.Option("--examples", help="Of a run: a page of held-out sentences, their passages before and after."),
+    ] = False,
+    kb: Annotated[
+        Path | None, typer.Option("--kb", help="With --examples: where the run's knowledge base lies now.")
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """Say what an artefact is and what it was made from: a knowledge base, snapshot, run, checkpoint, index."""
+    if examples:
+        _show_examples(path, kb, as_json)
+        return
+    if kb is not None:
+        raise UsageError("found --kb without --examples: an artefact is described from its own folder alone")
     from realm.workflows.show import describe
 
     facts = describe(path)
@@ -245,6 +257,17 @@ def estimate(
 
 
 # ---------------------------------------------------------------- showing
+
+
+def _show_examples(path: Path, kb: Path | None, as_json: bool) -> None:
+    from realm.console import Terminal
+    from realm.workflows.examples import collect_examples, summary, write_page
+
+    result = collect_examples(path, kb=kb, reporter=Terminal(quiet=as_json))
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo(f"{summary(result)}\nthe page: {write_page(result)}")
 
 
 def main() -> None:
