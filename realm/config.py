@@ -154,11 +154,19 @@ class IctConfig:
     """Peak, for the projection and its norm; `learning_rate` when none."""
     token_weight_learning_rate: Positive | None = None
     """Peak, for the token weights of weighted-mean; `learning_rate` when none."""
+    pairs: Literal["sentence", "crop"] = "sentence"
+    """What stands for a query: a sentence of the passage (ICT), or a random crop of it, to be matched with another crop
+    (Contriever, Izacard et al. 2021)."""
     removal_probability: Share = 0.9
-    """How often the sentence is taken out of its passage."""
+    """How often the sentence is taken out of its passage; for `pairs=sentence`."""
+    crop_shares: tuple[Share, Share] = (0.05, 0.5)
+    """Shortest and longest crop, as shares of the passage; for `pairs=crop`."""
 
     def __post_init__(self) -> None:
         check(self)
+        if self.crop_shares[0] > self.crop_shares[1]:
+            low, high = self.crop_shares
+            raise UsageError(f"found ict.crop_shares={low},{high}: expected the smaller share first")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +196,10 @@ class RealmConfig:
     """So many of the candidates are drawn at random from the first `explore_depth` of the index instead of its top."""
     explore_depth: Count = 200
     """How far down the index `explore` draws."""
+    ict_weight: Annotated[float, Range(low=0.0)] = 0.0
+    """Weight of the warm start's loss, kept up beside REALM's; 0 ends it with the warm start, as in the paper."""
+    ict_batch_size: Annotated[int, Range(low=2)] = 256
+    """Pairs of that loss in a part of a step, over all processes."""
     learning_rate: Positive = 3e-5
     """Peak, for the retriever."""
     projection_learning_rate: Positive | None = None

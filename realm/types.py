@@ -176,6 +176,13 @@ class PairBatch:
     """Bool[B]: ICT only, whether the sentence was taken out of its passage."""
 
 
+class TwoBatches(NamedTuple):
+    """What a step of two objectives at once learns from."""
+
+    first: Any
+    second: Any
+
+
 class Hits(NamedTuple):
     """Search results, best first. NO_ROW and -inf where there are fewer than K."""
 

@@ -1,4 +1,4 @@
-"""Batches of masked sentences and of (sentence, passage) pairs, as pure functions of the step.
+"""Batches of masked sentences, as pure functions of the step.
 
 Legend: B examples of a batch, T target pieces, L word pieces, M sentences, E excluded rows.
 
@@ -27,13 +27,11 @@ from realm.training.masking import (
     mask_sentence,
     masked_pieces,
     needs_spans,
-    pieces_inside,
 )
-from realm.types import NO_ROW, MaskedBatch, PairBatch, Spans, Target, Tokens
+from realm.training.order import DRAWN, MASKED, Order, check_ranks, share
+from realm.types import NO_ROW, MaskedBatch, Spans, Target, Tokens
 
 EXCLUDE = ("none", "passage", "document")
-_MASKED, _CLOZE, _DRAWN = 1, 2, 4
-"""Set kinds of draws apart, so that one seed does not give two of them the same order of rows (3 is the probe)."""
 
 
 class Corpus(Protocol):
@@ -113,7 +111,7 @@ class MaskedSentences:
 
         Raises UsageError for impossible settings, DataError when no passage is usable.
         """
-        _check(batch_size, rank, world_size, seed)
+        check_ranks(batch_size, rank, world_size, seed)
         if exclude not in EXCLUDE:
             raise UsageError(f"no exclusion level {exclude!r}: expected one of {', '.join(EXCLUDE)}")
         if needs_spans(strategy) and spans is None:
@@ -129,7 +127,7 @@ class MaskedSentences:
         self._exclude = exclude if same_corpus else "none"
         self._duplicates, self._same_corpus = duplicates, same_corpus
         self._rows, self._statistics = self._scan(held_out, progress)
-        self._order = _Order(len(self._rows), max(1, len(self._rows) // batch_size))
+        self._order = Order(len(self._rows), max(1, len(self._rows) // batch_size))
 
     @property
     def rows(self) -> IntArray:
@@ -146,7 +144,7 @@ class MaskedSentences:
 
     def batch(self, step: int) -> MaskedBatch:
         """This rank's share of batch `step`: B = batch_size / world_size examples."""
-        picked = [self.example(step, place) for place in _share(self._batch_size, self._rank, self._world_size)]
+        picked = [self.example(step, place) for place in share(self._batch_size, self._rank, self._world_size)]
         query, target = collate([sentence for _, sentence in picked], self._snapshot.pad_id)
         rows_B = torch.tensor([row for row, _ in picked])
         exclude_BE = torch.full((len(picked), 0), NO_ROW)
@@ -154,8 +152,8 @@ class MaskedSentences:
             exclude_BE = self._snapshot.exclusions(rows_B, self._exclude, self._duplicates)
         source_B = rows_B if self._same_corpus else torch.full_like(rows_B, NO_ROW)
         seeds = [
-            np.random.SeedSequence((self._seed, _DRAWN, step, place)).generate_state(1)[0]
-            for place in _share(self._batch_size, self._rank, self._world_size)
+            np.random.SeedSequence((self._seed, DRAWN, step, place)).generate_state(1)[0]
+            for place in share(self._batch_size, self._rank, self._world_size)
         ]
         seeds_B = torch.from_numpy(np.array(seeds, np.int64))
         return MaskedBatch(query=query, target=target, source_rows=source_B, exclude_rows=exclude_BE, seeds=seeds_B)
@@ -163,9 +161,9 @@ class MaskedSentences:
     def example(self, step: int, place: int) -> tuple[int, MaskedSentence]:
         """(row, masked sentence) at `place` of the global batch `step`."""
         epoch, first = self._order.locate(step, self._batch_size)
-        order = self._order.permutation((self._seed, _MASKED, epoch))
+        order = self._order.permutation((self._seed, MASKED, epoch))
         row = int(self._rows[order[(first + place) % len(order)]])
-        rng = np.random.default_rng((self._seed, _MASKED, step, place))
+        rng = np.random.default_rng((self._seed, MASKED, step, place))
         return row, self.draw(row, rng)
 
     def draw(self, row: int, rng: np.random.Generator) -> MaskedSentence:
@@ -222,142 +220,6 @@ class MaskedSentences:
         return rows, counts
 
 
-class InverseCloze:
-    """Pairs of a sentence and the passage it came from (Lee et al. 2019; Guu et al. 2020, section 3.4).
-
-    One sentence of a passage, drawn uniformly, is the query. With `removal_probability` it is taken out of
-    its passage, else it stays, so that word matching is learnt too. A passage of one sentence is dropped when
-    removal was drawn and kept otherwise; a batch is full all the same, and no passage is twice in an epoch.
-    An epoch ends after as many batches as the passages of two or more sentences fill.
-    """
-
-    def __init__(
-        self,
-        snapshot: Corpus,
-        *,
-        batch_size: int,
-        max_query_tokens: int = 64,
-        max_passage_tokens: int = 288,
-        removal_probability: float = 0.9,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        shrink: bool = False,
-    ) -> None:
-        """Count the sentences of every passage. Lengths count [CLS] and [SEP]; `batch_size` is the global one.
-
-        shrink: take a smaller batch where there are too few passages, as long as two are left for each rank.
-        Raises UsageError for impossible settings, DataError when there are fewer passages than a batch needs.
-        """
-        _check(batch_size, rank, world_size, seed)
-        if not 0.0 <= removal_probability <= 1.0:
-            raise UsageError(f"removal_probability={removal_probability}: expected a number from 0 to 1")
-        if max_query_tokens < 3 or max_passage_tokens < 4:
-            raise UsageError(f"max_query_tokens={max_query_tokens}, max_passage_tokens={max_passage_tokens}: too short")
-        self._snapshot = snapshot
-        self._max_query_tokens, self._max_passage_tokens = max_query_tokens, max_passage_tokens
-        self._batch_size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
-        self._removal_probability = removal_probability
-        count = np.fromiter((len(self._sentences(row)) for row in range(len(snapshot))), np.int64, len(snapshot))
-        self._rows = np.flatnonzero(count > 0)
-        self._single = count[self._rows] == 1
-        self._statistics = {
-            "rows": len(snapshot),
-            "rows_usable": len(self._rows),
-            "rows_without_sentence": len(snapshot) - len(self._rows),
-            "rows_of_one_sentence": int(self._single.sum()),
-        }
-        certain = len(self._rows) if removal_probability == 0 else int((~self._single).sum())
-        if shrink and 2 * world_size <= certain < batch_size:
-            batch_size = self._batch_size = certain // world_size * world_size
-        if certain < batch_size:
-            raise DataError(
-                f"{certain} passages of two or more sentences (of {len(snapshot)}): expected at least batch_size="
-                f"{batch_size}, because a passage may be in a batch only once; lower batch_size or give more text"
-            )
-        self._order = _Order(len(self._rows), certain // batch_size)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._order.steps
-
-    @property
-    def batch_size(self) -> int:
-        """Pairs of the global batch; see `shrink`."""
-        return self._batch_size
-
-    def statistics(self) -> dict[str, int]:
-        """What the corpus holds and what of it can't be used, by reason."""
-        return dict(self._statistics)
-
-    def batch(self, step: int) -> PairBatch:
-        """This rank's share of batch `step`: B = batch_size / world_size pairs."""
-        epoch, first = self._order.locate(step, self._batch_size)
-        order = self._order.permutation((self._seed, _CLOZE, epoch))
-        rng = np.random.default_rng((self._seed, _CLOZE, epoch, 1))
-        removed_U = rng.random(len(order)) < self._removal_probability
-        kept = ~(self._single[order] & removed_U)
-        order, removed_U = order[kept], removed_U[kept]
-        share = _share(self._batch_size, self._rank, self._world_size)
-        picked = slice(first + share.start, first + share.stop)
-        row_B, removed_B = self._rows[order[picked]], removed_U[picked]
-        # Only the heads are taken from here: what the title leaves room for depends on the sentence taken out.
-        whole = self._snapshot.passages(torch.from_numpy(row_B), self._max_passage_tokens)
-        head_B = ((whole.types == 0) & whole.mask).sum(dim=1).tolist()
-        queries, passages = [], []
-        for number, place in enumerate(share):
-            draw = np.random.default_rng((self._seed, _CLOZE, step, place))
-            query, body = self._pair(int(row_B[number]), bool(removed_B[number]), draw)
-            head = whole.ids[number, : head_B[number]].numpy()
-            body = body[: self._max_passage_tokens - len(head) - 1]
-            queries.append(query)
-            passages.append(np.concatenate([head, body, [self._snapshot.sep_id]]))
-        pad = self._snapshot.pad_id
-        return PairBatch(
-            query=pad_tokens(queries, pad),
-            passage=pad_tokens(passages, pad, head_B),
-            removed=torch.from_numpy(removed_B.copy()),
-        )
-
-    def _sentences(self, row: int) -> IntArray:
-        """Int64[M, 2]: (first, stop) in pieces of the body, of the sentences that have pieces."""
-        first, stop = pieces_inside(self._snapshot.body_offsets(row), self._snapshot.sentences(row))
-        bounds = np.stack([first, stop], axis=1)
-        return bounds[stop > first]
-
-    def _pair(self, row: int, remove: bool, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """The ids of the query with its specials, and the ids of the body."""
-        source = self._snapshot
-        bounds = self._sentences(row)
-        first, stop = (int(value) for value in bounds[int(rng.integers(len(bounds)))])
-        body = source.body_ids(row)
-        query = body[first : min(stop, first + self._max_query_tokens - 2)]
-        if remove:
-            body = np.concatenate([body[:first], body[stop:]])
-        return np.concatenate([[source.cls_id], query, [source.sep_id]]), body
-
-
-class _Order:
-    """The order of an epoch. Remembers the last permutation, which is only a saving: it is a function of its key."""
-
-    def __init__(self, rows: int, steps: int) -> None:
-        self.rows, self.steps = rows, steps
-        self._key: tuple[int, ...] | None = None
-        self._permutation: IntArray = np.zeros(0, np.int64)
-
-    def locate(self, step: int, batch_size: int) -> tuple[int, int]:
-        """(epoch, place of the batch's first example in the epoch)"""
-        if step < 0:
-            raise UsageError(f"batch {step}: expected a step of 0 or more")
-        return step // self.steps, step % self.steps * batch_size
-
-    def permutation(self, key: tuple[int, ...]) -> IntArray:
-        if key != self._key:
-            self._permutation = np.random.default_rng(key).permutation(self.rows)
-            self._key = key
-        return self._permutation
-
-
 def pad_tokens(texts: Sequence[IntArray], pad_id: int, first_segment: Sequence[int] | None = None) -> Tokens:
     """N texts as `Tokens`, padded to the longest. first_segment: how many ids of each are in segment 0 (all)."""
     lengths = [len(text) for text in texts]
@@ -381,19 +243,3 @@ def collate(sentences: Sequence[MaskedSentence], pad_id: int) -> tuple[Tokens, T
         mask[number, :count] = True
     target = Target(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(mask))
     return pad_tokens([sentence.query_ids for sentence in sentences], pad_id), target
-
-
-def _share(batch_size: int, rank: int, world_size: int) -> range:
-    each = batch_size // world_size
-    return range(rank * each, (rank + 1) * each)
-
-
-def _check(batch_size: int, rank: int, world_size: int, seed: int) -> None:
-    facts: dict[str, Any] = {"batch_size": batch_size, "rank": rank, "world_size": world_size, "seed": seed}
-    found = ", ".join(f"{name}={value}" for name, value in facts.items())
-    if world_size < 1 or not 0 <= rank < world_size:
-        raise UsageError(f"{found}: expected 0 <= rank < world_size")
-    if batch_size < 1 or batch_size % world_size:
-        raise UsageError(f"{found}: expected a batch size that is a positive multiple of world_size")
-    if seed < 0:
-        raise UsageError(f"{found}: expected a seed of 0 or more")

@@ -18,10 +18,10 @@ from realm.errors import ArtefactError, DataError, MismatchError, UsageError
 from realm.files import read_json, write_json
 from realm.training.batches import Corpus, MaskedSentences, collate
 from realm.training.masking import IntArray, MaskedSentence, PassageView, function_word_targets, mask_sentence
+from realm.training.order import PROBE
 from realm.types import NO_ROW, MaskedBatch, Spans
 
 FORMAT, FORMAT_VERSION = "realm probe", 1
-_PROBE = 3
 _DRAWS = 12
 """Turns over the rows before a probe is given up as too large: later draws mostly repeat spans."""
 
@@ -116,13 +116,13 @@ class Probe:
             seed=seed,
             held_out=others,
         )
-        order = np.random.default_rng((seed, _PROBE)).permutation(source.rows).tolist()
+        order = np.random.default_rng((seed, PROBE)).permutation(source.rows).tolist()
         items: dict[tuple[int, tuple[int, int]], ProbeItem] = {}
         for turn in range(_DRAWS):
             for row in order:
                 if len(items) == size:
                     break
-                masked = source.draw(row, np.random.default_rng((seed, _PROBE, row, turn)))
+                masked = source.draw(row, np.random.default_rng((seed, PROBE, row, turn)))
                 item = _item(snapshot, row, row if same_corpus else NO_ROW, masked)
                 items.setdefault((row, (item.start + item.span[0], item.start + item.span[1])), item)
         return Probe(snapshot.fingerprint, "salient", seed, tuple(items.values()))
@@ -147,7 +147,7 @@ class Probe:
             words = function_word_targets(view, sentence, length)
             if not words:
                 continue
-            rng = np.random.default_rng((self.seed, _PROBE, row, 1))
+            rng = np.random.default_rng((self.seed, PROBE, row, 1))
             pieces = np.arange(*words[int(rng.integers(len(words)))])
             special = {"cls_id": snapshot.cls_id, "sep_id": snapshot.sep_id, "mask_id": snapshot.mask_id}
             masked = mask_sentence(view, sentence, pieces, **special, max_query_tokens=length, max_targets=len(pieces))

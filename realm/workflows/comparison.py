@@ -174,7 +174,10 @@ def compare(run: Run) -> dict[str, Any]:
                     f"recall@5 of REALM minus the warm start: {gain.difference * 100:+.1f} points "
                     f"(95% interval {gain.low * 100:+.1f} to {gain.high * 100:+.1f}, paired bootstrap)"
                 )
-    notes.append(f"marginal: {config.realm.marginal}; own {config.data.exclude} left out; seed {config.loop.seed}")
+    taught = "" if config.realm.objective == "marginal" else f"objective: {config.realm.objective}; "
+    notes.append(
+        f"{taught}marginal: {config.realm.marginal}; own {config.data.exclude} left out; seed {config.loop.seed}"
+    )
     return {
         "title": f"Held-out probe, {len(probe):,} masked sentences",
         "columns": columns,

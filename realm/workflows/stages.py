@@ -11,16 +11,18 @@ from typing import Any
 from realm.errors import DataError, MismatchError
 from realm.methods.ict import InverseCloze
 from realm.methods.realm import RealmPretraining, stale_copy
+from realm.methods.together import Together
 from realm.models.encoders import DenseEncoder
 from realm.search.refresh import Refresh, open_refresh
 from realm.search.refresher import Job
 from realm.training import parallel
-from realm.training.batches import InverseCloze as InverseClozeBatches
 from realm.training.batches import MaskedSentences
 from realm.training.loop import Hooks, train
+from realm.training.pairs import Beside, RandomCrops
+from realm.training.pairs import InverseCloze as InverseClozeBatches
 from realm.training.rarity import SpansByRarity
 from realm.training.state import latest_checkpoint, list_checkpoints, read_facts, restore
-from realm.types import Spans, TrainableEncoder
+from realm.types import Batches, Method, Spans, TrainableEncoder
 from realm.workflows.comparison import live_recall
 from realm.workflows.workbench import Workbench, retriever_rates
 
@@ -34,26 +36,13 @@ def warm_start(bench: Workbench) -> Path:
         return found
     with bench.reporter.stage("load the encoder"):
         encoder = bench.encoder(found)
-    method = InverseCloze(encoder, gather=parallel.gather, rank=parallel.rank(), chunk_tokens=config.ict.chunk_tokens)
+    method = _cloze(bench, encoder)
     optimizer = bench.optimizer(method.parameter_groups(), retriever_rates(config.ict))
     if found:
         restore(found, optimizer)
         bench.metrics.rewind("ict", start)
-    batches: Any = None
-    if config.ict.steps:
-        batches = InverseClozeBatches(
-            bench.searched.snapshot,
-            batch_size=config.ict.batch_size,
-            max_query_tokens=config.data.max_query_tokens,
-            max_passage_tokens=config.data.max_passage_tokens,
-            removal_probability=config.ict.removal_probability,
-            seed=config.loop.seed,
-            rank=parallel.rank(),
-            world_size=parallel.world_size(),
-            shrink=True,
-        )
-        if batches.batch_size < config.ict.batch_size:
-            bench.reporter.note(f"a small corpus: {batches.batch_size} pairs a step instead of {config.ict.batch_size}")
+    # Without steps nothing is asked of them, and a corpus too small for a pair is no hindrance.
+    batches: Any = _pairs(bench, config.ict.batch_size) if config.ict.steps else None
     with bench.reporter.stage("warm start: inverse cloze task", "steps") as progress:
         train(
             method,
@@ -103,7 +92,12 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
     if found:
         restore(found, optimizer)
         bench.metrics.rewind("realm", start)
-    batches = _masked_sentences(bench)
+    batches: Batches = _masked_sentences(bench)
+    trained: Method = method
+    if config.realm.ict_weight:
+        pairs = _pairs(bench, config.realm.ict_batch_size)
+        batches = Beside(batches, pairs, offset=config.ict.steps)
+        trained = Together(method, _cloze(bench, encoder), weight=config.realm.ict_weight, name="ict")
     refreshing = _Refreshing(bench, method, encoder, start=start, index_step=index_step)
     if not found:  # where the curve begins
         figures = live_recall(
@@ -113,7 +107,7 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
     try:
         with bench.reporter.stage("REALM pre-training", "steps") as progress:
             train(
-                method,
+                trained,
                 batches,
                 optimizer,
                 bench.schedule(config.realm.steps, config.realm.accumulation),
@@ -136,6 +130,35 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
     finally:
         refreshing.refresh.close()
     return _last(checkpoints)
+
+
+def _cloze(bench: Workbench, encoder: DenseEncoder) -> InverseCloze:
+    """The warm start's task, over the pairs of all ranks."""
+    chunk_tokens = bench.config.ict.chunk_tokens
+    return InverseCloze(encoder, gather=parallel.gather, rank=parallel.rank(), chunk_tokens=chunk_tokens)
+
+
+def _pairs(bench: Workbench, batch_size: int) -> InverseClozeBatches | RandomCrops:
+    """The warm start's pairs: `batch_size` a step, fewer where the corpus is small."""
+    config = bench.config
+    common: dict[str, Any] = {
+        "batch_size": batch_size,
+        "max_query_tokens": config.data.max_query_tokens,
+        "max_passage_tokens": config.data.max_passage_tokens,
+        "seed": config.loop.seed,
+        "rank": parallel.rank(),
+        "world_size": parallel.world_size(),
+        "shrink": True,
+    }
+    pairs: InverseClozeBatches | RandomCrops
+    if config.ict.pairs == "crop":
+        pairs = RandomCrops(bench.searched.snapshot, shares=config.ict.crop_shares, **common)
+    else:
+        removal = config.ict.removal_probability
+        pairs = InverseClozeBatches(bench.searched.snapshot, removal_probability=removal, **common)
+    if pairs.batch_size < batch_size:
+        bench.reporter.note(f"a small corpus: {pairs.batch_size} pairs a step instead of {batch_size}")
+    return pairs
 
 
 def _masked_sentences(bench: Workbench) -> MaskedSentences:

@@ -22,7 +22,7 @@ from realm.training.loop import Schedule
 from realm.training.metrics import Metrics
 from realm.training.optim import BertAdam, bert_warmup_steps, parameter_groups
 from realm.training.probe import Probe, held_out_rows
-from realm.types import TrainableEncoder
+from realm.types import TrainableEncoder, TwoBatches
 from realm.workflows import parts
 from realm.workflows.parts import Text
 from realm.workflows.reporting import ProgressCall, Reporter
@@ -193,6 +193,7 @@ class Workbench:
 
     def describe(self, batch: Any, bad_B: torch.Tensor) -> list[str]:
         """The masked sentences at Bool[B] as text."""
+        batch = batch.first if isinstance(batch, TwoBatches) else batch
         decode = self.masked.snapshot.tokenizer.decode
         bad_B = bad_B.cpu()
         rows = zip(batch.query.ids[bad_B], batch.query.lengths[bad_B].tolist(), strict=True)

@@ -216,6 +216,7 @@ def test_any_dataclass_will_do() -> None:
         (["realm.explore=1", "realm.explore_depth=6"], "found realm.explore_depth=6: expected at least 7"),
         (["realm.objective=leave-one-out", "realm.marginal=token"], "realm.marginal=token: expected sequence"),
         (["realm.objective=perplexity-distillation", "realm.marginal=token"], "expected sequence"),
+        (["ict.crop_shares=0.5,0.1"], "found ict.crop_shares=0.5,0.1: expected the smaller share first"),
         (["realm.objective=atlas"], "expected marginal, emdr2, perplexity-distillation or leave-one-out"),
     ],
 )

@@ -12,7 +12,8 @@ from tiny import tiny_tokenizer
 from unit.training.standin import Corpus, Table
 
 from realm.errors import ArtefactError, DataError, MismatchError, UsageError
-from realm.training.batches import InverseCloze, MaskedSentences
+from realm.training.batches import MaskedSentences
+from realm.training.pairs import InverseCloze
 from realm.training.probe import Probe, held_out_rows
 from realm.types import NO_ROW, Tokens
 
