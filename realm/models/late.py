@@ -5,7 +5,12 @@
 a_j is attention from [MASK]_j over the word pieces of z and s_j the share of a sentinel that stands for the vocabulary
 (pointer sentinel mixture, Merity et al. 2017). Keys are word embeddings, so the products with all the pieces of
 the batch are one matrix, and a further passage costs next to nothing: where the joint reader affords 8 candidates, this
-one affords 64. What it gives up is the passage's word order.
+one affords 64. What it gives up is the passage's word order, but for the neighbours of a piece (relative positions
+as in Shaw et al. 2018): the logit of piece i is
+
+    sum over o in -2..2 of (W_o h_j) . e(z_(i+o)) / sqrt(H)
+
+in which h_j is the state of [MASK]_j and e the embedding layer without positions.
 
 Legend for shapes: B queries, K candidates, N pairs, L tokens of a body, T target tokens, M masked pieces, H hidden
 size, V vocabulary, P distinct word pieces of all bodies.
@@ -25,6 +30,7 @@ from realm.models.cloze import ClozeReader
 from realm.models.packing import by_length
 from realm.types import Target, Tokens
 
+WINDOW = 2
 NOWHERE = -1e9
 """A logit that no softmax sees, and whose gradient is 0 rather than NaN where there is nothing else."""
 
@@ -32,20 +38,24 @@ NOWHERE = -1e9
 class PointerHead(nn.Module):
     """Queries and the sentinel of the pointer; its keys are the reader's word embeddings."""
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int, window: int = WINDOW) -> None:
+        """window: how many neighbours on each side tell which place is meant."""
         super().__init__()
-        self.query = nn.Linear(hidden_size, hidden_size)
+        self.offsets = sorted(range(-window, window + 1), key=abs)
+        """0 first: the piece itself."""
+        self.query = nn.Linear(hidden_size, hidden_size * len(self.offsets))
         self.sentinel = nn.Linear(hidden_size, 1)
-        nn.init.eye_(self.query.weight)
+        nn.init.zeros_(self.query.weight)
+        nn.init.eye_(self.query.weight[:hidden_size])
         nn.init.zeros_(self.query.bias)
         nn.init.zeros_(self.sentinel.weight)
         # A passage of a hundred pieces whose logits are all near 0 then leaves the sentinel four fifths of the mass.
         nn.init.constant_(self.sentinel.bias, 6.0)
 
     def forward(self, target_MH: Tensor, key_PH: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of every distinct piece, Float[M, P], and of the sentinel, Float[M]."""
-        logit_MP = self.query(target_MH) @ key_PH.T / math.sqrt(key_PH.shape[-1])
-        return logit_MP, self.sentinel(target_MH)[:, 0]
+        """Logits that each distinct piece adds at each offset, Float[M, O, P], and of the sentinel, Float[M]."""
+        query_MOH = self.query(target_MH).unflatten(-1, (len(self.offsets), -1))
+        return query_MOH @ key_PH.T / math.sqrt(key_PH.shape[-1]), self.sentinel(target_MH)[:, 0]
 
 
 class LateReader(ClozeReader):
@@ -121,16 +131,22 @@ class LateReader(ClozeReader):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of masked piece `masked_R` on the pieces of body `pair_R`, Float[R, L], `NOWHERE` behind its end;
         of the sentinel, Float[M]; and the bodies' pieces, Long[N, L]."""
-        room = self.max_length
-        ids_NL, mask_NL = body.ids[:, :room], body.mask[:, :room]
+        ids_NL, mask_NL = body.ids[:, : self.max_length], body.mask[:, : self.max_length]
         ids_NL = ids_NL.masked_fill(~mask_NL, 0)
         pieces_P, place_NL = ids_NL.unique(return_inverse=True)
-        assert self.copy_head is not None
+        # One more column, of zeros, stands for what lies before the first piece and behind the last.
+        place_NL = place_NL.masked_fill(~mask_NL, len(pieces_P))
+        assert isinstance(self.copy_head, PointerHead)
         with torch.autocast(hidden_MH.device.type, enabled=False):
-            logit_MP, sentinel_M = self.copy_head(hidden_MH.float(), self._keys(pieces_P))
-            # One flat gather: a row of P for each of the R would be K times the memory.
-            place_RL = masked_R[:, None] * len(pieces_P) + place_NL[pair_R]
-            logit_RL = logit_MP.flatten().gather(0, place_RL.flatten()).view_as(place_RL)
+            part_MOP, sentinel_M = self.copy_head(hidden_MH.float(), self._keys(pieces_P))
+            part_MOP = nn.functional.pad(part_MOP, (0, 1))
+            offsets, columns = self.copy_head.offsets, part_MOP.shape[-1]
+            logit_RL = torch.zeros((), device=ids_NL.device)
+            for o, offset in enumerate(offsets):
+                shifted_NL = _shift(place_NL, offset, len(pieces_P))
+                # One flat gather: a row of pieces for each of the R would be K times the memory.
+                flat_RL = (masked_R[:, None] * len(offsets) + o) * columns + shifted_NL[pair_R]
+                logit_RL = logit_RL + part_MOP.flatten().gather(0, flat_RL.flatten()).view_as(flat_RL)
         return logit_RL.masked_fill(~mask_NL[pair_R], NOWHERE), sentinel_M, ids_NL
 
     def _keys(self, pieces_P: Tensor) -> Tensor:
@@ -139,6 +155,18 @@ class LateReader(ClozeReader):
         norm = getattr(getattr(self.model.base_model, "embeddings", None), "LayerNorm", None)
         vector_PH: Tensor = table(pieces_P).float()
         return vector_PH if norm is None else norm(vector_PH)
+
+
+def _shift(place_NL: Tensor, offset: int, outside: int) -> Tensor:
+    """The place of the neighbour at `offset` of each piece; `outside` where there is none."""
+    if offset == 0:
+        return place_NL
+    shifted_NL = torch.full_like(place_NL, outside)
+    if offset > 0:
+        shifted_NL[:, :-offset] = place_NL[:, offset:]
+    else:
+        shifted_NL[:, -offset:] = place_NL[:, :offset]
+    return shifted_NL
 
 
 READERS: dict[str, type[ClozeReader]] = {"joint": ClozeReader, "late": LateReader}

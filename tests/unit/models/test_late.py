@@ -50,7 +50,12 @@ def test_log_prob_is_the_pointer_sentinel_mixture(reader: LateReader, batch: tup
                 n = 3 * b + k
                 ids_L = body.ids[n, : body.lengths[n]]
                 keys_LH = embeddings.LayerNorm(embeddings.word_embeddings(ids_L))
-                logit_L = keys_LH @ reader.copy_head.query(state_H) / math.sqrt(len(state_H))
+                asked_OH = reader.copy_head.query(state_H).unflatten(0, (5, -1))
+                logit_L = torch.zeros(len(ids_L))
+                for offset, asked_H in zip((0, -1, 1, -2, 2), asked_OH, strict=True):
+                    for i in range(len(ids_L)):
+                        if 0 <= i + offset < len(ids_L):
+                            logit_L[i] += keys_LH[i + offset] @ asked_H / math.sqrt(len(state_H))
                 share_L1 = torch.cat([logit_L, reader.copy_head.sentinel(state_H)]).softmax(0)
                 wanted = target.ids[b, t]
                 expected = share_L1[:-1][ids_L == wanted].sum() + share_L1[-1] * alone_V[wanted]
