@@ -84,7 +84,8 @@ class ClozeReader(nn.Module):
         freeze_words(model, settings.freeze_word_embeddings)
         freeze_layers(model, settings.freeze_layers)
 
-    def copying(self, hidden_size: int) -> nn.Module:
+    @staticmethod
+    def copying(hidden_size: int) -> nn.Module:
         """A new copy head; a reader of another kind has its own."""
         return CopyHead(hidden_size)
 

@@ -63,7 +63,8 @@ class LateReader(ClozeReader):
 
     KIND = "realm late reader"
 
-    def copying(self, hidden_size: int) -> nn.Module:
+    @staticmethod
+    def copying(hidden_size: int) -> nn.Module:
         return PointerHead(hidden_size)
 
     def log_prob_pairs(self, query: Tokens, body: Tokens, target: Target, query_of_N: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class LateReader(ClozeReader):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of masked piece `masked_R` on the pieces of body `pair_R`, Float[R, L], `NOWHERE` behind its end;
         of the sentinel, Float[M]; and the bodies' pieces, Long[N, L]."""
-        ids_NL, mask_NL = body.ids[:, : self.max_length], body.mask[:, : self.max_length]
+        ids_NL, mask_NL = body.ids[:, : self.settings.max_length], body.mask[:, : self.settings.max_length]
         ids_NL = ids_NL.masked_fill(~mask_NL, 0)
         pieces_P, place_NL = ids_NL.unique(return_inverse=True)
         # One more column, of zeros, stands for what lies before the first piece and behind the last.

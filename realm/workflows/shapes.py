@@ -15,8 +15,8 @@ from realm.config import PretrainConfig
 from realm.errors import UsageError
 from realm.knowledge.catalog import CATALOG, cached, resolve_model
 from realm.models.backbone import max_tokens, opening
-from realm.models.copying import CopyHead
 from realm.models.encoders import DenseEncoder, EncoderSettings
+from realm.models.late import READERS
 from realm.models.tower import Tower
 
 STAND_IN: dict[str, Any] = {
@@ -131,7 +131,7 @@ def build_encoder(settings: Any, config: PretrainConfig) -> DenseEncoder:
 
 
 def check_lengths(encoder: DenseEncoder, config: PretrainConfig) -> None:
-    limit = max_tokens(encoder.query_tower.backbone)
+    limit = None if encoder.query_tower.is_bag else max_tokens(encoder.query_tower.backbone)
     for name in ("max_passage_tokens", "max_query_tokens"):
         found = getattr(config.data, name)
         if limit is not None and found > limit:
@@ -149,7 +149,8 @@ def count_reader(settings: Any, config: PretrainConfig) -> tuple[int, int]:
 
     with torch.device("meta"):  # shapes without memory
         model = AutoModelForMaskedLM.from_config(settings)
-        extra = sum(p.numel() for p in CopyHead(int(settings.hidden_size)).parameters())
+        head = READERS[config.reader.interaction].copying(int(settings.hidden_size))
+        extra = sum(p.numel() for p in head.parameters())
     total = sum(p.numel() for p in model.parameters()) + (extra if config.reader.copy_head else 0)
     words = model.get_input_embeddings().weight.numel() if config.reader.freeze_word_embeddings else 0
     return total, total - words
