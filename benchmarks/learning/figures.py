@@ -71,7 +71,7 @@ def _shown(point: dict[str, Any], figure: str) -> bool:
 def draw_curves(results: Results, legs: Sequence[str], path: Path) -> None:
     """Figures over efforts: seeds as thin lines, their mean as a thick one, what does not learn as flat lines."""
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(len(HEIGHTS), len(EFFORTS), figsize=(11, 8.5), sharey="row",
+    figure, axes = pyplot.subplots(len(HEIGHTS), len(EFFORTS), figsize=(11, 8.5), sharex="col", sharey="row",
                                    height_ratios=[2, 1, 1])  # fmt: skip
     for row, (name, (label, scale)) in enumerate(HEIGHTS.items()):
         for column, (effort, (caption, unit)) in enumerate(EFFORTS.items()):

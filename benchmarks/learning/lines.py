@@ -46,8 +46,8 @@ ORACLE = "oracle"
 class Flat:
     """Lines that no training moves. What is costly is made once for all seeds."""
 
-    def __init__(self, text: Text) -> None:
-        self.text = text
+    def __init__(self, text: Text, sentence_encoder: str = SENTENCE_ENCODER) -> None:
+        self.text, self.sentence_encoder = text, sentence_encoder
         self._bm25: dict[str, Bm25] = {}
         self._dense: tuple[DenseEncoder, ExactIndex] | None = None
 
@@ -66,15 +66,15 @@ class Flat:
             ("sentence encoder, with [MASK]", common.batches),
         ):
             if name not in known:
-                encoder, index = self._sentence_encoder()
+                encoder, index = self._open_sentence_encoder()
                 yield name, common.judge(common.search(encoder, index, batches))
         told = {f"recall@{k}": float(common.told.mean()) for k in KS}
         yield ORACLE, {**told, "found": {str(k): np.flatnonzero(common.told).tolist() for k in KS}}
 
-    def _sentence_encoder(self) -> tuple[DenseEncoder, ExactIndex]:
+    def _open_sentence_encoder(self) -> tuple[DenseEncoder, ExactIndex]:
         if self._dense is None:
             encoder = DenseEncoder.from_pretrained(
-                resolve_model(SENTENCE_ENCODER), dim=None, pooling="mean", normalize="l2", dropout=0.0
+                resolve_model(self.sentence_encoder), dim=None, pooling="mean", normalize="l2", dropout=0.0
             ).eval()
             self._dense = encoder, embed_all(encoder, self.text, SENTENCE_TOKENS)
         return self._dense

@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,29 @@ class Lines:
         print(text, flush=True)
 
 
+def run_leg(
+    kb: Path,
+    out: Path,
+    leg: str,
+    seed: int,
+    settings: Sequence[str] = (),
+    *,
+    points: int = 8,
+    keep: bool = False,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Train, or go on; judge every checkpoint on the common probe; keep the last ones. The content of judged.json."""
+    config = config_of(leg, seed, settings, points)
+    run = Run(out / f"{leg}-s{seed}")
+    text = parts.prepare_text(open_knowledge_base(kb), config.encoder.model, config.data, Silent())
+    common = CommonProbe(out, text, config)
+    pretrain(kb, run.path, config, reporter=Lines(), should_stop=should_stop)
+    judged = judge_run(run, common, leg=leg, complete=True)
+    if not keep:
+        prune(run)
+    return judged
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kb", type=Path)
@@ -54,18 +77,14 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        config = config_of(args.leg, args.seed, args.settings, args.points)
-        run = Run(args.out / f"{args.leg}-s{args.seed}")
-        text = parts.prepare_text(open_knowledge_base(args.kb), config.encoder.model, config.data, Silent())
-        common = CommonProbe(args.out, text, config)
-        pretrain(args.kb, run.path, config, reporter=Lines(), should_stop=stop.is_set)
-        judged = judge_run(run, common, leg=args.leg, complete=True)
-        if not args.keep:
-            prune(run)
+        judged = run_leg(
+            args.kb, args.out, args.leg, args.seed, args.settings,
+            points=args.points, keep=args.keep, should_stop=stop.is_set,
+        )  # fmt: skip
         print(f"recall@5 {judged['points'][-1]['recall@5']:.3f}", flush=True)
     except RealmError as error:
         print(f"error: {error}", flush=True)
-        return error.exit_code if hasattr(error, "exit_code") else 1
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on", flush=True)
         return 130
