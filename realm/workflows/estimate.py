@@ -216,12 +216,8 @@ def _time(table: _Table, passages: int, config: PretrainConfig, machine: Machine
         )
     )
     train = machine.train_rate
-    ict_step = (
-        config.ict.batch_size
-        * (work.query * machine.encoder_flops(work.query) + work.passage * machine.encoder_flops(work.passage))
-        / train
-    )
-    ict_step += machine.optimizer_seconds(machine.encoder_trained)
+    pair = work.query * machine.encoder_flops(work.query) + work.passage * machine.encoder_flops(work.passage)
+    ict_step = config.ict.batch_size * pair / train + machine.optimizer_seconds(machine.encoder_trained)
     ict = table.time(
         "ict",
         "time: warm start (ICT)",
@@ -261,6 +257,8 @@ def _time(table: _Table, passages: int, config: PretrainConfig, machine: Machine
     if config.realm.over_retrieve > 1:
         again = config.realm.batch_size * (config.realm.num_candidates - 1) * config.realm.over_retrieve
         compute += min(again, passages) / machine.embedded_a_second
+    if config.realm.ict_weight:
+        compute += config.realm.ict_batch_size * pair / train
     trained = machine.encoder_trained + machine.reader_trained
     step = table.time(
         "realm_step",

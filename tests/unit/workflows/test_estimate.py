@@ -118,6 +118,12 @@ def test_more_passages_take_more(model: Path, found: dict[str, Any]) -> None:
     assert ten["embed_seconds"] > 2 * found["numbers"]["embed_seconds"]  # a busy machine may double a figure, not more
 
 
+def test_a_warm_start_s_loss_kept_up_takes_its_time(model: Path, found: dict[str, Any]) -> None:
+    kept = story.settings(model, realm__ict_weight="1", realm__ict_batch_size="1000000")
+    numbers = estimate(2000, override(small(), kept))["numbers"]
+    assert numbers["realm_step_seconds"] > 10 * found["numbers"]["realm_step_seconds"]
+
+
 def test_nothing_is_fetched_for_a_model_that_is_not_here() -> None:
     """The test session has an empty cache and no network: a fetch would fail."""
     settings, folder, note = local_shape("someone/large-model")
