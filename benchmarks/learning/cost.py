@@ -7,8 +7,8 @@ Counted are multiplications and additions of matrix products (2 for each pair of
 - forward once, backward twice that; a chunk that is computed again in the backward pass, once more
 - the softmax of ICT: 2 D for each pair of a batch; REALM's scores: 2 D for each query and candidate
 - search: 2 D for each query and passage; the index in use embeds the query once more
-- the vocabulary head, a masked piece: 2 (H^2 + H V); the late reader's pointer: 2 H^2 and 2 H for each distinct
-  word piece of the batch's passages
+- the vocabulary head, a masked piece: 2 (H^2 + H V); the late reader's pointer, for each of its 5 offsets:
+  2 H^2, and 2 H for each distinct word piece of the batch's passages
 - a refresh: all passages forward; the optimizer: 12 for each trained parameter
 
 Norms, softmaxes, activations, dropout and gathers are left out; mean lengths stand for all. Passages that stand under
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from realm.config import PretrainConfig
+from realm.models.late import WINDOW
 from realm.training.probe import Probe
 from realm.workflows.parts import Text
 from realm.workflows.shapes import Shape, cut, local_shape, shape_of
@@ -81,7 +82,7 @@ class Cost:
         head = 2 * (self.reader.hidden**2 + self.reader.hidden * self.vocabulary)
         if self.config.reader.interaction == "late":
             reading = batch * self.query * _token(self.reader, self.query)
-            pointer = 2 * self.reader.hidden * (self.reader.hidden + self._distinct_pieces(distinct))
+            pointer = (2 * WINDOW + 1) * 2 * self.reader.hidden * (self.reader.hidden + self._distinct_pieces(distinct))
             reading += batch * self.targets * (head + pointer)
         else:
             joint = self.query + self.body + 1
