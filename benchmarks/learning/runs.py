@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -76,6 +77,10 @@ class Starter:
             process.terminate()
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kb", type=Path)
@@ -101,6 +106,7 @@ def main() -> int:
         return 2
     options = ["--points", str(args.points), *(["--keep"] if args.keep else []), "--set", *args.settings]
     starter = Starter(args.kb, args.out, options)
+    signal.signal(signal.SIGTERM, _interrupt)
     with ThreadPoolExecutor(max(1, args.jobs)) as pool:
         futures = [pool.submit(starter, leg, seed) for leg, seed in todo]
         try:
