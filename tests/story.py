@@ -35,6 +35,7 @@ MODEL = {
     "encoder.layers": "1",
     "encoder.dim": "16",
     "reader.layers": "1",
+    "data.max_passage_tokens": "100",
     "data.spans_pipeline": "pattern",
     "data.held_out_fraction": "0.3",
     "ict.steps": "3",

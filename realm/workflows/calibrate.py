@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from realm.config import PretrainConfig
 from realm.errors import MissingLibraryError, UnavailableError
 from realm.knowledge.taggers import PATTERN, load_tagger
+from realm.models.backbone import max_tokens
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
 from realm.training.optim import BertAdam
@@ -154,7 +155,8 @@ def calibrate(config: PretrainConfig, work: Work) -> Machine:
         timed_settings = settings if shape.layers else cut(whole, 1, "encoder.layers")
         timed = encoder if shape.layers else build_encoder(timed_settings, config).to(device)
         timed_shape = shape_of(timed_settings)
-        trained, activation = _training_rate(timed, work.passage, autocast)
+        length = min(work.passage, max_tokens(timed.query_tower.backbone) or work.passage)  # a bag's texts may be longer
+        trained, activation = _training_rate(timed, length, autocast)
         vectors = torch.empty(min(work.passages, INDEX_ROWS), encoder.dim).uniform_(-1, 1)
         index = ExactIndex(vectors, device=None if device.type == "cpu" else device)
         k = config.realm.num_candidates - 1
@@ -186,7 +188,7 @@ def calibrate(config: PretrainConfig, work: Work) -> Machine:
             * reader_shape.hidden
             / (timed_shape.layers * timed_shape.hidden),
             embedded_a_second=embedded,
-            train_rate=trained * work.passage * timed_shape.flops(work.passage),
+            train_rate=trained * length * timed_shape.flops(length),
             matmul=_product_rate(512, 512, 512, device),
             head_rate=_product_rate(64, hidden, int(reader_settings.vocab_size), device),
             bandwidth=_bandwidth(device),

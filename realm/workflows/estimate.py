@@ -157,7 +157,7 @@ def _memory(table: _Table, passages: int, config: PretrainConfig, machine: Machi
     parameters = 4 * (machine.encoder_parameters + machine.reader_parameters + 3 * trained)
     table.size("model", "memory: model and optimizer", parameters, "weights; gradients and two moments of the trained")
     encoder, reader = tokens_of_step(config, work)
-    masked = config.realm.batch_size * config.realm.num_candidates * min(TARGET_PIECES, config.data.max_targets)
+    masked = masked_pieces(config)
     realm = (
         encoder * machine.encoder_activation
         + reader * machine.reader_activation
@@ -189,8 +189,15 @@ def tokens_of_step(config: PretrainConfig, work: Work) -> tuple[int, int]:
     batch, candidates = config.realm.batch_size, config.realm.num_candidates
     real = min(candidates - 1, work.passages)
     encoder = batch * work.query + (1 + min(batch * real, work.passages)) * work.passage
-    reader = batch * (work.query + real * (work.query + work.body + 1))
-    return encoder, reader
+    if config.reader.interaction == "late":  # the query once; pointing at a passage's pieces is not worth counting
+        return encoder, batch * work.query
+    return encoder, batch * (work.query + real * (work.query + work.body + 1))
+
+
+def masked_pieces(config: PretrainConfig) -> int:
+    """Masked pieces that go through the vocabulary in one part of a step."""
+    reads = 1 if config.reader.interaction == "late" else config.realm.num_candidates
+    return config.realm.batch_size * reads * min(TARGET_PIECES, config.data.max_targets)
 
 
 # ---------------------------------------------------------------- time
@@ -250,10 +257,9 @@ def _time(table: _Table, passages: int, config: PretrainConfig, machine: Machine
     encoder, reader = tokens_of_step(config, work)
     queries = config.realm.batch_size * work.query
     flops = queries * machine.encoder_flops(work.query) + (encoder - queries) * machine.encoder_flops(work.passage)
-    flops += reader * machine.reader_flops(work.query + work.body)
-    compute = flops / train + machine.vocabulary_seconds(
-        config.realm.batch_size * config.realm.num_candidates * min(TARGET_PIECES, config.data.max_targets)
-    )
+    late = config.reader.interaction == "late"
+    flops += reader * machine.reader_flops(work.query if late else work.query + work.body)
+    compute = flops / train + machine.vocabulary_seconds(masked_pieces(config))
     if config.realm.over_retrieve > 1:
         again = config.realm.batch_size * (config.realm.num_candidates - 1) * config.realm.over_retrieve
         compute += min(again, passages) / machine.embedded_a_second

@@ -101,7 +101,7 @@ class Run:
                 "git_commit": _git_commit(),
                 "python": platform.python_version(),
                 "machine": platform.machine(),
-                "libraries": {name: metadata.version(name) for name in ("torch", "transformers", "lancedb", "numpy")},
+                "libraries": {name: _version(name) for name in ("torch", "transformers", "lancedb", "numpy")},
                 "parents": parents,
             },
         )
@@ -146,6 +146,14 @@ def _differences(before: Any, after: Any, name: str) -> Iterator[tuple[str, Any,
             yield from _differences(before.get(key), after.get(key), f"{name}.{key}" if name else key)
     elif before != after:
         yield name, before, after
+
+
+def _version(name: str) -> str | None:
+    """None for a library that is not installed: a machine that only trains needs no store."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git_commit() -> str | None:

@@ -23,7 +23,7 @@ DOCUMENTS = {
     "picasso": "Pablo Picasso was a Spanish painter. He was born in Malaga in 1881 and died in France.",
 }
 SHORT = ["ict.steps=2", "realm.steps=3", "probe.size=4", "data.spans_pipeline=pattern", "data.held_out_fraction=0.3",
-         "refresh.mode=sync", "encoder.layers=1", "encoder.dim=16", "loop.tensorboard=false"]  # fmt: skip
+         "refresh.mode=sync", "loop.tensorboard=false"]  # fmt: skip
 
 
 def snippets(text: str, language: str) -> list[str]:

@@ -12,8 +12,8 @@ import torch
 
 from realm.config import override
 from realm.errors import UsageError
-from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
+from realm.models.late import LateReader
 from realm.recipes import paper, small
 from realm.training.optim import BertAdam
 from realm.training.state import save_checkpoint
@@ -72,9 +72,9 @@ def test_parameters_are_those_of_the_real_networks(model: Path, frozen: bool) ->
         story.settings(model, encoder__freeze_word_embeddings=text, reader__freeze_word_embeddings=text),
     )
     encoder = DenseEncoder.from_pretrained(
-        model, layers=1, dim=16, pooling="weighted-mean", freeze_word_embeddings=frozen, learn_null_bias=True
+        model, layers=1, dim=16, pooling="weighted-mean", normalize="l2", freeze_word_embeddings=frozen, learn_null_bias=True
     )
-    reader = ClozeReader.from_pretrained(model, layers=1, copy=True, freeze_word_embeddings=frozen)
+    reader = LateReader.from_pretrained(model, layers=1, copy=True, freeze_word_embeddings=frozen)
     shape = cut(local_shape(str(model))[0], 1, "encoder.layers")
     whole, trained = count(build_encoder(shape, config), frozen)
     assert whole == sum(p.numel() for p in encoder.parameters())
@@ -90,9 +90,9 @@ def test_checkpoints_take_what_is_said(model: Path, tmp_path: Path) -> None:
     config = override(small(), story.settings(model))
     numbers = estimate(10, config)["numbers"]
     encoder = DenseEncoder.from_pretrained(
-        model, layers=1, dim=16, pooling="weighted-mean", freeze_word_embeddings=True, learn_null_bias=True
+        model, layers=1, dim=16, pooling="weighted-mean", normalize="l2", learn_null_bias=True, learn_temperature=True
     )
-    reader = ClozeReader.from_pretrained(model, layers=1, copy=True, freeze_word_embeddings=True)
+    reader = LateReader.from_pretrained(model, layers=1, copy=True, freeze_word_embeddings=True)
     size = 0
     for name, modules in (("warm", {"encoder": encoder}), ("realm", {"encoder": encoder, "reader": reader})):
         trained = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
