@@ -33,8 +33,22 @@ def _rare_refresh(config: PretrainConfig) -> Sequence[str]:
     return (f"refresh.every_steps={30 * config.refresh.every_steps}",)
 
 
-_JOINT = ("reader.interaction=joint", "realm.batch_size=16", "realm.num_candidates=8")
-"""The paper's reader costs more a candidate: a smaller step for about the same time."""
+def _joint(copy_head: bool) -> Changes:
+    """The paper's reader costs more a candidate: smaller steps, and two fifths as many, take about the same time (3.6 s
+    against 1.5 s on one thread). The index is refreshed as many times."""
+
+    def changes(config: PretrainConfig) -> Sequence[str]:
+        return (
+            "reader.interaction=joint",
+            f"reader.copy_head={copy_head}",
+            "realm.batch_size=16",
+            "realm.num_candidates=8",
+            f"realm.steps={2 * config.realm.steps // 5}",
+            f"refresh.every_steps={max(1, 2 * config.refresh.every_steps // 5)}",
+        )
+
+    return changes
+
 
 LEGS: Mapping[str, Changes] = {
     "ict-realm": _same(),
@@ -47,8 +61,8 @@ LEGS: Mapping[str, Changes] = {
     "no-null": _same("realm.null_passage=false", "encoder.null_bias=none"),
     "no-ict": _same("ict.steps=0"),
     "no-exclusion": _same("data.exclude=none", "data.exclude_duplicates=false"),
-    "joint": _same(*_JOINT, "reader.copy_head=true"),
-    "joint-no-copy": _same(*_JOINT, "reader.copy_head=false"),
+    "joint": _joint(True),
+    "joint-no-copy": _joint(False),
     "rare-refresh": _rare_refresh,
     # ---- what the retriever is trained by
     "emdr2": _same("realm.objective=emdr2"),

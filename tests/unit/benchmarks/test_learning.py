@@ -43,8 +43,7 @@ from realm.workflows.store import open_knowledge_base
 def test_every_leg_can_be_configured_and_all_but_the_default_differ_from_it() -> None:
     default = config_of("salient", 0)
     same = {leg for leg in LEGS if config_of(leg, 0) == default}
-    # Whether `joint` differs depends on which reader the recipe has.
-    assert same - {"joint"} == {"salient", "ict-realm"}
+    assert same == {"salient", "ict-realm"}
 
 
 def test_a_setting_of_one_leg_leaves_the_others_alone() -> None:
