@@ -155,7 +155,9 @@ def calibrate(config: PretrainConfig, work: Work) -> Machine:
         timed_settings = settings if shape.layers else cut(whole, 1, "encoder.layers")
         timed = encoder if shape.layers else build_encoder(timed_settings, config).to(device)
         timed_shape = shape_of(timed_settings)
-        length = min(work.passage, max_tokens(timed.query_tower.backbone) or work.passage)  # a bag's texts may be longer
+        length = min(
+            work.passage, max_tokens(timed.query_tower.backbone) or work.passage
+        )  # a bag's texts may be longer
         trained, activation = _training_rate(timed, length, autocast)
         vectors = torch.empty(min(work.passages, INDEX_ROWS), encoder.dim).uniform_(-1, 1)
         index = ExactIndex(vectors, device=None if device.type == "cpu" else device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from realm.errors import DataError, MismatchError
+from realm.errors import MismatchError
 from realm.methods.ict import InverseCloze
 from realm.methods.realm import RealmPretraining, stale_copy
 from realm.methods.together import Together
@@ -16,13 +16,11 @@ from realm.models.encoders import DenseEncoder
 from realm.search.refresh import Refresh, open_refresh
 from realm.search.refresher import Job
 from realm.training import parallel
-from realm.training.batches import MaskedSentences
 from realm.training.loop import Hooks, train
 from realm.training.pairs import Beside, RandomCrops
 from realm.training.pairs import InverseCloze as InverseClozeBatches
-from realm.training.rarity import SpansByRarity
 from realm.training.state import latest_checkpoint, list_checkpoints, read_facts, restore
-from realm.types import Batches, Method, Spans, TrainableEncoder
+from realm.types import Batches, Method, TrainableEncoder
 from realm.workflows.comparison import live_recall
 from realm.workflows.workbench import Workbench, retriever_rates
 
@@ -92,7 +90,7 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
     if found:
         restore(found, optimizer)
         bench.metrics.rewind("realm", start)
-    batches: Batches = _masked_sentences(bench)
+    batches: Batches = bench.sentences
     trained: Method = method
     if config.realm.ict_weight:
         pairs = _pairs(bench, config.realm.ict_batch_size)
@@ -159,38 +157,6 @@ def _pairs(bench: Workbench, batch_size: int) -> InverseClozeBatches | RandomCro
     if pairs.batch_size < batch_size:
         bench.reporter.note(f"a small corpus: {pairs.batch_size} pairs a step instead of {batch_size}")
     return pairs
-
-
-def _masked_sentences(bench: Workbench) -> MaskedSentences:
-    config, snapshot = bench.config, bench.masked.snapshot
-
-    def over(spans: Spans) -> MaskedSentences:
-        return MaskedSentences(
-            snapshot,
-            spans,
-            strategy=config.data.masking,
-            batch_size=config.realm.batch_size,
-            max_query_tokens=config.data.max_query_tokens,
-            max_targets=config.data.max_targets,
-            seed=config.loop.seed,
-            exclude=config.data.exclude,
-            duplicates=config.data.exclude_duplicates,
-            held_out=bench.held_out,
-            rank=parallel.rank(),
-            world_size=parallel.world_size(),
-            same_corpus=bench.same_corpus,
-            progress=progress,
-        )
-
-    with bench.reporter.stage("find what can be masked", "passages") as progress:
-        low, high = config.data.min_span_documents, config.data.max_span_documents
-        if low == 1 and high is None:
-            return over(bench.masked.spans)
-        try:
-            return over(SpansByRarity(bench.masked.spans, snapshot, low, high))
-        except DataError:
-            bench.reporter.note(f"no span stands in {low} to {high or 'any number of'} documents: all spans are masked")
-            return over(bench.masked.spans)
 
 
 @dataclass

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from realm.config import IctConfig, PretrainConfig, RealmConfig
+from realm.errors import DataError
 from realm.files import MANIFEST, read_json
 from realm.methods.realm import RealmPretraining
 from realm.models.cloze import ClozeReader
@@ -18,11 +21,13 @@ from realm.models.late import open_reader
 from realm.search.embed import embed
 from realm.search.exact import ExactIndex
 from realm.training import parallel
+from realm.training.batches import MaskedSentences
 from realm.training.loop import Schedule
 from realm.training.metrics import Metrics
 from realm.training.optim import BertAdam, bert_warmup_steps, parameter_groups
 from realm.training.probe import Probe, held_out_rows
-from realm.types import TrainableEncoder, TwoBatches
+from realm.training.rarity import SpansByRarity
+from realm.types import Spans, TrainableEncoder, TwoBatches
 from realm.workflows import parts
 from realm.workflows.parts import Text
 from realm.workflows.reporting import ProgressCall, Reporter
@@ -69,6 +74,40 @@ class Workbench:
         )
         probe.save(self.run.probe)
         return probe
+
+    @cached_property
+    def sentences(self) -> MaskedSentences:
+        """The masked sentences of REALM's training."""
+        config, snapshot = self.config, self.masked.snapshot
+
+        def over(spans: Spans) -> MaskedSentences:
+            return MaskedSentences(
+                snapshot,
+                spans,
+                strategy=config.data.masking,
+                batch_size=config.realm.batch_size,
+                max_query_tokens=config.data.max_query_tokens,
+                max_targets=config.data.max_targets,
+                seed=config.loop.seed,
+                exclude=config.data.exclude,
+                duplicates=config.data.exclude_duplicates,
+                held_out=self.held_out,
+                rank=parallel.rank(),
+                world_size=parallel.world_size(),
+                same_corpus=self.same_corpus,
+                progress=progress,
+            )
+
+        with self.reporter.stage("find what can be masked", "passages") as progress:
+            low, high = config.data.min_span_documents, config.data.max_span_documents
+            if low == 1 and high is None:
+                return over(self.masked.spans)
+            try:
+                return over(SpansByRarity(self.masked.spans, snapshot, low, high))
+            except DataError:
+                found = f"{low} to {high or 'any number of'} documents"
+                self.reporter.note(f"no span stands in {found}: all spans are masked")
+                return over(self.masked.spans)
 
     # ------------------------------------------------------------ parts
 
@@ -121,12 +160,11 @@ class Workbench:
         )
 
     def calibrate_null(self, method: RealmPretraining) -> None:
-        """Start the null passage's level, where the recipe learns it, from a fixed part of the probe."""
+        """Start the null passage's level, where the recipe learns it, from the first batch of training."""
         if self.config.encoder.null_bias == "learned" and self.config.realm.null_passage:
-            exclude = self.config.data.exclude
             training = method.encoder.training
             method.encoder.train(False)  # a level that is measured once should not hang on one draw of dropout
-            method.calibrate_null(next(self.probe.batches(self.masked.snapshot, 64, exclude=exclude)))
+            method.calibrate_null(replace(self.sentences.batch(0), seeds=None))
             method.encoder.train(training)
 
     def open_index(self, folder: Path) -> ExactIndex:
