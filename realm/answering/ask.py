@@ -111,16 +111,19 @@ class Realm:
     def ask(
         self, question: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: int | None = None
     ) -> Answer:
-        """Fill the blank: p(y|x) = sum over z of p(z|x) p(y|z,x), z over k passages and the null passage.
+        """Fill the blank: p(y|x) = sum over z of p(z|x) p(y|z,x), z over retrieved passages and the null passage.
 
-        question: a sentence with one blank, [MASK] or ____. where: a predicate on the documents. as_of: a version.
+        question: a sentence with one blank, [MASK] or ____. k: answers are looked for in the first k passages, and so
+        many are shown; read are at least as many as in training, where p(null|x) learnt how many it stands against.
+        where: a predicate on the documents. as_of: a version.
         Answers of different lengths are compared by log p(y|x) per word piece. The answer abstains (and is empty) when
         no passage satisfies `where`, or none holds a name or a date. UsageError without exactly one blank.
         """
         cloze_tokens(self.tokenizer, question, 1, self.config.data.max_query_tokens)  # the question is checked first
-        matches = self.search(question, kb, k, where, as_of)
+        in_training = self.config.realm.num_candidates - int(self.config.realm.null_passage)
+        matches = self.search(question, kb, max(k, in_training), where, as_of)
         version = kb.version if as_of is None else as_of
-        passages = [match.passage for match in matches]
+        passages = [match.passage for match in matches[:k]]
         if self._tagger is None and passages:
             self._tagger = open_tagger(self.config.data.spans_pipeline)
         candidates = (
@@ -130,10 +133,12 @@ class Realm:
         )
         if not candidates:
             return Answer(question, "", 0.0, True, (), 1.0, (), version)
-        return self._read(question, matches, candidates, version)
+        return self._read(question, matches, candidates, version, k)
 
     @torch.inference_mode()
-    def _read(self, question: str, matches: list[Match], candidates: list[Candidate], version: int) -> Answer:
+    def _read(
+        self, question: str, matches: list[Match], candidates: list[Candidate], version: int, shown: int
+    ) -> Answer:
         # ---- p(z|x), the null passage being candidate 0
         null = pad([[self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.tokenizer.sep_token_id]], 0, [2])
         query_1D = self.encoder.encode_queries(self._query(question))
@@ -168,7 +173,7 @@ class Realm:
             text=candidates[best].text,
             confidence=float(confidence_C[best]),
             abstained=False,
-            evidence=tuple(sorted(evidence, key=lambda e: -e.posterior)),
+            evidence=tuple(sorted(evidence, key=lambda e: -e.posterior)[:shown]),
             null_prior=float(log_prior_K[0].exp()),
             alternatives=tuple((candidates[c].text, float(confidence_C[c])) for c in order[1 : 1 + ALTERNATIVES]),
             knowledge_base_version=version,

@@ -56,8 +56,8 @@ def pieces_of(model: Realm, text: str) -> list[int]:
 
 
 def test_priors_and_posteriors_sum_to_one(model: Realm, kb: KnowledgeBase) -> None:
-    answer = model.ask(QUESTION, kb, k=4)
-    assert len(answer.evidence) == 4
+    answer = model.ask(QUESTION, kb, k=6)
+    assert len(answer.evidence) == 6
     assert not answer.abstained
     assert answer.null_prior + sum(e.prior for e in answer.evidence) == pytest.approx(1, abs=1e-5)
     # The null passage's posterior follows from any passage's: the odds change by RU.
@@ -71,9 +71,16 @@ def test_priors_and_posteriors_sum_to_one(model: Realm, kb: KnowledgeBase) -> No
     assert 0 < sum(confidences) <= 1 + 1e-6
 
 
+def test_fewer_shown_are_not_fewer_read(model: Realm, kb: KnowledgeBase) -> None:
+    """p(null|x) was learnt against as many passages as in training; four shown must not make it larger."""
+    few, all_read = model.ask(QUESTION, kb, k=4), model.ask(QUESTION, kb, k=6)
+    assert few.null_prior == all_read.null_prior
+    assert len(few.evidence) == 4 and few.evidence[0].prior in [e.prior for e in all_read.evidence]
+
+
 @torch.no_grad()
 def test_the_answer_is_that_of_equation_1_by_hand(model: Realm, kb: KnowledgeBase) -> None:
-    k = 5
+    k = 6
     answer = model.ask(QUESTION, kb, k=k)
     query, _ = cloze_tokens(model.tokenizer, QUESTION, 1, 32)
     query_D = model.encoder.encode_queries(query)[0]
