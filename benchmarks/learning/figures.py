@@ -31,7 +31,7 @@ LABELS = {
     "supervised": "supervised (SQuAD)",
 }
 COLOURS = ("#0b6e99", "#c2571a", "#4a7c2c", "#7a4fa3", "#a33a4f", "#6b6b6b", "#b8860b", "#2f8f83")
-EFFORTS = {"examples": ("examples seen (thousands)", 1e3), "seconds": ("minutes", 60.0), "flops": ("PFLOP", 1e15)}
+EFFORTS = {"examples": ("examples seen (thousands)", 1e3), "seconds": ("minutes", 60.0), "flops": ("TFLOP", 1e12)}
 HEIGHTS = {"recall@5": ("recall@5", 100.0), "retrieval_utility_marginal": ("RU (released form)", 1.0),
            "log_likelihood": ("log p(y|x)", 1.0)}  # fmt: skip
 FLAT = {"oracle": ":", "BM25 (k1 0.9, b 0.4)": "--", "sentence encoder": "-."}
@@ -94,6 +94,8 @@ def draw_curves(results: Results, legs: Sequence[str], path: Path) -> None:
                     if values:
                         axis.axhline(100 * np.mean(values), color="#444444", linewidth=1, linestyle=style,
                                      label=line.partition(" (")[0])  # fmt: skip
+            if effort == "flops":  # a step of ICT with a bag of pieces is a thousandth of one of REALM
+                axis.set_xscale("log", nonpositive="mask")
             if row == len(HEIGHTS) - 1:
                 axis.set_xlabel(caption)
             if column == 0:

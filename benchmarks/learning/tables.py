@@ -62,14 +62,14 @@ def leg_rows(results: Results) -> Iterator[list[str]]:
             _figure(runs, name) for name in ("retrieval_utility_marginal", "retrieval_utility", "log_likelihood")
         ]
         minutes = f"{_mean(run.last['seconds'] for run in runs) / 60:.1f}"
-        flops = f"{_mean(run.last['flops'] for run in runs) / 1e15:.3g}"
+        flops = f"{_mean(run.last['flops'] for run in runs) / 1e12:.3g}"
         exact, recall = PUBLISHED.get(leg, ("", ""))
         yield [leg, str(len(runs)), *recalls, told, difference, *readings, minutes, flops, exact, recall]
 
 
 LEG_COLUMNS = (
     "leg", "seeds", *(f"recall@{k}" for k in KS), "recall@5 of those told elsewhere", "recall@5 minus default",
-    "RU (released)", "RU (paper)", "log p(y|x)", "minutes", "PFLOP", "paper: EM", "paper: recall@5",
+    "RU (released)", "RU (paper)", "log p(y|x)", "minutes", "TFLOP", "paper: EM", "paper: recall@5",
 )  # fmt: skip
 
 
