@@ -46,19 +46,19 @@ class Edit:
 QUESTIONS = (
     "Guernica was painted by [MASK].",
     "The Eiffel Tower is named after the engineer [MASK].",
-    "Moby-Dick is a novel by the American writer [MASK].",
+    "Hamlet was written by [MASK].",
 )
-EDIT = Edit("Hamlet", "Hamlet was written by [MASK].", "William Shakespeare", "Christopher Marlowe")
+EDIT = Edit("Mona Lisa", "The Mona Lisa was painted by [MASK].", "Leonardo da Vinci", "Sandro Botticelli")
 STORY_TITLES = frozenset(
     {
         "Guernica (Picasso)",
         "Pablo Picasso",
         "Eiffel Tower",
         "Gustave Eiffel",
-        "Moby-Dick",
-        "Herman Melville",
         "Hamlet",
         "William Shakespeare",
+        "Mona Lisa",
+        "Leonardo da Vinci",
     }
 )
 
