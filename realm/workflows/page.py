@@ -73,9 +73,10 @@ def run_page(run: Run, comparison: dict[str, Any], examples: Sequence[Example], 
         subtitle=comparison["notes"][0],
         facts={
             "knowledge base": f"{parents['knowledge_base']}, version {parents['knowledge_base_version']}",
-            "encoder": f"{config.encoder.model}, layers: {_layers(config.encoder.layers)}, size {config.encoder.dim}",
+            "encoder": f"{config.encoder.model}, layers: {_layers(config.encoder.layers)}, "
+            f"size {config.encoder.dim or 'its own'}",
             "reader": f"{config.reader.model}, layers: {_layers(config.reader.layers)}"
-            + (", copy head" if config.reader.copy_head else ""),
+            + (", late" if config.reader.interaction == "late" else ", copy head" if config.reader.copy_head else ""),
             "warm start": f"{config.ict.steps} steps of {config.ict.batch_size} pairs",
             "REALM": f"{config.realm.steps} steps of {config.realm.batch_size} sentences, "
             f"{config.realm.num_candidates} candidates, {config.realm.marginal} marginal",

@@ -26,7 +26,7 @@ EXPECTED = (
 )
 REPORTS = {"warm-start": "recall_before", "realm": "recall_after", "bm25": "recall_bm25"}
 SHOWN_SETTINGS = (
-    *("encoder.model", "encoder.layers", "encoder.dim", "encoder.pooling", "reader.layers", "reader.copy_head"),
+    *("encoder.model", "encoder.layers", "encoder.dim", "encoder.pooling", "reader.interaction", "reader.layers"),
     *("data.masking", "data.exclude", "ict.batch_size", "realm.batch_size", "realm.num_candidates", "realm.marginal"),
     *("refresh.mode", "refresh.every_steps"),
 )
