@@ -72,7 +72,13 @@ def test_parameters_are_those_of_the_real_networks(model: Path, frozen: bool) ->
         story.settings(model, encoder__freeze_word_embeddings=text, reader__freeze_word_embeddings=text),
     )
     encoder = DenseEncoder.from_pretrained(
-        model, layers=1, dim=16, pooling="weighted-mean", normalize="l2", freeze_word_embeddings=frozen, learn_null_bias=True
+        model,
+        layers=1,
+        dim=16,
+        pooling="weighted-mean",
+        normalize="l2",
+        freeze_word_embeddings=frozen,
+        learn_null_bias=True,
     )
     reader = LateReader.from_pretrained(model, layers=1, copy=True, freeze_word_embeddings=frozen)
     shape = cut(local_shape(str(model))[0], 1, "encoder.layers")
