@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,26 +18,32 @@ class Metrics:
     def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
-        self._writer = _tensorboard(folder) if tensorboard else None
+        self._open = _tensorboard(folder / "tensorboard") if tensorboard else None
+        self._writers: dict[str, Any] = {}
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget the events of `stage` after `step`: they will happen again."""
         events = [e for e in read_metrics(self.path) if e.get("stage") != stage or e.get("step", 0) <= step]
         files.write_text(self.path, "".join(json.dumps(e) + "\n" for e in events))
+        if self._open is not None:
+            self._writers[stage] = self._open(stage, step + 1)
 
     def write(self, event: dict[str, Any]) -> None:
         """Append one event. Non-finite numbers become null, which JSON can hold."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in event.items()}
         with open(self.path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(clean) + "\n")
-        if self._writer is not None:
+        if self._open is not None:
+            stage = str(event["stage"])
+            if stage not in self._writers:
+                self._writers[stage] = self._open(stage, None)
             for name, value in clean.items():
                 if isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
-                    self._writer.add_scalar(f"{event['stage']}/{event['kind']}/{name}", value, event["step"])
+                    self._writers[stage].add_scalar(f"{event['kind']}/{name}", value, event["step"])
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
 
     def __enter__(self) -> Metrics:
         return self
@@ -60,9 +67,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path) -> Callable[[str, int | None], Any] | None:
+    """Opens the writer of a stage, a run of its own to TensorBoard: steps from `purge_step` on are struck out there."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # the extra `track` is not installed; metrics.jsonl holds the same figures
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return lambda stage, purge_step: SummaryWriter(str(folder / stage), purge_step=purge_step)
