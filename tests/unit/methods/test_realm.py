@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 from toy_realm import (
@@ -19,7 +17,6 @@ from toy_realm import (
     index_of,
     log_sum_exp,
     masked_batch,
-    networks,
     realm_of,
 )
 
@@ -29,31 +26,6 @@ from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
 from realm.types import NO_ROW, MaskedBatch
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_bert(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny.tiny_tokenizer()
-
-
-@pytest.fixture
-def corpus(tokenizer: Any) -> ToyCorpus:
-    return ToyCorpus(tokenizer)
-
-
-@pytest.fixture
-def parts(folder: Path) -> tuple[DenseEncoder, ClozeReader]:
-    return networks(folder)
-
-
-@pytest.fixture
-def batch(tokenizer: Any) -> MaskedBatch:
-    return masked_batch(tokenizer)
 
 
 @torch.no_grad()

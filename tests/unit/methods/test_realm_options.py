@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toy_realm import QUERIES, TEXTS, ToyCorpus, gradients, masked_batch, networks, realm_of
+from toy_realm import QUERIES, TEXTS, ToyCorpus, gradients, masked_batch, realm_of
 
 from realm import objectives
 from realm.methods.realm import OBJECTIVES, RealmPretraining, drawn
@@ -22,31 +20,6 @@ from realm.models.encoders import DenseEncoder
 from realm.types import NO_ROW, MaskedBatch
 
 Parts = tuple[DenseEncoder, ClozeReader]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_bert(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny.tiny_tokenizer()
-
-
-@pytest.fixture
-def corpus(tokenizer: Any) -> ToyCorpus:
-    return ToyCorpus(tokenizer)
-
-
-@pytest.fixture
-def parts(folder: Path) -> Parts:
-    return networks(folder)
-
-
-@pytest.fixture
-def batch(tokenizer: Any) -> MaskedBatch:
-    return masked_batch(tokenizer)
 
 
 # ---------------------------------------------------------------- objectives
