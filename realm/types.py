@@ -66,6 +66,26 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A question and what is accepted as its answer."""
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    """Any of them is right; none where nothing is known or where the question has no answer."""
+    patterns: bool = False
+    """Whether `answers` are regular expressions (CuratedTREC)."""
+    gold: tuple[str, ...] = ()
+    """Ids of documents or passages that hold an answer, where the set names them."""
+    silver: tuple[str, ...] = ()
+    """Weak labels: ids a search proposed that hold an answer's text; for training only."""
+    answerable: bool = True
+    """False: the set says that nothing in its documents answers it."""
+    date: Date | None = None
+    lang: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What an answer rests on."""
 
