@@ -1,0 +1,87 @@
+"""Probabilities of spans to answers: the same answer in several places, and in several passages, is one answer.
+
+Legend: K passages, S spans of a passage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+AGGREGATES = ("marginal", "best-span")
+CONSIDERED_SPANS = 256
+"""The likeliest so many spans of a question are turned into text; what is behind them has next to no mass."""
+
+
+@dataclass
+class Extracted:
+    """An answer, and where it stands."""
+
+    text: str
+    """As it stands in the passage where its likeliest span is."""
+    log_prob: float
+    """log p(y|x): over all its places, or of the likeliest one."""
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Passage -> (start, end) in characters of its text, of the likeliest span there."""
+    log_mass: dict[int, float] = field(default_factory=dict)
+    """Passage -> log p(y, z | x)."""
+
+    def log_posterior(self, passage: int) -> float:
+        """log p(z | x, y); -inf for a passage in which the answer was not found."""
+        if passage not in self.log_mass:
+            return -math.inf
+        return self.log_mass[passage] - _log_sum(list(self.log_mass.values()))
+
+
+def extract(
+    log_joint_KS: Tensor,
+    start_S: Tensor,
+    end_S: Tensor,
+    texts: Sequence[str],
+    offsets: Sequence[np.ndarray],
+    *,
+    normalize: Callable[[str], str],
+    aggregate: str = "marginal",
+) -> list[Extracted]:
+    """Answers by falling probability; spans of equal normalised text are the same answer.
+
+    log_joint_KS: log p(s, z | x), -inf for what is no span. start_S, end_S: word pieces of the body, end exclusive.
+    texts, offsets: of each passage its text, and Int[L, 2], the characters of its word pieces. Answers are cut from the
+    text, so they stand there letter for letter. Spans of which normalisation leaves nothing are no answers.
+    aggregate: "marginal" sums the probability of a text over its spans and passages, "best-span" takes the largest.
+    """
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"found aggregate {aggregate!r}: expected one of {', '.join(AGGREGATES)}")
+    num_spans = log_joint_KS.shape[1]
+    best = log_joint_KS.flatten().topk(min(CONSIDERED_SPANS, log_joint_KS.numel()))
+    start_of, end_of = start_S.tolist(), end_S.tolist()
+    answers: dict[str, Extracted] = {}
+    for log_prob, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        if log_prob == -math.inf:
+            break
+        passage, span = divmod(index, num_spans)
+        offset_L2 = offsets[passage]
+        start, end = int(offset_L2[start_of[span], 0]), int(offset_L2[end_of[span] - 1, 1])
+        text = texts[passage][start:end]
+        key = normalize(text)
+        if not key:
+            continue
+        answer = answers.setdefault(key, Extracted(text, -math.inf))
+        if aggregate == "marginal":
+            answer.log_mass[passage] = _log_sum([answer.log_mass.get(passage, -math.inf), log_prob])
+        else:
+            answer.log_mass.setdefault(passage, log_prob)
+        answer.places.setdefault(passage, (start, end))  # they come best first
+    for answer in answers.values():
+        masses = list(answer.log_mass.values())
+        answer.log_prob = _log_sum(masses) if aggregate == "marginal" else max(masses)
+    return sorted(answers.values(), key=lambda answer: -answer.log_prob)
+
+
+def _log_sum(values: Sequence[float]) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).logsumexp(0))

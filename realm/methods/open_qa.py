@@ -1,0 +1,340 @@
+"""Open-domain question answering: fine-tuning a retriever and a span reader on questions and answers (Lee, Chang &
+Toutanova 2019: ORQA; Guu et al. 2020, section 3: the same from a better start).
+
+    p(y|x) = sum over passages z and spans s of z that read y, of p(s, z | x)
+
+No passage is labelled: wherever an answer's word pieces stand, the span is right. Two losses: the reader's over the
+spans of a few passages, and the retriever's own "early" one over many. By default passages stay as they are embedded
+and only the question's side moves, so the index never ages.
+
+Legend: B questions, E passages of the early loss (labelled ones last), K passages that are read, S spans of a passage,
+U distinct passages of the batch, D vector size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from realm import objectives, objectives_qa
+from realm.methods.extraction import Extracted, extract
+from realm.methods.realm import Corpus as Read
+from realm.methods.realm import stale_copy
+from realm.models.span import SpanLogits, SpanReader
+from realm.types import NO_ROW, Answer, Evidence, Index, Loss, Passage, Tokens, Trainable, TrainableEncoder
+
+DOCUMENTS = ("frozen", "refreshed")
+LABELLED = ("none", "early", "both")
+RECALL_AT = (1, 5, 20)
+ALTERNATIVES = 4
+QUESTIONS_AT_ONCE = 16
+"""Answered together; their spans' scores are in memory."""
+
+
+class Corpus(Read, Protocol):
+    """What the method reads of a snapshot."""
+
+    @property
+    def version(self) -> int: ...
+
+    def text(self, row: int) -> str: ...
+
+    def body_offsets(self, row: int) -> np.ndarray: ...
+
+    def passage(self, row: int) -> Passage: ...
+
+    def document_version(self, row: int) -> int | None: ...
+
+
+class QuestionBatch(Protocol):
+    """B questions, and where their answers stand in rows that are retrieved for them."""
+
+    @property
+    def query(self) -> Tokens: ...
+
+    @property
+    def labelled_rows(self) -> Tensor:
+        """Long[B, G]"""
+        ...
+
+    def spans(self, place: int, rows: np.ndarray) -> np.ndarray:
+        """Int64[M, 3]: (index into `rows`, first piece, piece after the last)."""
+        ...
+
+    def holds(self, place: int, rows: np.ndarray) -> np.ndarray:
+        """Bool[E]"""
+        ...
+
+
+class Candidates(NamedTuple):
+    """What was retrieved for B questions, and how it scores."""
+
+    rows_BE: Tensor
+    """Long[B, E] on the CPU; NO_ROW where there is nothing."""
+    score_BE: Tensor
+    """f(x, z); -inf where there is nothing."""
+    retrieved: int
+    """So many of E are search results, best first; labelled rows stand behind them."""
+    labelled_BE: Tensor
+    """Bool[B, E] on the CPU: rows that the set names."""
+
+
+class OpenQA:
+    """ORQA's fine-tuning as a method."""
+
+    def __init__(
+        self,
+        encoder: TrainableEncoder,
+        reader: SpanReader,
+        corpus: Corpus,
+        index: Index,
+        *,
+        normalize: Callable[[str], str],
+        index_encoder: TrainableEncoder | None = None,
+        documents: str = "frozen",
+        num_passages: int = 5,
+        num_early: int = 5000,
+        early_weight: float = 1.0,
+        level: str = "joint",
+        labelled: str = "none",
+        aggregate: str = "marginal",
+        max_passage_tokens: int = 288,
+        max_reader_tokens: int = 286,
+        reader_title: bool = False,
+    ) -> None:
+        """
+        encoder: with "frozen" documents its passage side is what made `index` (see `models.freezing`).
+        index: vectors of `corpus`. normalize: of a text; answers that are equal after it are the same.
+        documents: "frozen" scores passages by their stored vectors; "refreshed" embeds every candidate with live
+            parameters as pre-training does, proposes by `index_encoder`, and takes a new index by `swap`. Then
+            `num_early` is a matter of cost.
+        num_passages: K, read for each question. num_early: passages of the early loss, as many as the corpus has.
+        early_weight: of the early loss beside the reader's; the release adds them.
+        level: see `objectives_qa.span_log_prob_BKS`.
+        labelled: rows that the set names are put behind the retrieved ones: of the "early" loss, or of "both".
+        aggregate: of `answer`, see `extraction.extract`.
+        max_passage_tokens: of the document encoder's input. max_reader_tokens: of the passage in the reader's.
+        """
+        for name, value, choices in (("documents", documents, DOCUMENTS), ("labelled", labelled, LABELLED)):
+            if value not in choices:
+                raise ValueError(f"found {name} {value!r}: expected one of {', '.join(choices)}")
+        self.encoder, self.reader, self.corpus, self.index = encoder, reader, corpus, index
+        self.index_encoder = (index_encoder or stale_copy(encoder)) if documents == "refreshed" else None
+        self.normalize, self.documents, self.level = normalize, documents, level
+        self.num_passages, self.num_early, self.early_weight = num_passages, num_early, early_weight
+        self.labelled, self.aggregate = labelled, aggregate
+        self.max_passage_tokens, self.max_reader_tokens = max_passage_tokens, max_reader_tokens
+        self.reader_title = reader_title
+
+    def swap(self, index: Index, index_encoder: TrainableEncoder) -> None:
+        """Take a fresher index with the parameters that made it, between two steps; for "refreshed" documents."""
+        self.index, self.index_encoder = index, index_encoder
+
+    # ------------------------------------------------------------ learning
+
+    def loss(self, batch: QuestionBatch) -> Loss:
+        """The reader's loss plus the early one, each 0 for a question that has nothing correct in its own set.
+
+        The mean is over all questions of the batch. Stats: both losses over the questions that have one, ``no_span``
+        and ``no_passage``, the shares that have not; ``recall@k`` of the search, by the answers' word pieces;
+        ``span_match``, how often the likeliest span is a right one; the entropy of p(z|x) over the passages read.
+        """
+        device = self.encoder.device
+        labelled_BG = batch.labelled_rows if self.labelled != "none" else None
+        found = self.retrieve(batch.query, max(self.num_early, self.num_passages), labelled_BG)
+        holds_BE = self._holds(batch, found.rows_BE)
+        correct_BE = holds_BE | found.labelled_BE  # a label is right even where its text says it otherwise
+        early_B, has_passage_B = objectives_qa.early_nll_B(found.score_BE, correct_BE.to(device))
+
+        rows_BK, score_BK = self._to_read(found)
+        spans, span_BKS, valid_BKS = self.read(batch.query, rows_BK)
+        correct_BKS = self._correct(batch, rows_BK, spans).to(device)
+        reader_B, has_span_B = objectives_qa.reader_nll_B(score_BK, span_BKS, correct_BKS, valid_BKS, level=self.level)
+
+        count = float(len(rows_BK))
+        total = objectives_qa.mean_of_counted(reader_B, has_span_B, count)
+        total = total + self.early_weight * objectives_qa.mean_of_counted(early_B, has_passage_B, count)
+        with torch.no_grad():
+            joint_BC = objectives_qa.span_log_prob_BKS(score_BK, span_BKS, valid_BKS, level=self.level).flatten(1)
+            hit_B = (correct_BKS & valid_BKS).flatten(1).gather(1, joint_BC.argmax(-1, keepdim=True))[:, 0]
+            stats = {
+                "loss": total.detach(),
+                "no_span": 1 - has_span_B.float().mean(),
+                "no_passage": 1 - has_passage_B.float().mean(),
+                "span_match": hit_B.float().mean(),
+                "prior_entropy": objectives.entropy_B(objectives.prior_BK(score_BK)).mean(),
+            }
+            for name, nll_B, has_B in (("reader_loss", reader_B, has_span_B), ("early_loss", early_B, has_passage_B)):
+                if bool(has_B.any()):
+                    stats[name] = objectives_qa.mean_of_counted(nll_B, has_B)
+            for k in sorted({*RECALL_AT, self.num_passages}):
+                if k <= found.retrieved:
+                    stats[f"recall@{k}"] = holds_BE[:, : min(k, found.retrieved)].any(-1).float().mean()
+        return Loss(total, stats, (reader_B + self.early_weight * early_B).detach())
+
+    def retrieve(self, query: Tokens, k: int, labelled_BG: Tensor | None = None) -> Candidates:
+        """The k best passages of each question, scored with gradients; labelled rows behind, where not found anyway."""
+        query_BD = self.encoder.encode_queries(query.to(self.encoder.device))
+        with torch.no_grad():
+            asked_BD = query_BD if self.index_encoder is None else self.index_encoder.encode_queries(query)
+            rows_BE = self.index.search(asked_BD.detach(), min(k, max(len(self.index), 1))).rows.cpu()
+        retrieved = rows_BE.shape[1]
+        if labelled_BG is None:
+            labelled_BG = rows_BE.new_zeros(len(rows_BE), 0)
+        there_BG = (labelled_BG[:, :, None] == rows_BE[:, None, :]).any(-1)
+        rows_BE = torch.cat([rows_BE, labelled_BG.masked_fill(there_BG, NO_ROW)], 1)
+        labelled_BE = (rows_BE[:, :, None] == labelled_BG[:, None, :]).any(-1) & (rows_BE != NO_ROW)
+        score_BE = objectives.scores(query_BD, self._vectors(rows_BE).to(query_BD.device))
+        missing_BE = (rows_BE == NO_ROW).to(score_BE.device)
+        return Candidates(rows_BE, score_BE.masked_fill(missing_BE, -torch.inf), retrieved, labelled_BE)
+
+    def _vectors(self, rows_BE: Tensor) -> Tensor:
+        """Float[B, E, D]: as stored, without gradients, or by live parameters, each distinct passage once."""
+        if self.documents == "frozen":
+            return self.index.vectors(rows_BE)
+        rows_U, where_BE = rows_BE.unique(return_inverse=True)
+        tokens = self.corpus.passages(rows_U, self.max_passage_tokens).to(self.encoder.device)
+        return self.encoder.encode_passages(tokens)[where_BE.to(self.encoder.device)]
+
+    def _to_read(self, found: Candidates) -> tuple[Tensor, Tensor]:
+        """Rows and scores of the best passages by live scores, and of the first labelled one if it is to be read."""
+        k = min(self.num_passages, found.retrieved)
+        score_BE = found.score_BE[:, : found.retrieved]
+        # With frozen documents the search has sorted them already.
+        best_BK = score_BE.detach().argsort(dim=1, descending=True, stable=True)[:, :k]
+        rows_BK, score_BK = found.rows_BE.gather(1, best_BK.cpu()), found.score_BE.gather(1, best_BK)
+        if self.labelled != "both":
+            return rows_BK, score_BK
+        # One more passage: the best labelled one, unless it is read anyway.
+        place_B1 = found.score_BE.detach().masked_fill(~found.labelled_BE.to(score_BE.device), -torch.inf)
+        place_B1 = place_B1.argmax(1, keepdim=True)
+        none_B1 = ~found.labelled_BE.any(1, keepdim=True) | (best_BK == place_B1).any(1, keepdim=True).cpu()
+        row_B1 = found.rows_BE.gather(1, place_B1.cpu()).masked_fill(none_B1, NO_ROW)
+        score_B1 = found.score_BE.gather(1, place_B1).masked_fill(none_B1.to(score_BE.device), -torch.inf)
+        return torch.cat([rows_BK, row_B1], 1), torch.cat([score_BK, score_B1], 1)
+
+    def read(self, query: Tokens, rows_BK: Tensor) -> tuple[SpanLogits, Tensor, Tensor]:
+        """Span scores of every passage under its question: (spans, Float[B, K, S], valid Bool[B, K, S])."""
+        size, k = rows_BK.shape
+        there_M = (rows_BK.flatten() != NO_ROW).nonzero()[:, 0]
+        body = self.corpus.bodies(rows_BK.flatten()[there_M], self.max_reader_tokens, self.reader_title)
+        before_M = (body.mask & (body.types == 0)).sum(1) if self.reader_title else None
+        spans = self.reader.span_logits(query, body, there_M // k, before_N=before_M)
+        place_M = there_M.to(spans.logit_NS.device)
+        shape = (size * k, spans.logit_NS.shape[1])
+        logit_NS = spans.logit_NS.new_zeros(shape).index_copy(0, place_M, spans.logit_NS)
+        valid_NS = spans.valid_NS.new_zeros(shape).index_copy(0, place_M, spans.valid_NS)
+        return spans, logit_NS.view(size, k, -1), valid_NS.view(size, k, -1)
+
+    def _holds(self, batch: QuestionBatch, rows_BE: Tensor) -> Tensor:
+        return torch.from_numpy(np.stack([batch.holds(b, rows) for b, rows in enumerate(rows_BE.numpy())]))
+
+    def _correct(self, batch: QuestionBatch, rows_BK: Tensor, spans: SpanLogits) -> Tensor:
+        """Bool[B, K, S]: the spans that are an answer; wider ones, and what was cut off, never match."""
+        size, k = rows_BK.shape
+        widest = self.reader.max_width
+        correct_BKS = np.zeros((size, k, len(spans.start_S)), bool)
+        for b, rows in enumerate(rows_BK.numpy()):
+            place_M, start_M, end_M = batch.spans(b, rows).T
+            span_M = start_M * widest + end_M - start_M - 1
+            kept_M = (end_M - start_M <= widest) & (span_M < correct_BKS.shape[2])
+            correct_BKS[b, place_M[kept_M], span_M[kept_M]] = True
+        return torch.from_numpy(correct_BKS)
+
+    # ------------------------------------------------------------ answering
+
+    @torch.no_grad()
+    def answer(
+        self, questions: Sequence[str], k: int | None = None, *, query: Tokens | None = None, batch: int | None = None
+    ) -> list[Answer]:
+        """Answers with their evidence. k: passages to read; as in training when None.
+
+        query: the questions as [CLS] question [SEP]; by default the encoder's tokenizer makes them.
+        An answer's confidence is p(y|x), the probability of its text among all spans read; evidence is every passage
+        read, those with the answer first. A span reader has no null passage: `retrieval_utility` is NaN and
+        `null_prior` 0. Where there is nothing to read, or no span with a letter, the answer abstains.
+        """
+        training = self.encoder.training, self.reader.training
+        self.encoder.train(False), self.reader.train(False)
+        query = query if query is not None else self.tokens(questions)
+        try:
+            found: list[Answer] = []
+            for at in torch.arange(len(questions)).split(batch or QUESTIONS_AT_ONCE):
+                found += self._answer([questions[i] for i in at.tolist()], query.select(at), k or self.num_passages)
+            return found
+        finally:
+            self.encoder.train(training[0]), self.reader.train(training[1])
+
+    def tokens(self, questions: Sequence[str], max_tokens: int = 64) -> Tokens:
+        """[CLS] question [SEP] by the encoder's tokenizer, cut to `max_tokens`."""
+        tokenizer: Any = getattr(self.encoder, "tokenizer", None)
+        made = tokenizer(list(questions), truncation=True, max_length=max_tokens, padding=True, return_tensors="pt")
+        ids, lengths = made["input_ids"], made["attention_mask"].sum(1)
+        return Tokens(ids, torch.zeros_like(ids), lengths)
+
+    def _answer(self, questions: Sequence[str], query: Tokens, k: int) -> list[Answer]:
+        found = self.retrieve(query, k)
+        rows_BK, score_BK = found.rows_BE, found.score_BE
+        spans, span_BKS, valid_BKS = self.read(query, rows_BK)
+        joint_BKS = objectives_qa.span_log_prob_BKS(score_BK, span_BKS, valid_BKS, level=self.level).cpu()
+        prior_BK = objectives.prior_BK(score_BK).cpu()
+        start_S, end_S = spans.start_S.cpu(), spans.end_S.cpu()
+        answers = []
+        for b, question in enumerate(questions):
+            rows = rows_BK[b].tolist()
+            extracted = extract(
+                joint_BKS[b],
+                start_S,
+                end_S,
+                [self.corpus.text(row) for row in rows],
+                [self.corpus.body_offsets(row) for row in rows],
+                normalize=self.normalize,
+                aggregate=self.aggregate,
+            )
+            answers.append(self._told(question, rows, score_BK[b].tolist(), prior_BK[b].tolist(), extracted))
+        return answers
+
+    def _told(
+        self, question: str, rows: list[int], score_K: list[float], prior_K: list[float], found: list[Extracted]
+    ) -> Answer:
+        version = self.corpus.version
+        if not found:
+            return Answer(question, "", 0.0, True, (), 0.0, knowledge_base_version=version)
+        best = found[0]
+        evidence = [
+            Evidence(
+                passage=self.corpus.passage(row),
+                document_version=self.corpus.document_version(row),
+                score=score_K[k],
+                prior=prior_K[k],
+                posterior=math.exp(best.log_posterior(k)),
+                retrieval_utility=math.nan,
+                span=best.places.get(k),
+            )
+            for k, row in enumerate(rows)
+            if row != NO_ROW
+        ]
+        return Answer(
+            question=question,
+            text=best.text,
+            confidence=math.exp(best.log_prob),
+            abstained=False,
+            evidence=tuple(sorted(evidence, key=lambda e: -e.posterior)),
+            null_prior=0.0,
+            alternatives=tuple((a.text, math.exp(a.log_prob)) for a in found[1 : 1 + ALTERNATIVES]),
+            knowledge_base_version=version,
+        )
+
+    # ------------------------------------------------------------ for the loop
+
+    def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        return {**self.encoder.parameter_groups(), **self.reader.parameter_groups()}
+
+    def modules(self) -> Mapping[str, Trainable]:
+        own: dict[str, Trainable] = {"encoder": self.encoder, "reader": self.reader}
+        return own if self.index_encoder is None else {**own, "index_encoder": self.index_encoder}
