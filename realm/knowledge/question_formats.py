@@ -43,7 +43,7 @@ def parse_record(record: Record, format: str, *, named: bool = False) -> Questio
     shape, other = SHAPES[format], shape_of(record.fields)
     missing = [key for key in shape.required if key not in record.fields]
     keys = ", ".join(sorted(map(str, record.fields))[:8]) or "nothing"
-    if missing and (other is None or set(SHAPES[other].required) < set(shape.required)):
+    if missing and (named or other is None or set(SHAPES[other].required) < set(shape.required)):
         todo = f"add the field, or name another format than {format}"
         refuse(record.where, f"no {missing[0]!r} (only {keys})", shape.what, todo)
     if missing or (other != format and not named):

@@ -20,6 +20,7 @@ from realm.files import fingerprint
 from realm.knowledge.question_formats import (
     SHAPES,
     answer_list,
+    flag,
     json_name,
     parse_record,
     python_list,
@@ -69,6 +70,20 @@ def read_questions(path: Path, *, format: str | None = None) -> list[Question]:
         return _checked(path, _read(path, format))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: found a file that can't be read ({error}): give a whole file") from error
+
+
+def read_flag(path: Path, name: str) -> frozenset[str]:
+    """Ids of the questions in this project's lines whose field `name` is true: a part of the set.
+
+    DataError when a record lacks the field, so that a part is never empty for want of it.
+    """
+    found = []
+    for record in _json_lines(Path(path).expanduser()):
+        if name not in record.fields:
+            refuse(record.where, f"no {name!r}", "true or false in every record", "make the file with the flag")
+        if flag(record, name, False):
+            found.append(text(record, "id"))
+    return frozenset(found)
 
 
 def _checked(path: Path, found: _Found) -> list[Question]:
@@ -231,8 +246,8 @@ def _beir(path: Path) -> _Found:
         raise DataError(f"{folder}: found {names} in qrels, expected one; give the path of the one you mean")
     relevant: dict[str, list[str]] = {}
     for number, line in _lines(splits[0]):
-        cells = line.split()
-        if not cells or (number == 1 and not cells[-1].lstrip("-").isdigit()):
+        cells = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        if not line.strip() or (number == 1 and not cells[-1].lstrip("-").isdigit()):
             continue
         if len(cells) not in (3, 4) or not cells[-1].lstrip("-").isdigit():
             refuse(f"{splits[0]}:{number}", repr(line.strip()[:60]), "query-id TAB corpus-id TAB score", "correct it")
