@@ -50,20 +50,29 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader sees the old content or the new, never a part."""
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """A file that appears under its name only when the block ends without an error.
+
+    Yields a place beside `path` to write to. A reader sees the old content or the new, never a part.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with open(staged, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield staged
+        _flush(staged)
         os.replace(staged, path)
     except OSError as error:
-        staged.unlink(missing_ok=True)
         raise _explain(error, path) from error
+    finally:
+        staged.unlink(missing_ok=True)
     _flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with staged_file(path) as staged:
+        staged.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

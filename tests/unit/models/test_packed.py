@@ -1,0 +1,85 @@
+"""A packed model is the model, rounded where it was stored and exact where it was left as it began."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from realm.errors import ArtefactError, MismatchError
+from realm.models.packed import INT8_FROM, pack, read_facts, unpack
+
+WIDE = 1000
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    (tmp_path / "base").mkdir()
+    tensors = {"words": torch.randn(INT8_FROM // WIDE, WIDE), "norm": torch.randn(8), "frozen": torch.randn(30, 40)}
+    save_file(tensors, tmp_path / "base" / "model.safetensors")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def trained(tmp_path: Path, base: Path) -> Path:
+    folder = tmp_path / "trained" / "encoder"
+    folder.mkdir(parents=True)
+    values = load_file(base / "model.safetensors")
+    values |= {"words": values["words"] * 1.1, "norm": values["norm"] + 1, "matrix": torch.randn(9, 5)}
+    values |= {"counts": torch.arange(7), "none": torch.zeros(0, 3), "level": torch.tensor(0.3)}
+    save_file(values, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"a": "é"}\n', encoding="utf-8")
+    return folder.parent
+
+
+def test_what_was_left_alone_is_named_and_the_rest_rounded(tmp_path: Path, base: Path, trained: Path) -> None:
+    size = pack(trained, base, tmp_path / "small.safetensors", {"base": "toy", "seed": 3})
+    assert size < 1.05 * INT8_FROM + 20_000  # a byte each for `words`; `frozen` isn't there
+    assert read_facts(tmp_path / "small.safetensors") == {"base": "toy", "seed": 3}
+    unpack(tmp_path / "small.safetensors", base, tmp_path)
+    before, after = (load_file(p / "encoder" / "model.safetensors") for p in (trained, tmp_path))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert after[name].dtype == value.dtype
+        assert after[name].shape == value.shape
+    for name in ("frozen", "norm", "counts", "none", "level"):
+        assert torch.equal(after[name], before[name])
+    assert not torch.equal(after["matrix"], before["matrix"])
+    torch.testing.assert_close(after["matrix"], before["matrix"], rtol=2**-8, atol=0)
+    step_R = before["words"].abs().amax(1) / 127
+    assert ((after["words"] - before["words"]).abs().amax(1) <= 0.501 * step_R).all()
+    assert (tmp_path / "encoder" / "config.json").read_text(encoding="utf-8") == '{"a": "é"}\n'
+
+
+def test_another_base_is_refused(tmp_path: Path, base: Path, trained: Path) -> None:
+    pack(trained, base, tmp_path / "small.safetensors", {"base": "toy"})
+    values = load_file(base / "model.safetensors")
+    save_file({**values, "frozen": values["frozen"] + 1}, base / "model.safetensors")
+    with pytest.raises(MismatchError, match="its frozen differs; give the base toy"):
+        unpack(tmp_path / "small.safetensors", base, tmp_path)
+
+
+def test_what_is_no_packed_model(tmp_path: Path, base: Path) -> None:
+    with pytest.raises(ArtefactError, match="holds None None: expected a realm packed model"):
+        unpack(base / "model.safetensors", base, tmp_path)
+    with pytest.raises(ArtefactError, match="no file"):
+        read_facts(tmp_path / "none.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(ArtefactError, match="not a whole safetensors file"):
+        read_facts(tmp_path / "torn.safetensors")
+
+
+@pytest.mark.parametrize("place", ["../out.json", "/tmp/out.json", "a\\b.json"])
+def test_no_file_leaves_the_folder(
+    tmp_path: Path, base: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    from realm.models import packed
+
+    pack(trained, base, tmp_path / "small.safetensors", {})
+    about = packed._about(tmp_path / "small.safetensors")
+    monkeypatch.setattr(packed, "_about", lambda file: {**about, "files": {place: next(iter(about["texts"]))}})
+    with pytest.raises(ArtefactError, match="expected one inside the model's folder"):
+        unpack(tmp_path / "small.safetensors", base, tmp_path / "sub")
