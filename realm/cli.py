@@ -37,7 +37,10 @@ SETTINGS = Annotated[
 @app.command()
 def demo(
     settings: SETTINGS = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The same story on a slice, in under 90 seconds.")] = False,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train here (some minutes) instead of opening a trained model.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Train on a slice, in under 90 seconds.")] = False,
     out: Annotated[Path | None, typer.Option(help="Where everything goes; the same folder goes on.")] = None,
     kb: Annotated[
         Path | None, typer.Option("--kb", help="Your own knowledge base instead of the vital articles.")
@@ -53,6 +56,7 @@ def demo(
         result = run_demo(
             out or Path("realm-demo-quick" if quick else "realm-demo"),
             quick=quick,
+            from_scratch=from_scratch,
             kb=kb,
             settings=settings or [],
             reporter=terminal,
@@ -234,6 +238,22 @@ def show(
         from realm.console import print_facts
 
         print_facts(facts)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A trained run.")],
+    out: Annotated[Path, typer.Option(help="A new folder; or a file NAME.safetensors, packed small (int8, bf16).")],
+    licence: Annotated[str, typer.Option(help="For the model card.")] = "",
+    data: Annotated[str, typer.Option(help="For the model card: what it learnt from.")] = "",
+    as_json: JSON = False,
+) -> None:
+    """Write a run's newest checkpoint as a model to give away, with a card."""
+    from realm.workflows.artefacts import size_text
+    from realm.workflows.export import export as work
+
+    result = work(run, out, licence=licence, data=data)
+    print_json(result) if as_json else typer.echo(f"{result['path']}: {size_text(result['bytes'])}")
 
 
 @app.command()

@@ -314,6 +314,9 @@ class PretrainConfig:
     ALIASES: ClassVar[dict[str, tuple[str, ...]]] = {"model": ("encoder.model", "reader.model")}
     """Short names that set several settings at once."""
 
+    start: str | None = None
+    """A trained model to go on from: one of the catalogue, a model folder or a run; none starts from `encoder.model`
+    and `reader.model`."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """The embedder."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)

@@ -19,15 +19,12 @@ from torch import Tensor
 
 from realm import objectives
 from realm.answering.candidates import Candidate, find_candidates, open_tagger
+from realm.answering.pretrained import open_parts, save_model
 from realm.answering.tokens import BLANK, body_tokens, cloze_tokens, pad, passage_tokens, pieces
-from realm.config import PretrainConfig, from_json
-from realm.errors import ArtefactError
-from realm.files import read_json
+from realm.config import PretrainConfig
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
-from realm.models.late import open_reader
-from realm.training.state import latest_checkpoint
 from realm.types import Answer, Evidence, Passage, Progress, Tokens
 
 ALTERNATIVES = 4
@@ -51,21 +48,15 @@ class Realm:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str = "cpu") -> Realm:
-        """Open a run (its newest checkpoint) or one checkpoint of a run. ArtefactError when it is neither."""
-        path = Path(path)
-        checkpoint = latest_checkpoint(path / "checkpoints") if (path / "run.json").exists() else path
-        if checkpoint is None:
-            raise ArtefactError(
-                f"{path} has no checkpoint of REALM: let `realm pretrain {path}` finish, with realm.steps above 0"
-            )
-        run = checkpoint.parent.parent
-        if not (checkpoint / "reader").exists() or not (run / "config.json").exists():
-            raise ArtefactError(
-                f"{path} is no run and no checkpoint of one: expected a folder with run.json, or step-... inside it"
-            )
-        config = from_json(PretrainConfig, read_json(run / "config.json"))
-        encoder = DenseEncoder.from_pretrained(checkpoint / "encoder").to(device)
-        return cls(encoder, open_reader(checkpoint / "reader").to(device), config)
+        """Open a run (its newest checkpoint), one checkpoint of a run, a model folder, or a model of the catalogue.
+
+        ArtefactError when it is none of these.
+        """
+        return cls(*open_parts(path, device))
+
+    def save_pretrained(self, folder: str | Path, card: str = "") -> None:
+        """Write a model folder that `from_pretrained` opens. card: the text of its README.md."""
+        save_model(Path(folder), self.encoder, self.reader, self.config, card=card)
 
     # ------------------------------------------------------------ retrieving
 

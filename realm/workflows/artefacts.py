@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -175,18 +175,49 @@ def _model(path: Path, manifest: Facts) -> Facts:
 
 def _checkpoint(path: Path, manifest: Facts) -> Facts:
     loop = read_object(path / "loop.json") if (path / "loop.json").exists() else {}
-    facts: Facts = {"step": manifest.get("step"), "index_step": loop.get("index_step")}
     damage = [f"{name} is missing" for name in ("loop.json", "optimizer.safetensors") if not (path / name).exists()]
     damage += _torn([path / "optimizer.safetensors"])
-    for name in manifest.get("modules", []):
+    parts = _networks(path, manifest.get("modules", []), damage)
+    run = next((p for p in path.absolute().parents[:4] if (p / "run.json").exists()), None)
+    facts: Facts = {"step": manifest.get("step"), "index_step": loop.get("index_step"), **parts}
+    return {**facts, "run": str(run) if run else None, "damaged": damage}
+
+
+def _trained_model(path: Path, manifest: Facts) -> Facts:
+    damage = [] if (path / "config.json").exists() else ["config.json is missing"]
+    parts = _networks(path, ("encoder", "reader"), damage)
+    made = (manifest.get("made_from") or {}).items()
+    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in made if value is not None)
+    return {**parts, "made_from": told or None, "damaged": damage}
+
+
+def _networks(path: Path, names: Iterable[str], damage: list[str]) -> Facts:
+    """Each network of a folder in a few words; what is wrong with them goes into `damage`."""
+    facts: Facts = {}
+    for name in names:
         if not (path / name / files.MANIFEST).exists():
             damage.append(f"{name} is missing")
             continue
         part = _model(path / name, read_object(path / name / files.MANIFEST))
         facts[name] = f"{part['fingerprint']}, {part['layers']} layers of {part['hidden_size']}"
         damage += [f"{name}: {problem}" for problem in part["damaged"]]
-    run = next((p for p in path.absolute().parents[:4] if (p / "run.json").exists()), None)
-    return {**facts, "run": str(run) if run else None, "damaged": damage}
+    return facts
+
+
+def packed_model(path: Path) -> Facts | None:
+    """What a file holds that is a packed model; None of any other file."""
+    header = _header(path)
+    if header is None or "realm" not in header[2]:
+        return None
+    about = json.loads(header[2]["realm"])
+    tensors = [part for parts in about["tensors"].values() for part in parts.values()]
+    left_out = sum(part["kind"] == "base" for part in tensors)
+    problem = f"holds {path.stat().st_size:,} bytes, expected {header[1]:,}"
+    return {
+        "kind": about["format"],
+        "tensors": f"{len(tensors) - left_out} here, {left_out} of {about['facts'].get('base')}",
+        "damaged": [problem] if path.stat().st_size != header[1] else [],
+    }
 
 
 def _parameters(file: Path) -> int | None:
@@ -208,16 +239,17 @@ def _torn(weights: list[Path]) -> list[str]:
     return problems
 
 
-def _header(file: Path) -> tuple[Facts, int] | None:
-    """The tensors that a safetensors file lists, and how long it ought to be; None when it can't be read."""
+def _header(file: Path) -> tuple[Facts, int, Facts] | None:
+    """The tensors that a safetensors file lists, how long it ought to be, and its metadata; None when it can't be
+    read."""
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= 100_000_000:
             return None
         try:
             tensors = json.loads(stream.read(length))
-            tensors.pop("__metadata__", None)
-            return tensors, 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
+            metadata = tensors.pop("__metadata__", None) or {}
+            return tensors, 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0), metadata
         except (ValueError, AttributeError, KeyError, TypeError):
             return None
 
@@ -231,5 +263,6 @@ DESCRIBERS: Mapping[str, Callable[[Path, Facts], Facts]] = {
     "realm cloze reader": _model,
     "realm late reader": _model,
     "realm checkpoint": _checkpoint,
+    "realm model": _trained_model,
 }
 """By the format of the manifest. Written out here, so that showing a manifest loads no network library."""

@@ -144,7 +144,8 @@ def compare(run: Run) -> dict[str, Any]:
     names = [n for n in ("warm-start", "realm", "bm25") if (run.evaluations / n / "report.json").exists()]
     reports = {name: read_report(run, name) for name in names}
     ks = [str(k) for k in config.probe.ks]
-    columns = ["", *(LABELS[name] for name in names)]
+    labels = LABELS if config.start is None else {**LABELS, "warm-start": f"start ({config.start})"}
+    columns = ["", *(labels[name] for name in names)]
     lines = [
         *((f"recall@{k}", f"recall@{k}", "{:.1%}") for k in ks),
         ("RU, mean over passages", "retrieval_utility", "{:+.3f}"),
@@ -178,6 +179,11 @@ def compare(run: Run) -> dict[str, Any]:
     notes.append(
         f"{taught}marginal: {config.realm.marginal}; own {config.data.exclude} left out; seed {config.loop.seed}"
     )
+    if config.start is not None:
+        notes.append(
+            f"what is held out here may have been masked when {config.start} was trained, unless corpus, seed and "
+            "share are the same"
+        )
     return {
         "title": f"Held-out probe, {len(probe):,} masked sentences",
         "columns": columns,

@@ -1,6 +1,8 @@
 """The whole story on real text, from one command.
 
 text -> knowledge base -> spans -> warm start -> REALM -> table -> answers -> an edit -> another answer -> a page
+
+With a model that was trained before, the story begins at the answers.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import Any
 
 from realm import files
 from realm.answering.ask import Realm
+from realm.answering.pretrained import CARD, locate
+from realm.errors import UnavailableError
 from realm.evaluation.report import Example
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.catalog import fetch
@@ -28,6 +32,7 @@ from realm.workflows.store import create_or_open, open_knowledge_base
 from realm.workflows.workbench import Stop
 
 CORPUS = "vital-en"
+MODEL = "vital-small"
 QUICK_EVERY = 8
 """The quick story keeps one document in so many, and those that it tells of."""
 PASSAGES = 5
@@ -69,6 +74,7 @@ def run_demo(
     out: Path,
     *,
     quick: bool = False,
+    from_scratch: bool = False,
     kb: Path | None = None,
     settings: Sequence[str] = (),
     reporter: Reporter | None = None,
@@ -77,21 +83,31 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run the story, or go on with it. Returns the comparison, the answers and where everything is, as JSON values.
 
+    from_scratch: train in front of one's eyes, as is done for a slice, for settings and for an own knowledge base, too;
+    otherwise the answers are those of a model that was trained before.
     kb: a knowledge base of the user's own. It is not edited: its questions are held-out sentences.
     """
     reporter = reporter or Silent()
     show = show or (lambda kind, value: None)
+    run, comparison = Run(out / "run"), None
     config = build("quick" if quick else "small", settings)
+    trained = None if from_scratch or quick or kb or settings or run.exists else _trained(reporter)
     kb_path = kb or _ingest(out / "kb", quick, reporter)
-    comparison = pretrain(kb_path, out / "run", config, reporter=reporter, should_stop=should_stop)
-    show("table", comparison)
+    if trained is None:
+        comparison = pretrain(kb_path, run.path, config, reporter=reporter, should_stop=should_stop)
+        show("table", comparison)
+    else:
+        show(
+            "text",
+            f"the model {MODEL}, trained before: {trained / CARD}\nto train one here: realm demo --from-scratch\n",
+        )
 
     base = open_knowledge_base(kb_path)
-    realm = Realm.from_pretrained(out / "run")
+    model = trained or run.path
+    realm = Realm.from_pretrained(model)
     embed_missing(realm, base, reporter)
     if kb is None:
         put_back(realm, base)
-    run = Run(out / "run")
     examples: list[Example] = []
     answers: list[Answer] = []
     for question, expected in _questions(run, own=kb is not None):
@@ -102,21 +118,32 @@ def run_demo(
     edited = [] if kb is not None else list(edit(realm, base, show))
     if edited:
         examples = [*examples[:2], Example(answer=edited[-1], heading="After the edit", expected=EDIT.new)]
-    run_page(run, comparison, examples, "REALM: a retriever and a reader that learnt together")
-    show(
-        "text",
-        f"\nthe page: {run.report}\nthe run:  {run.path}\n"
-        f'ask more: realm ask "... [MASK] ..." --kb {kb_path} --model {run.path}',
-    )
+    places = ""
+    if comparison is not None:
+        run_page(run, comparison, examples, "REALM: a retriever and a reader that learnt together")
+        places = f"\nthe page: {run.report}\nthe run:  {run.path}"
+    name = MODEL if trained else run.path
+    show("text", f'{places}\nask more: realm ask "... [MASK] ..." --kb {kb_path} --model {name}')
     result = {
         "comparison": comparison,
         "answers": [answer_json(answer) for answer in answers],
         "edit": [answer_json(answer) for answer in edited],
-        "report": str(run.report),
+        "report": str(run.report) if comparison is not None else None,
+        "model": str(name),
         "knowledge_base": str(kb_path),
     }
     files.write_json(out / "demo.json", result)
     return result
+
+
+def _trained(reporter: Reporter) -> Path | None:
+    """The folder of the model that was trained before; None where it can't be had."""
+    try:
+        with reporter.stage(f"open the model {MODEL}"):
+            return locate(MODEL)[0]
+    except UnavailableError as error:
+        reporter.note(f"{error}: training one here")
+        return None
 
 
 def _ingest(path: Path, quick: bool, reporter: Reporter) -> Path:

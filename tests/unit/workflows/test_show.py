@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm import files
+from realm.answering import pretrained
 from realm.config import override
 from realm.errors import ArtefactError, KnowledgeBaseError
 from realm.knowledge import build as snapshots
@@ -95,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def test_every_format_that_is_written_can_be_shown() -> None:
-    written = {snapshots.FORMAT, spans.FORMAT, shards.FORMAT, postings.FORMAT, state.FORMAT}
+    written = {snapshots.FORMAT, spans.FORMAT, shards.FORMAT, postings.FORMAT, state.FORMAT, pretrained.FORMAT}
     assert set(DESCRIBERS) == written | {encoders.KIND, *(reader.KIND for reader in late.READERS.values())}
 
 
