@@ -262,5 +262,5 @@ def test_a_bundled_file_is_verified_and_its_absence_told(tmp_path: Path) -> None
     with pytest.raises(ArtefactError, match=r"found sha256 .*, expected 0{64}"):
         fetch("own", tmp_path, catalog=other)
     gone = {"own": CatalogEntry("own", "model", "", "", "0" * 64, bundled="gone.safetensors")}
-    with pytest.raises(UnavailableError, match="came without gone.safetensors; train one"):
+    with pytest.raises(UnavailableError, match=r"came without gone\.safetensors; train one"):
         fetch("own", tmp_path, catalog=gone)
