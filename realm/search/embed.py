@@ -22,7 +22,11 @@ from realm.search.shards import DTYPES, FORMAT, VERSION, pack, seal, shard_name,
 from realm.types import Encoder, PassageSource, Progress
 
 BATCH_TOKENS = 4096
-"""Padded tokens a batch; measured best on a CPU between 2,000 and 8,000, more fits a GPU."""
+"""Padded tokens a batch; measured best on a CPU between 2,000 and 8,000."""
+ACCELERATOR_BATCH_TOKENS = 65536
+"""On an accelerator, where a small batch leaves it idle; reckoned, not measured."""
+DESCRIBED = ("snapshot", "max_tokens", "rows_per_shard", "bf16")
+"""What the manifest tells of the work, beside the caller's facts."""
 ROWS_PER_SHARD = 16384
 """Rows a shard: the window that is sorted by length, and what an interruption may lose."""
 
@@ -37,11 +41,13 @@ def embed_rows(
     rows: Tensor | None = None,
     *,
     max_tokens: int,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
+    bf16: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Float32[M, D] on the CPU: vectors of rows Long[M] (all by default), in their order.
 
+    batch_tokens: padded tokens of a batch, by the device when None. bf16: compute the products in bfloat16.
     Passages are encoded shortest first, so that a batch holds equal lengths and padding is not computed;
     without gradients and without dropout. `on_batch` gets the number of rows of each finished batch.
     TrainingError: the encoder gave NaN or infinity.
@@ -49,8 +55,11 @@ def embed_rows(
     wanted = np.arange(len(source)) if rows is None else rows.detach().cpu().numpy()
     lengths = source.passage_lengths(max_tokens)[wanted]
     out_MD = torch.empty((len(wanted), encoder.dim))
-    with torch.inference_mode(), _without_dropout(encoder):
-        for batch in length_batches(lengths, batch_tokens):
+    kind = encoder.device.type
+    size = batch_tokens or (BATCH_TOKENS if kind == "cpu" else ACCELERATOR_BATCH_TOKENS)
+    autocast = torch.autocast(kind, torch.bfloat16, enabled=bf16)
+    with torch.inference_mode(), _without_dropout(encoder), autocast:
+        for batch in length_batches(lengths, size):
             tokens = source.passages(torch.from_numpy(wanted[batch]), max_tokens).to(encoder.device)
             out_MD[torch.from_numpy(batch)] = encoder.encode_passages(tokens).float().cpu()
             if on_batch is not None:
@@ -84,7 +93,8 @@ def embed(
     out: Path,
     *,
     max_tokens: int,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
+    bf16: bool = False,
     rows_per_shard: int = ROWS_PER_SHARD,
     dtype: str = "float32",
     progress: Progress | None = None,
@@ -108,7 +118,7 @@ def embed(
     out, facts = Path(out), dict(facts or {})
     if dtype not in DTYPES:
         raise UsageError(f"storage type {dtype!r}: expected one of {', '.join(DTYPES)}")
-    if rows_per_shard < 1 or batch_tokens < 1 or not 0 <= rank < world_size:
+    if rows_per_shard < 1 or (batch_tokens is not None and batch_tokens < 1) or not 0 <= rank < world_size:
         raise UsageError(f"rows_per_shard {rows_per_shard}, batch_tokens {batch_tokens}, rank {rank} of {world_size}")
     plan = {
         "encoder": facts.get("encoder"),
@@ -118,6 +128,7 @@ def embed(
         "dtype": dtype,
         "rows": len(source),
         "rows_per_shard": rows_per_shard,
+        **({"bf16": True} if bf16 else {}),
     }
     if _finished(out, plan):
         return out
@@ -139,11 +150,12 @@ def embed(
             tick(last - first)
         elif number % world_size == rank:
             rows = torch.arange(first, last)
-            vectors = embed_rows(encoder, source, rows, max_tokens=max_tokens, batch_tokens=batch_tokens, on_batch=tick)
+            budget: dict[str, Any] = {"max_tokens": max_tokens, "batch_tokens": batch_tokens, "bf16": bf16}
+            vectors = embed_rows(encoder, source, rows, **budget, on_batch=tick)
             write_shard(path, pack(vectors, dtype))
     if world_size > 1:
         return work
-    described = {**facts, "snapshot": source.fingerprint, "max_tokens": max_tokens, "rows_per_shard": rows_per_shard}
+    described = {**facts, **{name: plan[name] for name in plan if name in DESCRIBED}}
     _plan_path(work).unlink()
     seal(work, ranges, dim=encoder.dim, dtype=dtype, facts=described)
     if out.exists():

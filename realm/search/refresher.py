@@ -50,7 +50,10 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     """More arguments for `opener`, such as a device."""
     dtype: str = "float32"
-    batch_tokens: int = 4096
+    batch_tokens: int | None = None
+    """Padded tokens of a batch, by the device when None."""
+    bf16: bool = False
+    """Compute the products in bfloat16."""
     rows_per_shard: int = 16384
     threads: int = 1
     """Of the refresher's process. Beside a trainer of one thread on two cores: 1."""
@@ -136,6 +139,7 @@ def build(job: Job, parameters: Path, *, progress: Progress | None = None) -> Pa
             job.indexes / name,
             max_tokens=max_tokens,
             batch_tokens=job.batch_tokens,
+            bf16=job.bf16,
             rows_per_shard=job.rows_per_shard,
             dtype=job.dtype,
             progress=progress,

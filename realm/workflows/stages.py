@@ -21,6 +21,7 @@ from realm.training.pairs import Beside, RandomCrops
 from realm.training.pairs import InverseCloze as InverseClozeBatches
 from realm.training.state import latest_checkpoint, list_checkpoints, read_facts, restore
 from realm.types import Batches, Method, TrainableEncoder
+from realm.workflows import parts
 from realm.workflows.comparison import live_recall
 from realm.workflows.workbench import Workbench, retriever_rates
 
@@ -177,16 +178,15 @@ class _Refreshing:
     def __post_init__(self) -> None:
         bench, config = self.bench, self.bench.config
         self.since = time.time()
+        device = config.refresh.device or str(bench.device)
         self.refresh = open_refresh(
             config.refresh.mode,
             Job(
                 folder=str(bench.run.path),
                 snapshot=str(bench.searched.snapshot.path),
                 opener="realm.workflows.parts:open_for_refresh",
-                options={
-                    "max_tokens": config.data.max_passage_tokens,
-                    "device": config.refresh.device or str(bench.device),
-                },
+                options={"max_tokens": config.data.max_passage_tokens, "device": device},
+                bf16=parts.choose_bf16(config.loop.bf16, parts.choose_device(device)),
                 threads=config.refresh.threads,
             ),
             since=self.start,

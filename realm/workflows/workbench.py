@@ -194,6 +194,7 @@ class Workbench:
                 self.searched.snapshot,
                 folder,
                 max_tokens=self.config.data.max_passage_tokens,
+                bf16=parts.choose_bf16(self.config.loop.bf16, self.device),
                 progress=progress,
                 facts=facts,
             )

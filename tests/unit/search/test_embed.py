@@ -211,3 +211,27 @@ class HalfEncoder(ToyEncoder):
 
 def test_half_precision_becomes_float32() -> None:
     assert embed_rows(HalfEncoder(), ToySource(4), max_tokens=12).dtype == torch.float32
+
+
+class Projected(ToyEncoder):
+    """With a matrix product, which autocast rounds."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=1)
+        self.projection = torch.nn.Linear(8, 8)
+
+    def encode_passages(self, tokens: Tokens) -> torch.Tensor:
+        projected: torch.Tensor = self.projection(super().encode_passages(tokens))
+        return projected
+
+
+def test_bfloat16_products_are_another_index(tmp_path: Path) -> None:
+    encoder, source = Projected(), ToySource(40)
+    exact = embed(encoder, source, tmp_path / "index", max_tokens=12, facts=FACTS)
+    assert "bf16" not in read_json(exact / MANIFEST)
+    before = ExactIndex.open(exact).vectors(torch.arange(40))
+    rounded = embed(encoder, source, tmp_path / "index", max_tokens=12, bf16=True, facts=FACTS)
+    assert read_json(rounded / MANIFEST)["bf16"]
+    after = ExactIndex.open(rounded).vectors(torch.arange(40))
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, before, rtol=0.03, atol=0.03 * float(before.abs().max()))
