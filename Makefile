@@ -14,7 +14,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN_STAMP) ## learn to retrieve on real text, fill blanks with evidence, edit a document (7 minutes)
-	@$(BIN)/realm demo $(ARGS)
+	@$(BIN)/realm demo --from-scratch $(ARGS)
 
 demo-quick: $(RUN_STAMP) ## the same story on a slice (90 seconds)
 	@$(BIN)/realm demo --quick $(ARGS)
