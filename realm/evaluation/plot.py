@@ -37,6 +37,8 @@ class Curve:
     """How a figure is written, as `str.format` takes it."""
     baselines: Sequence[tuple[str, float]] = ()
     """Horizontal lines to compare with: label and figure."""
+    axis: str = "step"
+    """What a point's first number is; it stands before the number under the pointer."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def draw(curve: Curve) -> Plot:
         [Tick(y_at(y), f"{label} {curve.form.format(y)}") for label, y in marks],
         [Tick(x_at(x), f"{x:,.0f}") for x in _ticks(x_low, x_high, 4) if x_low <= x <= x_high],
         [Tick(y_at(y), curve.form.format(y)) for y in y_ticks],
-        _moments(kept, curve.form, x_at, y_at),
+        _moments(kept, curve.form, x_at, y_at, curve.axis),
         averaged,
     )
 
@@ -143,6 +145,7 @@ def _moments(
     form: str,
     x_at: Callable[[float], float],
     y_at: Callable[[float], float],
+    axis: str,
 ) -> list[Moment]:
     by_step: dict[float, list[tuple[int, str, float]]] = {}
     for number, (label, points) in enumerate(kept):
@@ -156,7 +159,7 @@ def _moments(
         said = [f"{label} {form.format(y)}" if len(kept) > 1 else form.format(y) for _, label, y in there]
         dots = [(number, y_at(y)) for number, _, y in there]
         width = round(edges[i + 1] - edges[i], 2)
-        moments.append(Moment(x_at(step), round(edges[i], 2), width, dots, f"step {step:,.0f}: {', '.join(said)}"))
+        moments.append(Moment(x_at(step), round(edges[i], 2), width, dots, f"{axis} {step:,.0f}: {', '.join(said)}"))
     return moments
 
 

@@ -1,4 +1,4 @@
-"""Did the right text come first? Containment, recall@k, mean reciprocal rank, and the interval of a difference.
+"""Did the right text come first? Containment, gold ids, recall@k, reciprocal rank, and the interval of a difference.
 
 Legend: P questions, K hits.
 """
@@ -6,14 +6,15 @@ Legend: P questions, K hits.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import regex
 
 from realm.errors import UsageError
-from realm.types import NO_ROW, Hits
+from realm.evaluation.patterns import PatternMatcher
+from realm.types import NO_ROW, Hits, Question
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -48,21 +49,33 @@ def answer_in_text(answer: str, text: str) -> bool:
 
     The released REALM tests for the raw substring, so its recall is not comparable to this one.
     """
-    wanted, folded = _tokens(_fold(answer)), _fold(text)
-    if not wanted or any(token not in folded for token in wanted):  # the cheap test first
-        return False
-    needle, haystack = f" {' '.join(wanted)}", f" {' '.join(_tokens(folded))} "
-    if f"{needle} " in haystack:
-        return True
-    if not _HANGUL_END.search(needle) or needle not in haystack:
-        return False
-    return regex.search(f"{regex.escape(needle)}{_PARTICLES} ", haystack) is not None
+    return _Text(text).holds(answer_tokens(answer))
 
 
 def answer_tokens(text: str) -> list[str]:
     """What `answer_in_text` compares, for an index of texts: an answer's tokens all stand in a text that holds it,
     but that a token in Hangul may be followed there by particles."""
     return _tokens(_fold(text))
+
+
+class _Text:
+    """A text that several answers are looked for in: folded once, cut into tokens only when one may stand in it."""
+
+    def __init__(self, text: str) -> None:
+        self._folded = _fold(text)
+        self._joined: str | None = None
+
+    def holds(self, wanted: Sequence[str]) -> bool:
+        if not wanted or any(token not in self._folded for token in wanted):  # the cheap test first
+            return False
+        if self._joined is None:
+            self._joined = f" {' '.join(_tokens(self._folded))} "
+        needle = f" {' '.join(wanted)}"
+        if f"{needle} " in self._joined:
+            return True
+        if not _HANGUL_END.search(needle) or needle not in self._joined:
+            return False
+        return regex.search(f"{regex.escape(needle)}{_PARTICLES} ", self._joined) is not None
 
 
 def _fold(text: str) -> str:
@@ -92,6 +105,30 @@ def answer_ranks(hits: Hits, answers: Sequence[Sequence[str]], text_of: Callable
                 ranks[p] = rank
                 break
     return ranks
+
+
+def string_rank(question: Question, texts: Iterable[str], matcher: PatternMatcher) -> int:
+    """Rank (from 0) of the first text that holds an answer: as whole tokens, or by search where answers are patterns;
+    NOT_FOUND if none does. Texts after that one are not asked for."""
+    wanted = [] if question.patterns else [answer_tokens(answer) for answer in question.answers]
+    for rank, text in enumerate(texts):
+        if question.patterns:
+            if matcher.stands_in(text, question.answers):
+                return rank
+        elif wanted:
+            judged = _Text(text)
+            if any(judged.holds(tokens) for tokens in wanted):
+                return rank
+    return NOT_FOUND
+
+
+def gold_rank(question: Question, names: Iterable[Collection[str]]) -> int:
+    """Rank (from 0) of the first hit that the question's set calls gold; NOT_FOUND if there is none.
+
+    names: the ids of each hit, of its passage and of its document: a set names one or the other.
+    """
+    gold = set(question.gold)
+    return next((rank for rank, ids in enumerate(names) if gold.intersection(ids)), NOT_FOUND)
 
 
 def recall_at(ranks: IntArray, k: int) -> float:

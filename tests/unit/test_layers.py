@@ -31,7 +31,7 @@ TIERS = (
 )
 """Lowest first. Rooms of one tier do not know each other."""
 
-OPTIONAL = ("datasets", "faiss", "fastapi", "mcp", "ray", "tensorboard", "uvicorn")
+OPTIONAL = ("datasets", "faiss", "fastapi", "ir_measures", "mcp", "ray", "tensorboard", "uvicorn")
 TENSORS_ONLY = {"__future__", "collections", "math", "typing", "torch"}
 
 

@@ -1,0 +1,284 @@
+"""Confidence that means something: fitted on questions with known answers, measured on others.
+
+Legend: P questions, A candidate answers of a question. A confidence is what is claimed for the best answer; `right`
+says whether that answer was right (it never is for a question that has none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from realm.errors import ArtefactError, UsageError
+from realm.evaluation.plot import Curve, Series
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+
+BINS = 15
+"""Of equal mass: each holds the same number of questions (Nguyen & O'Connor 2015). Bins of equal width would leave
+most of them empty, because the confidences of a weak model lie close together."""
+
+_TINY = 1e-12
+Loss = Literal["nll", "ece"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From what a model says to what is claimed: temperature over the candidates, then a logistic curve."""
+
+    temperature: float = 1.0
+    """Guo et al. (2017): p(y)^(1/T), normalised over the considered answers. The order of answers stays."""
+    slope: float = 1.0
+    """Platt (1999): sigmoid(slope * logit(p) + intercept). At 1 and 0 it changes nothing."""
+    intercept: float = 0.0
+
+    def __post_init__(self) -> None:
+        values = (self.temperature, self.slope, self.intercept)
+        if not all(np.isfinite(values)) or self.temperature <= 0 or self.slope < 0:
+            raise UsageError(
+                f"found temperature {self.temperature}, slope {self.slope}, intercept {self.intercept}: expected "
+                "finite numbers, a temperature above 0 and a slope of at least 0"
+            )
+
+    def __call__(self, masses: Sequence[Sequence[float]]) -> FloatArray:
+        """Claimed confidence of the best answer of each question, Float[P]. masses: as for `fit_temperature`."""
+        top_P = np.array([_tempered(_masses(row), self.temperature) for row in masses], np.float64)
+        if self.slope == 1.0 and self.intercept == 0.0:
+            return top_P
+        return _sigmoid(self.slope * _logit(top_P) + self.intercept)
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Calibration:
+        """ArtefactError when it is not what `to_json` gave."""
+        if not isinstance(value, dict) or set(value) != {"temperature", "slope", "intercept"}:
+            raise ArtefactError(f"found {value!r}: expected temperature, slope and intercept; calibrate again")
+        try:
+            return cls(**{name: float(number) for name, number in value.items()})
+        except (TypeError, ValueError) as error:
+            raise ArtefactError(f"found {value!r} ({error}): expected numbers; calibrate again") from None
+
+
+def fit_temperature(masses: Sequence[Sequence[float]], right: Sequence[bool], by: Loss = "nll") -> Calibration:
+    """The temperature that makes the best answer's share foretell whether it is right.
+
+    masses: for each question the probabilities of its considered answers (any positive scale), as in
+    `Answer.confidence` and `Answer.alternatives`; the largest is the answer given. What they leave to 1 belongs to
+    answers that were not kept and counts as one more. by: the log loss of `right`, or the calibration error.
+    The best of a grid from 1/32 to 32, refined twice; so it is no worse than T = 1, and deterministic.
+    """
+    rows, right_P = [_masses(row) for row in masses], _right(right, len(masses))
+
+    def loss(log2_temperature: float) -> float:
+        confidence_P = np.array([_tempered(row, 2.0**log2_temperature) for row in rows])
+        return _log_loss(confidence_P, right_P) if by == "nll" else expected_calibration_error(confidence_P, right_P)
+
+    return Calibration(2.0 ** _search(loss, -5.0, 5.0))
+
+
+def fit_logistic(masses: Sequence[Sequence[float]], right: Sequence[bool], temperature: float = 1.0) -> Calibration:
+    """Platt's curve over the share of the best answer at a temperature, by Newton's method on the log loss.
+
+    A temperature alone can't bring a share of 0.9 below the share that equal answers would have; where a model is
+    rarely right this can. Targets are Platt's (a pair of questions counts on the other side), so that it also has a
+    finite answer when all or none are right.
+    """
+    right_P = _right(right, len(masses))
+    x_P = _logit(Calibration(temperature)(masses))
+    positive = float(right_P.sum())
+    target_P = np.where(right_P > 0, (positive + 1) / (positive + 2), 1 / (len(right_P) - positive + 2))
+    weights = np.array([1.0, _logit(np.array([target_P.mean()]))[0]])
+    for _ in range(100):
+        p_P = _sigmoid(weights[0] * x_P + weights[1])
+        design_P2 = np.stack([x_P, np.ones_like(x_P)], axis=1)
+        gradient = design_P2.T @ (p_P - target_P) + 1e-6 * (weights - [1.0, 0.0])
+        hessian = (design_P2 * (p_P * (1 - p_P))[:, None]).T @ design_P2 + 1e-6 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights - step * min(1.0, 5.0 / float(np.abs(step).max() + _TINY))  # long steps overshoot
+        if float(np.abs(step).max()) < 1e-9:
+            break
+    if weights[0] < 0:  # more confident where it is wrong: the share of right answers is all that can be claimed
+        weights = np.array([0.0, _logit(np.array([target_P.mean()]))[0]])
+    return Calibration(temperature, float(weights[0]), float(weights[1]))
+
+
+def expected_calibration_error(
+    confidence: Sequence[float] | FloatArray, right: Sequence[bool] | FloatArray, bins: int = BINS
+) -> float:
+    """Mean over questions of |share right - mean confidence| of the bin (Naeini et al. 2015), bins of equal mass.
+
+    Questions of equal confidence count as if each were right in the share that all of them are, so that their order
+    does not matter. With fewer questions than bins there are as many bins as questions.
+    """
+    return float(sum(bin.share * abs(bin.right - bin.confidence) for bin in reliability(confidence, right, bins)))
+
+
+class Bin(NamedTuple):
+    """Questions of like confidence."""
+
+    share: float
+    confidence: float
+    right: float
+
+
+def reliability(
+    confidence: Sequence[float] | FloatArray, right: Sequence[bool] | FloatArray, bins: int = BINS
+) -> list[Bin]:
+    """The bins of the calibration error, least confident first."""
+    if bins < 1:
+        raise UsageError(f"found {bins} bins: expected at least 1")
+    confidence_P, right_P = _sorted(confidence, right)
+    parts = np.array_split(np.arange(len(confidence_P)), min(bins, len(confidence_P)))
+    return [
+        Bin(len(part) / len(confidence_P), float(confidence_P[part].mean()), float(right_P[part].mean()))
+        for part in parts
+    ]
+
+
+def risk_coverage(
+    confidence: Sequence[float] | FloatArray, right: Sequence[bool] | FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """(coverage, risk), each Float[P]: the share of wrong answers among the i most confident questions
+    (El-Yaniv & Wiener 2010). Among equal confidences it is the mean over their orders."""
+    _, right_P = _sorted(confidence, right)
+    answered_P = np.arange(1, len(right_P) + 1, dtype=np.float64)
+    return answered_P / len(right_P), np.cumsum(1.0 - right_P[::-1]) / answered_P
+
+
+def area_under_risk_coverage(confidence: Sequence[float] | FloatArray, right: Sequence[bool] | FloatArray) -> float:
+    """AURC: the mean of the risks (Geifman et al. 2019); 0 is best, the error rate is what a random order has."""
+    return float(risk_coverage(confidence, right)[1].mean())
+
+
+def threshold_for_accuracy(
+    confidence: Sequence[float] | FloatArray, right: Sequence[bool] | FloatArray, target: float
+) -> float:
+    """The lowest confidence from which on answers are right in at least the share `target`. Answer at or above it.
+
+    UsageError when no threshold reaches it, with what can be reached.
+    """
+    confidence_P, right_P = _sorted(confidence, right)
+    accuracy_P = np.cumsum(right_P[::-1])[::-1] / np.arange(len(right_P), 0, -1)
+    first_P = np.append(True, confidence_P[1:] > confidence_P[:-1])  # a threshold takes all of equal confidence or none
+    (reached,) = np.nonzero(first_P & (accuracy_P >= target - 1e-12))
+    if not len(reached):
+        best = float(accuracy_P[first_P].max())
+        raise UsageError(f"found at best {best:.3f} right at any confidence: expected a target up to it, not {target}")
+    return float(confidence_P[reached[0]])
+
+
+def threshold_for_coverage(confidence: Sequence[float] | FloatArray, coverage: float) -> float:
+    """The highest confidence such that at least the share `coverage` of the questions lies at or above it."""
+    if not 0 < coverage <= 1:
+        raise UsageError(f"found coverage {coverage}: expected above 0 and at most 1")
+    confidence_P = np.sort(_finite(confidence))[::-1]
+    return float(confidence_P[int(np.ceil(coverage * len(confidence_P) - 1e-9)) - 1])
+
+
+def threshold_between(confidence: Sequence[float] | FloatArray, answerable: Sequence[bool]) -> float:
+    """The confidence that best parts questions with an answer from those without: the largest difference between
+    the shares abstained from (Youden 1950), the lowest such one. UsageError unless both kinds are there."""
+    confidence_P, answerable_P = _finite(confidence), np.asarray(answerable, bool)
+    if len(confidence_P) != len(answerable_P) or answerable_P.all() or not answerable_P.any():
+        raise UsageError("found one kind of question only: expected answerable and unanswerable ones to part")
+    with_P, without_P = np.sort(confidence_P[answerable_P]), np.sort(confidence_P[~answerable_P])
+    candidates = np.unique(confidence_P)
+    gain = np.searchsorted(without_P, candidates) / len(without_P) - np.searchsorted(with_P, candidates) / len(with_P)
+    return float(candidates[int(np.argmax(gain))])
+
+
+def reliability_curve(bins: Sequence[Bin], label: str = "measured") -> Curve:
+    """How often answers of a confidence are right, for `realm.evaluation.plot`; both in percent."""
+    points = [(bin.confidence * 100, bin.right * 100) for bin in bins]
+    series = [Series(label=label, points=points), Series(label="as claimed", points=[(0, 0), (100, 100)])]
+    meaning = "Right answers in percent, over the confidence claimed for them in percent, in bins of equal size."
+    return Curve(title="Reliability", meaning=meaning, series=series, form="{:.0f}%", axis="confidence")
+
+
+def risk_coverage_curve(coverage: FloatArray, risk: FloatArray, label: str = "measured") -> Curve:
+    """Wrong answers in percent, over the share of questions that are answered, most confident first."""
+    points = [(float(x) * 100, float(y) * 100) for x, y in zip(coverage, risk, strict=True)]
+    meaning = "Wrong answers in percent, over the percentage of questions answered, the most confident first."
+    everything = [("all answered", points[-1][1])] if points else []
+    series = [Series(label=label, points=points)]
+    facts: dict[str, Any] = {"form": "{:.0f}%", "baselines": everything, "axis": "coverage"}
+    return Curve(title="Risk and coverage", meaning=meaning, series=series, **facts)
+
+
+# ---------------------------------------------------------------- inside
+
+
+def _masses(row: Sequence[float]) -> FloatArray:
+    """Shares of the considered answers, the best first, and what they leave to 1."""
+    mass_A = np.sort(np.asarray(row, np.float64))[::-1]
+    if mass_A.ndim != 1 or not np.isfinite(mass_A).all() or (mass_A < 0).any():
+        raise UsageError(f"found the masses {list(row)!r}: expected numbers of at least 0")
+    total = float(mass_A.sum())
+    if total <= 0:
+        return np.array([0.0])  # nothing was considered: nothing is claimed at any temperature
+    if total > 1:
+        return mass_A / total
+    return np.append(mass_A, 1.0 - total) if 1.0 - total > 1e-9 else mass_A
+
+
+def _tempered(mass_A: FloatArray, temperature: float) -> float:
+    """The share of the answer at index 0; what mass has none at T = 1 has none at any T."""
+    if mass_A[0] <= 0:
+        return 0.0
+    kept_A = mass_A[mass_A > 0]
+    with np.errstate(over="ignore"):
+        return float(1.0 / np.exp((np.log(kept_A) - np.log(mass_A[0])) / temperature).sum())
+
+
+def _sorted(confidence: Any, right: Any) -> tuple[FloatArray, FloatArray]:
+    """By confidence, ascending; questions of equal confidence get the mean of their `right`."""
+    confidence_P = _finite(confidence)
+    right_P = _right(right, len(confidence_P))
+    values, place_P = np.unique(confidence_P, return_inverse=True)
+    mean = np.bincount(place_P, weights=right_P, minlength=len(values)) / np.bincount(place_P, minlength=len(values))
+    order = np.sort(place_P)
+    return values[order], mean[order]
+
+
+def _finite(confidence: Any) -> FloatArray:
+    confidence_P = np.asarray(confidence, np.float64)
+    if confidence_P.ndim != 1 or not len(confidence_P) or not np.isfinite(confidence_P).all():
+        raise UsageError("found no confidences, or some that are no numbers: expected one a question, at least one")
+    return confidence_P
+
+
+def _right(right: Any, length: int) -> FloatArray:
+    right_P = np.asarray(right, np.float64)
+    if right_P.shape != (length,) or not length:
+        raise UsageError(f"found {right_P.shape} judgements for {length} questions: expected one each, at least one")
+    return right_P
+
+
+def _log_loss(confidence_P: FloatArray, right_P: FloatArray) -> float:
+    p_P = np.clip(confidence_P, _TINY, 1 - _TINY)
+    return float(-(right_P * np.log(p_P) + (1 - right_P) * np.log(1 - p_P)).mean())
+
+
+def _search(loss: Callable[[float], float], low: float, high: float) -> float:
+    """A grid that holds 0 (no change), refined around its best; among equals, the one nearest to 0."""
+    best = 0.0
+    for _ in range(3):
+        grid = np.append(np.linspace(low, high, 41), best)
+        best = float(min(grid, key=lambda x: (loss(float(x)), abs(x))))
+        width = (high - low) / 20
+        low, high = best - width, best + width
+    return best
+
+
+def _logit(p: FloatArray) -> FloatArray:
+    clipped = np.clip(p, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float64)
+
+
+def _sigmoid(x: FloatArray) -> FloatArray:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), np.float64)
