@@ -1,9 +1,9 @@
 """A trained model in one small file.
 
-A tensor that training left as it was in the checkpoint it began with (the base) is named, not stored; of the others
-large matrices become int8 with a scale a row, matrices bfloat16, and vectors stay as they are. The texts of the
-folder (settings, tokenizer) travel in the file's metadata. One safetensors file, no pickle; `unpack` makes the folder
-again, its tensors rounded.
+A tensor, or a row of a matrix, that training left as it was in the checkpoint it began with (the base) is named, not
+stored; of the others large matrices become int8 with a scale a row, small ones bfloat16, and vectors stay as they are.
+The texts of the folder (settings, tokenizer) travel in the file's metadata. One safetensors file, no pickle; `unpack`
+makes the folder again, its tensors rounded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from realm.models.storage import load_tensors
 
 FORMAT = "realm packed model"
 VERSION = 1
-INT8_FROM = 1_000_000
+INT8_FROM = 100_000
 """Matrices of so many elements and more become int8."""
 TEXTS = (".json", ".txt", ".md")
 
@@ -37,7 +37,8 @@ def pack(folder: Path, base: Path, file: Path, facts: Mapping[str, Any]) -> int:
     """
     from safetensors.torch import save_file
 
-    known = {_digest(value): (place, name) for place, name, value in _tensors(base)}
+    bases = {(place, name): value for place, name, value in _tensors(base)}
+    known = {_digest(value): key for key, value in bases.items()}
     stored: dict[str, Tensor] = {}
     tensors: dict[str, Facts] = {}
     for place, name, value in _tensors(folder):
@@ -47,8 +48,7 @@ def pack(folder: Path, base: Path, file: Path, facts: Mapping[str, Any]) -> int:
             at, of = known[digest]
             about |= {"kind": "base", "file": at, "tensor": of, "digest": digest}
         else:
-            key = f"{place}/{name}"
-            about |= _encode(key, value, stored)
+            about |= _encode(f"{place}/{name}", value, bases, stored)
         tensors.setdefault(place, {})[name] = about
     texts: dict[str, str] = {}
     files = {}
@@ -83,15 +83,15 @@ def unpack(file: Path, base: Path, folder: Path) -> None:
     for place, parts in about["tensors"].items():
         values = {}
         for name, part in parts.items():
-            if part["kind"] == "base":
-                value = bases.get((part["file"], part["tensor"]))
-                if value is None or _digest(value) != part["digest"]:
+            left = None
+            if "digest" in part:
+                left = bases.get((part["file"], part["tensor"]))
+                if left is None or _digest(left) != part["digest"]:
                     raise MismatchError(
                         f"{base} is not what {file} was trained from: its {part['tensor']} differs; give the base "
                         f"{about['facts'].get('base', 'it names')}"
                     )
-            else:
-                value = _decode(f"{place}/{name}", part, stored, file)
+            value = _decode(f"{place}/{name}", part, left, stored, file)
             values[name] = value.to(getattr(torch, part["dtype"])).contiguous()
         target = _inside(folder, place, file)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,24 +105,44 @@ def unpack(file: Path, base: Path, folder: Path) -> None:
 # ---------------------------------------------------------------- one tensor
 
 
-def _encode(key: str, value: Tensor, stored: dict[str, Tensor]) -> Facts:
+def _encode(key: str, value: Tensor, bases: Mapping[tuple[str, str], Tensor], stored: dict[str, Tensor]) -> Facts:
     if not value.is_floating_point() or value.ndim < 2:
         stored[key] = value
         return {"kind": "stored"}
     if value.numel() < INT8_FROM:
         stored[key] = value.to(torch.bfloat16)
         return {"kind": "stored"}
-    scale_R1 = value.float().flatten(1).abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
-    stored[key] = (value.float().flatten(1) / scale_R1).round().to(torch.int8)
-    stored[f"{key}:scale"] = scale_R1[:, 0]
-    return {"kind": "int8", "shape": list(value.shape)}
+    about: Facts = {"kind": "int8", "shape": list(value.shape)}
+    changed_RH = value.float().flatten(1)
+    # An embedding matrix keeps the rows of words that training never saw.
+    alike = {place: other for place, other in bases.items() if (other.shape, other.dtype) == (value.shape, value.dtype)}
+    if alike:
+        (file, tensor), other = max(alike.items(), key=lambda item: int((item[1] == value).flatten(1).all(1).sum()))
+        changed_R = (other != value).flatten(1).any(1)
+        if not changed_R.all():
+            about |= {"file": file, "tensor": tensor, "digest": _digest(other)}
+            stored[f"{key}:rows"] = changed_R.nonzero()[:, 0].to(torch.int32)
+            changed_RH = changed_RH[changed_R]
+    scale_R1 = changed_RH.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+    stored[key] = (changed_RH / scale_R1).round().to(torch.int8)
+    stored[f"{key}:scale"] = scale_R1[:, 0].contiguous()
+    return about
 
 
-def _decode(key: str, part: Facts, stored: Mapping[str, Tensor], file: Path) -> Tensor:
+def _decode(key: str, part: Facts, left: Tensor | None, stored: Mapping[str, Tensor], file: Path) -> Tensor:
+    """left: the base's tensor, where a part of it or the whole was left alone."""
     try:
-        if part["kind"] == "int8":
-            return (stored[key].float() * stored[f"{key}:scale"][:, None]).view(part["shape"])
-        return stored[key]
+        if part["kind"] == "base":
+            assert left is not None, "named with its digest"
+            return left
+        if part["kind"] == "stored":
+            return stored[key]
+        changed_RH = stored[key].float() * stored[f"{key}:scale"][:, None]
+        if left is None:
+            return changed_RH.view(part["shape"])
+        value = left.float().flatten(1).clone()
+        value[stored[f"{key}:rows"].long()] = changed_RH
+        return value.view(part["shape"])
     except KeyError as error:
         raise ArtefactError(f"{file} lacks the tensor {error}: the file is damaged; fetch it again") from None
 

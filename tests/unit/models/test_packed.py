@@ -12,13 +12,15 @@ from realm.errors import ArtefactError, MismatchError
 from realm.models.packed import INT8_FROM, pack, read_facts, unpack
 
 WIDE = 1000
+UNSEEN = 30
+"""Rows of the words that training did not touch."""
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     (tmp_path / "base").mkdir()
-    tensors = {"words": torch.randn(INT8_FROM // WIDE, WIDE), "norm": torch.randn(8), "frozen": torch.randn(30, 40)}
+    tensors = {"words": torch.randn(2 * INT8_FROM // WIDE, WIDE), "norm": torch.randn(8), "frozen": torch.randn(30, 40)}
     save_file(tensors, tmp_path / "base" / "model.safetensors")
     return tmp_path / "base"
 
@@ -28,7 +30,8 @@ def trained(tmp_path: Path, base: Path) -> Path:
     folder = tmp_path / "trained" / "encoder"
     folder.mkdir(parents=True)
     values = load_file(base / "model.safetensors")
-    values |= {"words": values["words"] * 1.1, "norm": values["norm"] + 1, "matrix": torch.randn(9, 5)}
+    words = torch.cat([values["words"][:UNSEEN], values["words"][UNSEEN:] * 1.1])
+    values |= {"words": words, "norm": values["norm"] + 1, "matrix": torch.randn(9, 5), "new": torch.randn(WIDE, 100)}
     values |= {"counts": torch.arange(7), "none": torch.zeros(0, 3), "level": torch.tensor(0.3)}
     save_file(values, folder / "model.safetensors")
     (folder / "config.json").write_text('{"a": "é"}\n', encoding="utf-8")
@@ -37,7 +40,7 @@ def trained(tmp_path: Path, base: Path) -> Path:
 
 def test_what_was_left_alone_is_named_and_the_rest_rounded(tmp_path: Path, base: Path, trained: Path) -> None:
     size = pack(trained, base, tmp_path / "small.safetensors", {"base": "toy", "seed": 3})
-    assert size < 1.05 * INT8_FROM + 20_000  # a byte each for `words`; `frozen` isn't there
+    assert size < 1.05 * (2 * INT8_FROM - UNSEEN * WIDE + 100 * WIDE)  # a byte each; `frozen` isn't there
     assert read_facts(tmp_path / "small.safetensors") == {"base": "toy", "seed": 3}
     unpack(tmp_path / "small.safetensors", base, tmp_path)
     before, after = (load_file(p / "encoder" / "model.safetensors") for p in (trained, tmp_path))
@@ -49,8 +52,11 @@ def test_what_was_left_alone_is_named_and_the_rest_rounded(tmp_path: Path, base:
         assert torch.equal(after[name], before[name])
     assert not torch.equal(after["matrix"], before["matrix"])
     torch.testing.assert_close(after["matrix"], before["matrix"], rtol=2**-8, atol=0)
-    step_R = before["words"].abs().amax(1) / 127
-    assert ((after["words"] - before["words"]).abs().amax(1) <= 0.501 * step_R).all()
+    for name in ("words", "new"):
+        step_R = before[name].abs().amax(1) / 127
+        assert ((after[name] - before[name]).abs().amax(1) <= 0.501 * step_R).all()
+    assert torch.equal(after["words"][:UNSEEN], before["words"][:UNSEEN])
+    assert not torch.equal(after["words"][UNSEEN:], before["words"][UNSEEN:])
     assert (tmp_path / "encoder" / "config.json").read_text(encoding="utf-8") == '{"a": "é"}\n'
 
 
