@@ -122,6 +122,11 @@ def string_rank(question: Question, texts: Iterable[str], matcher: PatternMatche
     return NOT_FOUND
 
 
+def holds_answer(question: Question, text: str, matcher: PatternMatcher) -> bool:
+    """Whether a text holds an answer to the question."""
+    return string_rank(question, (text,), matcher) == 0
+
+
 def gold_rank(question: Question, names: Iterable[Collection[str]]) -> int:
     """Rank (from 0) of the first hit that the question's set calls gold; NOT_FOUND if there is none.
 
