@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
+from realm.cli_qa import finetune
 from realm.errors import RealmError, UsageError
 from realm.files import disk_is_full
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(docs, name="docs")
+app.command()(finetune)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 

@@ -113,7 +113,8 @@ class OpenQA:
         documents: "frozen" scores passages by their stored vectors; "refreshed" embeds every candidate with live
             parameters as pre-training does, proposes by `index_encoder`, and takes a new index by `swap`. Then
             `num_early` is a matter of cost.
-        num_passages: K, read for each question. num_early: passages of the early loss, as many as the corpus has.
+        num_passages: K, read for each question. num_early: passages of the early loss, as many as the corpus has; 0
+            leaves it out.
         early_weight: of the early loss beside the reader's; the release adds them.
         level: see `objectives_qa.span_log_prob_BKS`.
         labelled: rows that the set names are put behind the retrieved ones: of the "early" loss, or of "both".
@@ -126,7 +127,8 @@ class OpenQA:
         self.encoder, self.reader, self.corpus, self.index = encoder, reader, corpus, index
         self.index_encoder = (index_encoder or stale_copy(encoder)) if documents == "refreshed" else None
         self.normalize, self.documents, self.level = normalize, documents, level
-        self.num_passages, self.num_early, self.early_weight = num_passages, num_early, early_weight
+        self.num_passages, self.num_early = num_passages, num_early
+        self.early_weight = early_weight if num_early else 0.0
         self.labelled, self.aggregate = labelled, aggregate
         self.max_passage_tokens, self.max_reader_tokens = max_passage_tokens, max_reader_tokens
         self.reader_title = reader_title

@@ -9,6 +9,7 @@ regular expressions, ignoring case, whatever the setting; they come from outside
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -204,8 +205,10 @@ class AnswerMatcher:
 
     def _compile(self, pattern: str) -> Any:
         try:
-            return regex.compile(pattern, regex.IGNORECASE | regex.UNICODE | regex.MULTILINE)
-        except (regex.error, OverflowError, RecursionError):
+            # `re` says what is valid: a brace that means nothing to it is an error or a fuzzy match to `regex`.
+            re.compile(pattern, re.IGNORECASE | re.UNICODE | re.MULTILINE)
+            return regex.compile(pattern, regex.VERSION0 | regex.IGNORECASE | regex.UNICODE | regex.MULTILINE)
+        except (re.error, regex.error, ValueError, OverflowError, RecursionError, MemoryError):
             self.patterns_refused += 1
             return None
 

@@ -262,7 +262,9 @@ DESCRIBERS: Mapping[str, Callable[[Path, Facts], Facts]] = {
     "realm dense encoder": _model,
     "realm cloze reader": _model,
     "realm late reader": _model,
+    "realm span reader": _model,
     "realm checkpoint": _checkpoint,
     "realm model": _trained_model,
+    "realm question answerer": _trained_model,
 }
 """By the format of the manifest. Written out here, so that showing a manifest loads no network library."""

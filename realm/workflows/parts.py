@@ -48,28 +48,33 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return fingerprint(tokenizer.backend_tokenizer.to_str())
 
 
-def prepare_text(kb: KnowledgeBase, model: str, data: DataConfig, reporter: Reporter) -> Text:
-    """The snapshot of a knowledge base's present version in the encoder's word pieces, and its salient spans.
+def prepare_snapshot(kb: KnowledgeBase, tokenizer: Any, reporter: Reporter) -> Snapshot:
+    """The snapshot of a knowledge base's present version in a tokenizer's word pieces.
 
-    Both are kept in the knowledge base's folder and found again by the next run; runs that begin at the same moment
-    make them once. DataError when it is empty.
+    Kept in the knowledge base's folder and found again by the next run; runs that begin at the same moment make it
+    once. DataError when it is empty.
     """
     if kb.num_passages() == 0:
         raise DataError(f"{kb.path} holds no passages: ingest some documents first")
-    tokenizer = load_tokenizer(resolve_model(model))
     # Embedding and housekeeping are versions too; the same text needs no second snapshot.
     kb = kb.at(kb.content_version)
-    name = f"v{kb.version:06d}-{tokenizer_fingerprint(tokenizer)[:8]}"
-    folder = kb.path / "snapshots" / name
-    place = folder.with_name(f"{name}.spans-{data.spans_pipeline.replace('/', '_')}")
+    folder = kb.path / "snapshots" / f"v{kb.version:06d}-{tokenizer_fingerprint(tokenizer)[:8]}"
     with _alone(folder, reporter):
         if (folder / MANIFEST).exists():
-            snapshot = Snapshot.open(folder)
-        else:
-            with reporter.stage("snapshot: word pieces to memory map", "passages") as progress:
-                snapshot = Snapshot.build(kb, tokenizer, folder, progress=progress)
-        with reporter.stage("salient spans: names and dates", "passages") as progress:
-            spans = find_spans(snapshot, place, pipeline=data.spans_pipeline, progress=progress)
+            return Snapshot.open(folder)
+        with reporter.stage("snapshot: word pieces to memory map", "passages") as progress:
+            return Snapshot.build(kb, tokenizer, folder, progress=progress)
+
+
+def prepare_text(kb: KnowledgeBase, model: str, data: DataConfig, reporter: Reporter) -> Text:
+    """`prepare_snapshot` in the encoder's word pieces, and the salient spans of it, kept beside it."""
+    snapshot = prepare_snapshot(kb, load_tokenizer(resolve_model(model)), reporter)
+    place = snapshot.path.with_name(f"{snapshot.path.name}.spans-{data.spans_pipeline.replace('/', '_')}")
+    with (
+        _alone(snapshot.path, reporter),
+        reporter.stage("salient spans: names and dates", "passages") as progress,
+    ):
+        spans = find_spans(snapshot, place, pipeline=data.spans_pipeline, progress=progress)
     return Text(snapshot, spans)
 
 

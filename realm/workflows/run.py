@@ -29,18 +29,22 @@ from filelock import FileLock, Timeout
 from realm import __version__, files
 from realm.config import PretrainConfig, from_json, to_json
 from realm.errors import ArtefactError, MismatchError, RealmError
+from realm.settings_finetune import FinetuneConfig
 
 FORMAT = "realm run"
 VERSION = 1
-PLACES = ("knowledge_base", "corpus")
+FINETUNING = "realm fine-tuning run"
+PLACES = ("knowledge_base", "corpus", "model", "questions", "dev")
 """Parents that say where a text lay; the others say what it was."""
 
 
 class Run:
     """Paths and identity of a run folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, format: str = FORMAT) -> None:
+        """format: of a run of pre-training, or `FINETUNING`; the other kind is refused."""
         self.path = Path(path)
+        self.format = format
         self.warm_start = self.path / "warm-start"
         self.checkpoints = self.path / "checkpoints"
         self.index = self.path / "index"
@@ -60,7 +64,7 @@ class Run:
         if any(file.name != "config.json" and not file.name.startswith(".") for file in self.path.iterdir()):
             raise ArtefactError(f"{self.path} is not empty and is no run: give another --out")
 
-    def create_or_resume(self, config: PretrainConfig, parents: dict[str, Any]) -> bool:
+    def create_or_resume(self, config: PretrainConfig | FinetuneConfig, parents: dict[str, Any]) -> bool:
         """Write run.json and config.json, or check that they are the same. True when the run existed.
 
         A text is told by its fingerprint, so one that was moved is the same; its new place is written down.
@@ -91,7 +95,7 @@ class Run:
         files.write_json(
             self.path / "run.json",
             {
-                "format": FORMAT,
+                "format": self.format,
                 "format_version": VERSION,
                 "realm_version": __version__,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -112,10 +116,10 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """run.json, checked. ArtefactError when this is no run."""
         facts = files.read_json(self.path / "run.json")
-        if facts.get("format") != FORMAT or facts.get("format_version") != VERSION:
+        if facts.get("format") != self.format or facts.get("format_version") != VERSION:
             raise ArtefactError(
                 f"{self.path} holds {facts.get('format')} {facts.get('format_version')}: "
-                f"expected a {FORMAT} of version {VERSION}"
+                f"expected a {self.format} of version {VERSION}"
             )
         return dict(facts)
 

@@ -17,8 +17,9 @@ from realm.config import PretrainConfig
 from realm.errors import ArtefactError, RealmError
 from realm.training.metrics import read_metrics
 from realm.workflows.artefacts import DESCRIBERS, Facts, network, packed_model, read_object, rounded, size_text
+from realm.workflows.run import FINETUNING, Run
 from realm.workflows.run import FORMAT as RUN
-from realm.workflows.run import Run
+from realm.workflows.show_finetune import fine_tuning
 
 EXPECTED = (
     "a knowledge base, snapshot, spans, run, checkpoint, model, index, encoder, reader, BM25 postings, probe or "
@@ -122,6 +123,8 @@ def _knowledge_base(path: Path) -> Facts:
 
 
 def _run(path: Path) -> Facts:
+    if read_object(path / "run.json").get("format") == FINETUNING:
+        return _facts(FINETUNING, path, fine_tuning(path))
     run = Run(path)
     facts, config = run.facts(), run.config()
     stage, finished = _stage(run, config)

@@ -1,0 +1,114 @@
+"""A fine-tuned model as one folder: retriever, span reader, settings and a model card.
+
+MODEL/
+  manifest.json   what it is, from which step
+  config.json     the whole configuration of its fine-tuning
+  encoder/        the retriever, passage side included   } each opens in transformers
+  reader/         the span reader                        }
+  README.md       the model card
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from realm import __version__, files
+from realm.config import from_json, to_json
+from realm.errors import ArtefactError
+from realm.models.encoders import DenseEncoder
+from realm.models.span import SpanReader
+from realm.settings_finetune import FinetuneConfig
+
+FORMAT = "realm question answerer"
+VERSION = 1
+CARD = "README.md"
+
+
+def save_answerer(
+    folder: Path, encoder: DenseEncoder, reader: SpanReader, config: FinetuneConfig, *, card: str, facts: dict[str, Any]
+) -> None:
+    """Write the folder, whole or not at all; an older one in its place is replaced."""
+    with files.staged_folder(folder) as staged:
+        encoder.save_pretrained(staged / "encoder")
+        reader.save_pretrained(staged / "reader")
+        files.write_json(staged / "config.json", to_json(config))
+        files.write_text(staged / CARD, card)
+        own = {"encoder": encoder.fingerprint(), "reader": reader.fingerprint()}
+        files.write_manifest(staged, format=FORMAT, version=VERSION, **facts, **own)
+
+
+def open_answerer(path: Path, device: str = "cpu") -> tuple[DenseEncoder, SpanReader, FinetuneConfig]:
+    """Retriever, reader and settings of a model folder, or of a fine-tuning run's best checkpoint, ready to answer.
+
+    ArtefactError when it is neither.
+    """
+    folder = path / "model" if (path / "run.json").exists() else path
+    if not (folder / files.MANIFEST).exists():
+        raise ArtefactError(f"{path} holds no fine-tuned model: expected a folder that `realm finetune` wrote, whole")
+    files.read_manifest(folder, format=FORMAT, version=VERSION)
+    config = from_json(FinetuneConfig, files.read_json(folder / "config.json"))
+    encoder = DenseEncoder.from_pretrained(folder / "encoder").to(device).eval()
+    return encoder, SpanReader.from_pretrained(folder / "reader").to(device).eval(), config
+
+
+def model_card(
+    name: str,
+    config: FinetuneConfig,
+    facts: Mapping[str, Any],
+    curve: Sequence[Mapping[str, Any]],
+    *,
+    best_step: int,
+) -> str:
+    """What the model is, what it learnt from and what it can do, in Markdown.
+
+    facts: of the run: `parents`, `questions` (the counts of the set), `steps`, `licence`. curve: figures at each
+    checkpoint.
+    """
+    qa, reader, parents = config.qa, config.reader, facts["parents"]
+    best = next((point for point in curve if point["step"] == best_step), {})
+    counts = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in facts["questions"].items() if value)
+    names = [key for key in best if key not in ("step", "questions", "seconds")]
+    lines = [
+        f"# {name}",
+        "",
+        "Answers questions from the passages of a knowledge base: a retriever finds passages, a reader picks the span "
+        f"that answers (Lee et al. 2019; Guu et al. 2020). Fine-tuned by realm {__version__}.",
+        "",
+        "## Training",
+        "",
+        f"- Start: {parents['model']} ({parents['start']}); the reader began as {reader.model}"
+        f"{f', its first {reader.layers} layers' if reader.layers is not None else ''}.",
+        f"- Questions: {Path(parents['questions']).name} ({counts}).",
+        f"- Knowledge base: {Path(parents['knowledge_base']).name}, version {parents['knowledge_base_version']}, "
+        f"snapshot {parents['snapshot']}.",
+        f"- {facts['steps']:,} steps of {qa.batch_size * qa.accumulation} questions; {qa.num_passages} passages read, "
+        f"{qa.num_early:,} in the early loss; softmax over spans: {qa.level}; passages {qa.documents}; labelled "
+        f"passages: {qa.labelled}; seed {config.loop.seed}.",
+        f"- This is the checkpoint of step {best_step:,}, the best of {len(curve)}.",
+        "",
+        "## Measured on the dev questions",
+        "",
+        f"{best.get('questions', 0):,} questions, {Path(parents['dev']).name if parents.get('dev') else 'held out'}; "
+        "the checkpoint was chosen on them, so they flatter it.",
+        "",
+        "| step | " + " | ".join(names) + " |",
+        "|" + "---|" * (len(names) + 1),
+        *(f"| {p['step']:,} | " + " | ".join(f"{p[key]:.3f}" for key in names) + " |" for p in curve),
+        "",
+        f"Exact match by the convention {config.questions.convention}.",
+        "",
+        "## Limits",
+        "",
+        f"- An answer is a span of at most {reader.max_width} word pieces of one passage; it can't count, compare or "
+        "combine.",
+        "- Its confidence is not calibrated, and it answers every question, answerable or not.",
+        "- It knows the language and the kind of text and questions it learnt from.",
+        "- What passages say is not checked.",
+        "",
+        "## Licence",
+        "",
+        facts["licence"] or "Not stated. Weights inherit what the start's and the questions' licences ask for.",
+    ]
+    return "\n".join(lines) + "\n"

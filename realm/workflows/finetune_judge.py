@@ -1,0 +1,132 @@
+"""What each checkpoint of a fine-tuning is worth on the dev questions; the best one becomes the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from realm import files
+from realm.config import to_json
+from realm.evaluation.answers import is_correct, normalize_orqa, normalize_squad
+from realm.evaluation.patterns import PatternMatcher
+from realm.knowledge.snapshot import Snapshot
+from realm.methods.open_qa import OpenQA
+from realm.models.encoders import DenseEncoder
+from realm.settings_finetune import FinetuneConfig
+from realm.training.matching import AnswerMatcher
+from realm.training.questions import question_tokens
+from realm.types import Question
+from realm.workflows.answerer import CARD, model_card, save_answerer
+from realm.workflows.reporting import Reporter
+from realm.workflows.run import Run
+
+NORMALIZE = {"orqa": normalize_orqa, "squad": normalize_squad}
+AT_ONCE = 16
+
+
+class Judge:
+    """Called with a checkpoint whose parameters are those of the method."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: FinetuneConfig,
+        method: OpenQA,
+        encoder: DenseEncoder,
+        snapshot: Snapshot,
+        questions: Sequence[Question],
+        reporter: Reporter,
+    ) -> None:
+        """questions: of these the first `dev.size` in the order of their ids' hashes; none takes the newest
+        checkpoint for the best."""
+        self.run, self.config, self.method, self.encoder = run, config, method, encoder
+        self.snapshot, self.reporter = snapshot, reporter
+        self.questions = sorted(questions, key=lambda question: files.fingerprint(question.id))[: config.dev.size]
+        # Questions that have no answer by word pieces have no recall, either; by other rules they would be slow.
+        self.matcher = AnswerMatcher(snapshot, snapshot.tokenizer, self.questions)
+        self.about: dict[str, Any] = {}
+        """Of the training, for the card: counts of its questions, steps, licence."""
+
+    def __call__(self, checkpoint: Path) -> dict[str, Any] | None:
+        """Figures of a checkpoint, written down; None where they were before."""
+        step = int(checkpoint.name.removeprefix("step-"))
+        place = self.run.evaluations / f"{checkpoint.name}.json"
+        if place.exists():
+            return None
+        curve = self.curve()
+        figures: dict[str, Any] = {"step": step, **(self.figures() if self.questions else {})}
+        if not self.questions or all(figures["exact_match"] > point["exact_match"] for point in curve):
+            card = self._card([*curve, figures], step)
+            model = self.run.path / "model"
+            parents = self.run.facts()["parents"]
+            made_from = {"step": step, "start": parents["model"], "snapshot": parents["snapshot"]}
+            facts = {**figures, "made_from": made_from}
+            save_answerer(model, self.encoder, self.method.reader, self.config, card=card, facts=facts)
+        files.write_json(place, figures)  # last: where it is there, the model is, too
+        return figures
+
+    def figures(self) -> dict[str, Any]:
+        """Exact match, recall by the answers' word pieces, mean confidence."""
+        started, k = time.perf_counter(), self.config.dev.num_passages or self.config.qa.num_passages
+        patterns, right, recalled, confidence = PatternMatcher(), 0, 0, 0.0
+        with self.reporter.stage("dev questions", "questions") as progress:
+            for first in range(0, len(self.questions), AT_ONCE):
+                asked = self.questions[first : first + AT_ONCE]
+                texts = [question.text for question in asked]
+                query = question_tokens(self.snapshot, texts, self.config.questions.max_query_tokens)
+                for question, answer in zip(asked, self.method.answer(texts, k, query=query), strict=True):
+                    right += is_correct(answer.text, question, patterns, self.config.questions.convention)
+                    confidence += answer.confidence
+                rows_BK = self._rows(query, k)
+                recalled += sum(bool(self.matcher.holds(first + b, rows).any()) for b, rows in enumerate(rows_BK))
+                progress(first + len(asked), len(self.questions))
+        size = len(self.questions)
+        return {
+            "questions": size,
+            "exact_match": right / size,
+            f"recall@{k}": recalled / size,
+            "confidence": confidence / size,
+            "seconds": time.perf_counter() - started,
+        }
+
+    @torch.no_grad()
+    def _rows(self, query: Any, k: int) -> Any:
+        training = self.encoder.training
+        self.encoder.train(False)
+        rows_BK = self.method.retrieve(query, k).rows_BE.numpy()
+        self.encoder.train(training)
+        return rows_BK
+
+    def forget(self, step: int) -> None:
+        """Judgements of checkpoints after `step`, which a run that goes on from there makes anew."""
+        for place in self.run.evaluations.glob("step-*.json"):
+            if int(place.stem.removeprefix("step-")) > step:
+                place.unlink()
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Figures of every judged checkpoint, in order."""
+        return [files.read_json(place) for place in sorted(self.run.evaluations.glob("step-*.json"))]
+
+    def result(self) -> dict[str, Any]:
+        """The whole curve, on the model's card, too."""
+        curve, model = self.curve(), self.run.path / "model"
+        best = int(files.read_json(model / files.MANIFEST)["step"])
+        files.write_text(model / CARD, self._card(curve, best))
+        return {
+            "run": str(self.run.path),
+            "model": str(model),
+            "start": self.run.facts()["parents"]["start"],
+            "steps": self.about["steps"],
+            "best_step": best,
+            "questions": self.about["questions"],
+            "curve": curve,
+            "configuration": to_json(self.config),
+        }
+
+    def _card(self, curve: Sequence[Mapping[str, Any]], best: int) -> str:
+        facts = {"parents": self.run.facts()["parents"], **self.about}
+        return model_card(self.run.path.absolute().name, self.config, facts, curve, best_step=best)
