@@ -45,7 +45,7 @@ class Calibration:
 
     def __call__(self, masses: Sequence[Sequence[float]]) -> FloatArray:
         """Claimed confidence of the best answer of each question, Float[P]. masses: as for `fit_temperature`."""
-        top_P = np.array([_tempered(_masses(row), self.temperature) for row in masses], np.float64)
+        top_P = _tempered(_ratios(masses), self.temperature)
         if self.slope == 1.0 and self.intercept == 0.0:
             return top_P
         return _sigmoid(self.slope * _logit(top_P) + self.intercept)
@@ -72,10 +72,10 @@ def fit_temperature(masses: Sequence[Sequence[float]], right: Sequence[bool], by
     answers that were not kept and counts as one more. by: the log loss of `right`, or the calibration error.
     The best of a grid from 1/32 to 32, refined twice; so it is no worse than T = 1, and deterministic.
     """
-    rows, right_P = [_masses(row) for row in masses], _right(right, len(masses))
+    ratio_PA, right_P = _ratios(masses), _right(right, len(masses))
 
     def loss(log2_temperature: float) -> float:
-        confidence_P = np.array([_tempered(row, 2.0**log2_temperature) for row in rows])
+        confidence_P = _tempered(ratio_PA, 2.0**log2_temperature)
         return _log_loss(confidence_P, right_P) if by == "nll" else expected_calibration_error(confidence_P, right_P)
 
     return Calibration(2.0 ** _search(loss, -5.0, 5.0))
@@ -219,20 +219,27 @@ def _masses(row: Sequence[float]) -> FloatArray:
     if mass_A.ndim != 1 or not np.isfinite(mass_A).all() or (mass_A < 0).any():
         raise UsageError(f"found the masses {list(row)!r}: expected numbers of at least 0")
     total = float(mass_A.sum())
-    if total <= 0:
-        return np.array([0.0])  # nothing was considered: nothing is claimed at any temperature
     if total > 1:
         return mass_A / total
-    return np.append(mass_A, 1.0 - total) if 1.0 - total > 1e-9 else mass_A
+    return np.append(mass_A, 1.0 - total) if total > 0 and 1.0 - total > 1e-9 else mass_A
 
 
-def _tempered(mass_A: FloatArray, temperature: float) -> float:
-    """The share of the answer at index 0; what mass has none at T = 1 has none at any T."""
-    if mass_A[0] <= 0:
-        return 0.0
-    kept_A = mass_A[mass_A > 0]
+def _ratios(masses: Sequence[Sequence[float]]) -> FloatArray:
+    """log p(y) - log p(best), Float[P, A]; -inf where there is no answer or no mass, NaN where nothing has any: there
+    nothing is claimed at any temperature."""
+    rows = [_masses(row) for row in masses]
+    ratio_PA = np.full((len(rows), max(map(len, rows), default=0)), -np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for p, row in enumerate(rows):
+            ratio_PA[p, : len(row)] = np.log(row) - np.log(row[:1]) if len(row) and row[0] > 0 else np.nan
+    return ratio_PA
+
+
+def _tempered(ratio_PA: FloatArray, temperature: float) -> FloatArray:
+    """Float[P]: the share of the best answer; what has no mass at T = 1 has none at any T."""
     with np.errstate(over="ignore"):
-        return float(1.0 / np.exp((np.log(kept_A) - np.log(mass_A[0])) / temperature).sum())
+        share_P = 1.0 / np.exp(ratio_PA / temperature).sum(axis=1)
+    return np.asarray(np.nan_to_num(share_P, nan=0.0, posinf=0.0), np.float64)
 
 
 def _sorted(confidence: Any, right: Any) -> tuple[FloatArray, FloatArray]:

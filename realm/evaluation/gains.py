@@ -39,15 +39,6 @@ def ndcg(ranking: Mapping[str, Sequence[str]], gold: Mapping[str, Collection[str
     return found
 
 
-def available() -> bool:
-    """Whether ir_measures is installed."""
-    try:
-        _library()
-    except MissingLibraryError:
-        return False
-    return True
-
-
 def _library() -> Any:
     try:
         return import_module("ir_measures")

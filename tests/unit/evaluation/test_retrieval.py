@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -9,15 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm.errors import UsageError
+from realm.evaluation.patterns import PatternMatcher
 from realm.evaluation.retrieval import (
     NOT_FOUND,
     answer_in_text,
     answer_ranks,
+    gold_rank,
+    holds_answer,
     mean_reciprocal_rank,
     paired_bootstrap,
     recall_at,
+    string_rank,
 )
-from realm.types import NO_ROW, Hits
+from realm.types import NO_ROW, Hits, Question
 
 
 @pytest.mark.parametrize(
@@ -132,3 +138,39 @@ def test_bootstrap_is_a_function_of_the_seed_and_covers_no_change() -> None:
     assert not paired_bootstrap(before, after, 500).clear
     with pytest.raises(UsageError, match="same questions"):
         paired_bootstrap(before, after[:-1])
+
+
+TEXTS = ["nothing", "Bram Stoker, an Irishman", "it was 1897", "Stoker"]
+
+
+def test_the_first_text_that_holds_an_answer() -> None:
+    asked = Question("1", "who?", ("Abraham", "stoker"), gold=("d9", "d3#0"))
+    matcher = PatternMatcher()
+    assert string_rank(asked, TEXTS, matcher) == 1
+    assert string_rank(Question("1", "who?", ("Stoke",)), TEXTS, matcher) == NOT_FOUND
+    assert string_rank(Question("1", "who?", ()), TEXTS, matcher) == NOT_FOUND
+    years = Question("1", "when?", (r"18[0-9]{2}",), patterns=True)
+    assert string_rank(years, TEXTS, matcher) == 2  # a pattern is searched for in a passage, not anchored
+    assert holds_answer(years, TEXTS[2], matcher) and not holds_answer(years, TEXTS[0], matcher)
+    assert gold_rank(asked, [("d1#0", "d1"), ("d3#0", "d3"), ("d9#1", "d9")]) == 1
+    assert gold_rank(asked, [("d3#1", "d3"), ("d9#1", "d9")]) == 1
+    assert gold_rank(Question("1", "who?", ()), [("d1#0", "d1")]) == NOT_FOUND
+
+
+def test_texts_after_the_first_are_not_asked_for() -> None:
+    seen: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for text in TEXTS:
+            seen.append(text)
+            yield text
+
+    assert string_rank(Question("1", "who?", ("Stoker",)), texts(), PatternMatcher()) == 1
+    assert seen == TEXTS[:2]
+
+
+@given(st.lists(st.text("ab -é", max_size=4), max_size=3), st.lists(st.text("ab -é", max_size=8), max_size=4))
+def test_the_rank_is_that_of_the_containment_test(answers: list[str], texts: list[str]) -> None:
+    held = [any(answer_in_text(answer, text) for answer in answers) for text in texts]
+    question = Question("1", "?", tuple(answers))
+    assert string_rank(question, texts, PatternMatcher()) == (held.index(True) if True in held else NOT_FOUND)
