@@ -16,6 +16,7 @@ from realm.evaluation.retrieval import (
     NOT_FOUND,
     answer_in_text,
     answer_ranks,
+    answer_tokens,
     gold_rank,
     holds_answer,
     mean_reciprocal_rank,
@@ -174,3 +175,9 @@ def test_the_rank_is_that_of_the_containment_test(answers: list[str], texts: lis
     held = [any(answer_in_text(answer, text) for answer in answers) for text in texts]
     question = Question("1", "?", tuple(answers))
     assert string_rank(question, texts, PatternMatcher()) == (held.index(True) if True in held else NOT_FOUND)
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=12))
+def test_ascii_is_cut_as_all_text_is(text: str) -> None:
+    """A letter beyond ASCII sends the whole text the other way; it adds one token and changes none."""
+    assert [*answer_tokens(text), "é"] == answer_tokens(f"{text} é")
