@@ -94,6 +94,8 @@ class SpanHead(nn.Module):
 
     def forward(self, hidden_NLH: Tensor) -> Tensor:
         """Float[N, L, W]: of the span that begins at each piece and is 1, 2, ... W pieces wide."""
+        if hidden_NLH.shape[1] == 0:  # a chunk of empty passages
+            return hidden_NLH.new_zeros(len(hidden_NLH), 0, self.max_width)
         start_NLD, end_NLD = self.project(hidden_NLH).chunk(2, dim=-1)
         end_NLDW = nn.functional.pad(end_NLD, (0, 0, 0, self.max_width - 1)).unfold(1, self.max_width, 1)
         span_NLWD = nn.functional.relu(start_NLD[:, :, None] + end_NLDW.transpose(2, 3))
