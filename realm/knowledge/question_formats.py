@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -87,6 +88,19 @@ def parse_answers(record: Record) -> Question:
     return Question("", text(record, "question"), answer_list(record, record.fields["answers"]))
 
 
+def parse_webquestions(record: Record) -> Question:
+    """`targetValue` is a list of descriptions as in Lisp: (list (description "Jazmyn Bieber") (description Jaxon))."""
+    value = record.fields["targetValue"]
+    if not isinstance(value, str) or not value.startswith("(list"):
+        refuse(record.where, "another 'targetValue'", "(list (description ...) ...)", "correct the record")
+    pairs = _DESCRIPTION.findall(value)
+    answers = [quoted.replace('\\"', '"').replace("\\\\", "\\") if quoted else bare for quoted, bare in pairs]
+    return Question("", text(record, "utterance"), answer_list(record, answers))
+
+
+_DESCRIPTION = re.compile(r'\(description (?:"((?:[^"\\]|\\.)*)"|([^()"]*))\)')
+
+
 def parse_flashrag(record: Record) -> Question:
     answers = answer_list(record, record.fields["golden_answers"])
     return Question(text(record, "id"), text(record, "question"), answers)
@@ -135,6 +149,7 @@ SHAPES: Mapping[str, Shape] = {
     ),
     "realm": Shape(("answers", "id", "question"), parse_ours, "id, question, answers"),
     "atlas": Shape(("answers", "question"), parse_answers, "Atlas' question, answers"),
+    "webquestions": Shape(("utterance", "targetValue"), parse_webquestions, "WebQuestions' utterance, targetValue"),
     "nq-open": Shape(("answer", "question"), parse_nq, "NQ-open's question, answer"),
 }
 """By name, most particular first. `flashrag` and `kilt` are found in lists as well as in lines."""

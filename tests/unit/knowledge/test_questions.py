@@ -90,6 +90,21 @@ FOREIGN: dict[str, tuple[str, Any]] = {
 }
 
 
+def test_web_questions(tmp_path: Path) -> None:
+    record = {
+        "url": "http://x",
+        "targetValue": r'(list (description "Ada \"L.\" (1815)") (description Ada) (description "Ada"))',
+        "utterance": "who?",
+    }
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps([record]))
+    (question,) = read_questions(path)
+    assert (question.text, question.answers) == ("who?", ('Ada "L." (1815)', "Ada"))
+    path.write_text(json.dumps([{**record, "targetValue": "Ada"}]))
+    with pytest.raises(DataError, match=r"\[1\]: found another 'targetValue'"):
+        read_questions(path)
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_records_are_told_apart_by_their_keys(tmp_path: Path, name: str) -> None:
     file, records = FOREIGN[name]
@@ -143,6 +158,8 @@ def test_tables_with_a_header(tmp_path: Path) -> None:
     [
         ("curatedtrec.tsv", "How high?\t29,?029\\s*('|f(ee|oo)?t)\n", None),
         ("trec-full.tsv", "1669\tfactoid\tHow high?\t29,?029\\s*('|f(ee|oo)?t)\n", "1669"),
+        ("curatedtrec.csv", 'How high?\t["29,?029\\\\s*(\'|f(ee|oo)?t)"]\n', None),
+        ("curatedtrec-test.csv", 'How high?\t"[""29,?029\\\\s*(\'|f(ee|oo)?t)""]"\n', None),
         ("CuratedTrec-test.jsonl", '{"question": "How high?", "answer": ["29,?029\\\\s*(\'|f(ee|oo)?t)"]}\n', None),
     ],
 )

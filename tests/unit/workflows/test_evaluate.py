@@ -132,6 +132,6 @@ def test_suites_by_name_and_by_file(tmp_path: Path) -> None:
     mine = open_suite(str(tmp_path / "mine.jsonl"))
     assert (mine.name, mine.questions, mine.parts) == ("mine.jsonl", QUESTIONS, {})
     with pytest.raises(UsageError, match="one of nq, webq"):
-        open_suite("nq")
+        open_suite("trivia")
     with pytest.raises(UsageError, match=r"make it with benchmarks/wiki204k"):
         open_suite("webq", tmp_path)
