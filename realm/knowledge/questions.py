@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -50,7 +51,8 @@ def read_questions(path: Path, *, format: str | None = None) -> list[Question]:
     """The questions of a file (or a BEIR folder), in its order.
 
     A question without an id gets one from its text, so that it has the same in every file. CuratedTREC in DrQA's
-    lines looks like NQ-open: it is taken for patterns only if the file's name holds "trec" or `format` is "trec".
+    lines looks like NQ-open: it is taken for patterns only if the file's name holds "CuratedTrec" (in any case), or
+    `format` is "trec".
 
     Args:
         path: a file, compressed or not (.gz, .bz2).
@@ -117,7 +119,7 @@ def _read(path: Path, format: str | None) -> _Found:
     first = next(((number, line) for number, line in _lines(path) if line.strip()), None)
     if first is None:
         raise DataError(f"{path}: found no question, expected at least one; the file is empty")
-    patterns = format == "trec" or (format is None and "trec" in path.name.lower())
+    patterns = format == "trec" or (format is None and re.search("curated[-_ ]?trec", path.name.lower()) is not None)
     if first[1].lstrip().startswith("{"):
         value = _json(first[1])
         whole = value is None or (isinstance(value, dict) and isinstance(value.get("data"), list))
@@ -169,7 +171,8 @@ def _table(path: Path, head: str, format: str | None, patterns: bool) -> _Found:
     if format in SHAPES or format == "squad":
         raise DataError(f"{path}:1: found {head[:60]!r}, expected JSON as of format {format}; check the format")
     cells = _cells(head)
-    if format == "trec" or (format is None and len(cells) in (2, 4) and python_list(cells[-1]) is None and patterns):
+    curated = (patterns and len(cells) == 2 and python_list(cells[-1]) is None) or cells[1:2] == ["factoid"]
+    if format == "trec" or (format is None and curated):
         return _trec(path)
     if format is None and (len(cells) != 2 or python_list(cells[1]) is None):
         known = "; ".join(f"{name}: {what}" for name, what in QUESTION_FORMATS.items())

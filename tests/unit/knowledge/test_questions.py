@@ -157,7 +157,7 @@ def test_tables_with_a_header(tmp_path: Path) -> None:
     ("name", "content", "identity"),
     [
         ("curatedtrec.tsv", "How high?\t29,?029\\s*('|f(ee|oo)?t)\n", None),
-        ("trec-full.tsv", "1669\tfactoid\tHow high?\t29,?029\\s*('|f(ee|oo)?t)\n", "1669"),
+        ("large2470-train.tsv", "1669\tfactoid\tHow high?\t29,?029\\s*('|f(ee|oo)?t)\n", "1669"),
         ("curatedtrec.csv", 'How high?\t["29,?029\\\\s*(\'|f(ee|oo)?t)"]\n', None),
         ("curatedtrec-test.csv", 'How high?\t"[""29,?029\\\\s*(\'|f(ee|oo)?t)""]"\n', None),
         ("CuratedTrec-test.jsonl", '{"question": "How high?", "answer": ["29,?029\\\\s*(\'|f(ee|oo)?t)"]}\n', None),
@@ -172,6 +172,10 @@ def test_curated_trec_holds_patterns(tmp_path: Path, name: str, content: str, id
     assert identity is None or question.id == identity
     plain = path.rename(tmp_path / f"plain{path.suffix}")
     assert read_questions(plain, format="trec")[0].patterns
+
+
+def test_another_trec_is_no_curated_one(tmp_path: Path) -> None:
+    assert not read_questions(lines(tmp_path / "trec-covid.jsonl", {"question": "who?", "answer": ["Ada"]}))[0].patterns
 
 
 def test_squad_names_the_paragraph_that_its_reader_makes(tmp_path: Path) -> None:
