@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from realm.config import Below1, Count, EncoderConfig, LoopConfig, Natural, OptimConfig, Positive, RefreshConfig
+from realm.errors import UsageError
 from realm.settings import Range, check
 
 __all__ = ["DevConfig", "FinetuneConfig", "QaConfig", "QuestionsConfig", "SpanReaderConfig"]
@@ -142,3 +143,9 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.reader.max_tokens <= self.questions.max_query_tokens + 2:
+            raise UsageError(
+                f"found reader.max_tokens={self.reader.max_tokens} with questions.max_query_tokens="
+                f"{self.questions.max_query_tokens}: a long question leaves no room for a passage; raise the first or "
+                "lower the second"
+            )

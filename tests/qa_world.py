@@ -12,7 +12,7 @@ from tiny import tiny_bert
 
 from realm.types import Question
 
-PAINTINGS = 60
+PAINTINGS = 150
 WAYS = ("{a} was drawn by {b} in {c} .", "in {c} a hand of {b} made {a} .")
 
 

@@ -1,0 +1,187 @@
+"""Fine-tuning on a made-up world: it learns to answer, what it learns is the answers, and it goes on bit for bit.
+
+150 paintings, each with its maker and its place; half of the paintings' questions teach, the other half judge. All
+networks start at random: which word of a passage answers "who" and which "where" is to be learnt.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import qa_world
+from story import error, realm, result
+
+from realm.config import override
+from realm.recipes.finetuning import small
+from realm.workflows.answerer import open_answerer
+from realm.workflows.finetune import finetune
+from realm.workflows.ingest import ingest_sources
+
+SETTINGS = {
+    "encoder.layers": "0",
+    "encoder.pooling": "weighted-mean",
+    "encoder.frequency_a": "1000",
+    "encoder.dim": "none",
+    "encoder.normalize": "l2",
+    "encoder.temperature": "0.1",
+    "encoder.dropout": "0",
+    "encoder.backbone_dropout": "0",
+    "reader.layers": "none",
+    "reader.span_size": "32",
+    "reader.max_width": "3",
+    "reader.max_tokens": "96",
+    "encoder.freeze_word_embeddings": "true",
+    "reader.freeze_word_embeddings": "true",
+    "questions.max_passage_tokens": "40",
+    "qa.steps": "120",
+    "qa.batch_size": "16",
+    "qa.num_passages": "2",
+    "qa.num_early": "20",
+    "qa.learning_rate": "0.001",
+    "qa.token_weight_learning_rate": "0.05",
+    "qa.reader_learning_rate": "0.003",
+    "qa.head_learning_rate": "0.003",
+    "dev.size": "60",
+    "dev.num_passages": "2",
+    "optim.warmup": "10",
+    "loop.checkpoint_every": "40",
+    "loop.log_every": "10",
+    "loop.threads": "1",
+    "loop.device": "cpu",
+    "loop.tensorboard": "false",
+}
+
+
+class World(NamedTuple):
+    folder: Path
+    model: Path
+
+    def settings(self, **changed: str) -> list[str]:
+        values = {**SETTINGS, **{name.replace("__", "."): value for name, value in changed.items()}}
+        return [f"{name}={value}" for name, value in values.items()]
+
+    def run(self, name: str, questions: str = "train.jsonl", **changed: str) -> Mapping[str, Any]:
+        return finetune(
+            str(self.model),
+            self.folder / "kb",
+            self.folder / name,
+            override(small(), self.settings(**changed)),
+            questions=self.folder / questions,
+            dev=self.folder / "dev.jsonl",
+        )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    model = qa_world.write_model(folder / "bert", masked_head=False, hidden=64)
+    ingest_sources([str(qa_world.write_documents(folder / "documents.jsonl"))], folder / "kb", tokenizer=str(model))
+    asked = qa_world.questions()
+    teach, judge = asked[: len(asked) // 2], asked[len(asked) // 2 :]
+    qa_world.write_questions(folder / "train.jsonl", teach)
+    qa_world.write_questions(folder / "dev.jsonl", judge)
+    answers = [question.answers for question in teach]
+    random.Random(1).shuffle(answers)
+    shuffled = [replace(question, answers=answer, gold=()) for question, answer in zip(teach, answers, strict=True)]
+    qa_world.write_questions(folder / "shuffled.jsonl", shuffled)
+    return World(folder, model)
+
+
+@pytest.fixture(scope="module")
+def learnt(world: World) -> Mapping[str, Any]:
+    return world.run("learnt")
+
+
+def exact_match(result: Mapping[str, Any]) -> list[float]:
+    return [point["exact_match"] for point in result["curve"]]
+
+
+def test_it_learns_to_answer_questions_it_never_saw(world: World, learnt: Mapping[str, Any]) -> None:
+    curve = exact_match(learnt)
+    assert [point["step"] for point in learnt["curve"]] == [0, 40, 80, 120]
+    assert curve[0] < 0.2 and max(curve) >= 0.6
+    assert learnt["best_step"] == learnt["curve"][curve.index(max(curve))]["step"]
+
+
+def test_what_it_learns_is_the_answers(world: World, learnt: Mapping[str, Any]) -> None:
+    control = world.run("control", "shuffled.jsonl", qa__labelled="none")
+    assert max(exact_match(control)) < max(exact_match(learnt)) - 0.3
+
+
+def test_the_model_is_a_folder_with_a_card(world: World, learnt: Mapping[str, Any]) -> None:
+    encoder, reader, config = open_answerer(world.folder / "learnt")
+    assert config.qa.steps == 120 and not encoder.settings.tied and reader.max_width == 3
+    card = (Path(learnt["model"]) / "README.md").read_text(encoding="utf-8")
+    for words in ("## Training", "120 steps of 16 questions", "train.jsonl", "## Limits", "## Licence", "| 40 |"):
+        assert words in card
+    shown = result("show", world.folder / "learnt")
+    assert shown["best_step"] == learnt["best_step"] and "unfinished" not in shown
+    assert result("show", learnt["model"])["kind"] == "realm question answerer"
+
+
+def trained(run: Path) -> list[dict[str, Any]]:
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in event.items() if "seconds" not in name} for event in events]
+
+
+@pytest.mark.parametrize("documents", ["frozen", "refreshed"])
+def test_it_goes_on_bit_for_bit(world: World, tmp_path: Path, documents: str) -> None:
+    options = {"qa__steps": "6", "loop__checkpoint_every": "2", "loop__keep_checkpoints": "9", "loop__log_every": "1"}
+    options |= {"dev__size": "8", "qa__documents": documents, "qa__num_early": "6", "encoder__dropout": "0.1"}
+    options |= {"refresh__mode": "sync", "refresh__every_steps": "3", "reader__dropout": "0.1"}
+    name = f"whole-{documents}"
+    world.run(name, **options)
+    whole, again = world.folder / name, tmp_path / "again"
+    shutil.copytree(whole, again)
+    for step in (4, 6):
+        shutil.rmtree(again / "checkpoints" / f"step-{step:06d}")
+    done = realm("finetune", again)
+    assert done.code == 0 and "the best, of step" in done.out, done.err
+    assert trained(again) == trained(whole)
+    last = Path("checkpoints") / "step-000006"
+    files = [path.relative_to(whole) for path in (whole / last).rglob("*.safetensors")]
+    assert len(files) >= 5
+    for file in files:
+        assert (again / file).read_bytes() == (whole / file).read_bytes(), file
+    if documents == "refreshed":
+        assert json.loads((whole / last / "loop.json").read_text())["index_step"] == 3
+
+
+# ---------------------------------------------------------------- what can go wrong
+
+
+def command(world: World, out: Path, *settings: str, **options: Any) -> tuple[int, str]:
+    given = {"model": world.model, "kb": world.folder / "kb", "qa": world.folder / "train.jsonl", **options}
+    flags = [part for name, value in given.items() for part in (f"--{name}", value)]
+    return error("finetune", *flags, "--out", out, *world.settings(), *settings)
+
+
+def test_other_questions_are_refused_and_nothing_answerable_is_one_line(world: World, tmp_path: Path) -> None:
+    code, line = command(world, world.folder / "learnt", dev=world.folder / "train.jsonl")
+    assert code == 1 and "was begun with" in line
+    (tmp_path / "none.jsonl").write_text(json.dumps({"question": "who ?", "answers": ["nobody here"]}) + "\n")
+    code, line = command(world, tmp_path / "run", qa=tmp_path / "none.jsonl", dev=world.folder / "dev.jsonl")
+    assert code == 1 and "none of 1 questions can be learnt from" in line and "answers stand nowhere 1" in line
+
+
+def test_wrong_usage(world: World, tmp_path: Path) -> None:
+    assert error("finetune", "--kb", world.folder / "kb") == (
+        2,
+        "realm: found no --model, --kb, --qa or --out: expected all four for a new run, or RUN alone to go on",
+    )
+    code, line = command(world, tmp_path / "run", "qa.level=both")
+    assert code == 2 and "joint or passage" in line
+    code, line = command(world, tmp_path / "run", "reader.max_tokens=40")
+    assert code == 2 and "leaves no room for a passage" in line
+    code, line = command(world, tmp_path / "run", model="no/such/model/at/all")
+    assert code == 2 and "expected an existing folder, a hub id" in line
+    code, line = error("finetune", world.folder / "kb")
+    assert code == 1 and "run.json" in line
+    assert not (tmp_path / "run").exists()
