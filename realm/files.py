@@ -8,6 +8,7 @@ whatever else is in it.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -61,12 +62,25 @@ def staged_file(path: Path) -> Iterator[Path]:
     try:
         yield staged
         _flush(staged)
+        _open_to_readers(staged)
         os.replace(staged, path)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
         staged.unlink(missing_ok=True)
     _flush(path.parent)
+
+
+@functools.cache
+def _mask() -> int:
+    mask = os.umask(0o022)  # it can only be read by setting it
+    os.umask(mask)
+    return mask
+
+
+def _open_to_readers(file: Path) -> None:
+    """Some libraries write through temporary files that only their owner may read."""
+    os.chmod(file, 0o666 & ~_mask())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -108,6 +122,8 @@ def staged_folder(path: Path) -> Iterator[Path]:
         yield staged
         for file in staged.rglob("*"):
             _flush(file)
+            if file.is_file():
+                _open_to_readers(file)
         _flush(staged)
         if path.exists():
             old = path.with_name(f".{path.name}.stage-old-{uuid.uuid4().hex[:8]}")

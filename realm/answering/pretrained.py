@@ -1,4 +1,4 @@
-"""A trained model as one folder, or as a name of the catalogue.
+"""A trained model as one folder, as one small file, or as a name of the catalogue.
 
 MODEL/
   manifest.json   what it is, what it was made from
@@ -10,7 +10,6 @@ MODEL/
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from realm import files
 from realm.config import PretrainConfig, from_json, to_json
 from realm.errors import ArtefactError
-from realm.knowledge.catalog import CATALOG, CatalogEntry, cache_folder, fetch, resolve_model
+from realm.knowledge.catalog import CATALOG, cache_folder, fetch, making, resolve_model
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.models.late import open_reader
@@ -28,6 +27,8 @@ from realm.training.state import latest_checkpoint
 FORMAT = "realm model"
 VERSION = 1
 CARD = "README.md"
+PACKED = ".safetensors"
+"""How the name of a packed model ends."""
 
 
 def save_model(
@@ -41,10 +42,9 @@ def save_model(
 ) -> None:
     """Write a model folder, whole or not at all. facts: JSON values for its manifest.
 
-    ArtefactError when the folder holds something else, which is not ours to replace.
+    ArtefactError when there is something in its place.
     """
-    if folder.exists() and any(folder.iterdir()) and not is_model(folder):
-        raise ArtefactError(f"{folder} is not empty and is no model: expected a new folder; nothing was written")
+    check_place(folder)
     with files.staged_folder(folder) as staged:
         encoder.save_pretrained(staged / "encoder")
         reader.save_pretrained(staged / "reader")
@@ -55,21 +55,35 @@ def save_model(
         files.write_manifest(staged, format=FORMAT, version=VERSION, **about)
 
 
+def check_place(path: Path) -> None:
+    """ArtefactError unless nothing, or an empty folder, is at `path` and a folder can be above it."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ArtefactError(f"{path} exists: expected a new name; nothing was written")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ArtefactError(f"{above} is a file: expected a folder for {path.name}; nothing was written")
+
+
 def is_model(folder: Path) -> bool:
     """Whether a folder is one that `save_model` wrote."""
     place = folder / files.MANIFEST
-    return place.exists() and files.read_json(place).get("format") == FORMAT
+    if not place.is_file():
+        return False
+    manifest = files.read_json(place)
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
 def locate(name: str | Path) -> tuple[Path, Path]:
     """Where a model's parts lie, and its config.json.
 
-    name: a model folder, a run (its newest checkpoint), a checkpoint of a run, or a model of the catalogue.
-    ArtefactError when it is none of these; UnavailableError when a catalogue entry can't be fetched.
+    name: a model folder, a packed model, a run (its newest checkpoint), a checkpoint of a run, or a model of the
+    catalogue. ArtefactError when it is none of these; UnavailableError when a catalogue entry can't be fetched.
     """
-    entry, path = CATALOG.get(str(name)), Path(name)
+    entry, path = CATALOG.get(str(name)), Path(name).expanduser()
     if entry is not None and entry.kind == "model" and not path.exists():
-        path = _from_catalogue(entry)
+        path = _unpacked(fetch(entry.name), entry.sha256)
+    elif path.suffix == PACKED and path.is_file():
+        path = _unpacked(path, files.sha256_of(path))
     if is_model(path):
         files.read_manifest(path, format=FORMAT, version=VERSION)
         return path, path / "config.json"
@@ -78,12 +92,12 @@ def locate(name: str | Path) -> tuple[Path, Path]:
         raise ArtefactError(
             f"{path} has no checkpoint of REALM: let `realm pretrain {path}` finish, with realm.steps above 0"
         )
-    config = checkpoint.parent.parent / "config.json"
+    config = checkpoint.absolute().parent.parent / "config.json"
     if not (checkpoint / "reader").exists() or not config.exists():
-        models = ", ".join(sorted(e.name for e in CATALOG.values() if e.kind == "model"))
+        models = ", ".join(sorted(entry.name for entry in CATALOG.values() if entry.kind == "model"))
         raise ArtefactError(
-            f"{path} is no run and no checkpoint of one: expected a folder with run.json, step-... inside it, a model "
-            f"folder, or a name of the catalogue ({models})"
+            f"{path} is no run and no checkpoint of one: expected a folder with run.json, step-... inside it, what "
+            f"`realm export` wrote, or a name of the catalogue ({models})"
         )
     return checkpoint, config
 
@@ -96,44 +110,35 @@ def open_parts(name: str | Path, device: str = "cpu") -> tuple[DenseEncoder, Clo
 
 
 def pack_model(folder: Path, file: Path) -> int:
-    """A model folder as one small file; its size in bytes. What its encoder was trained from is left out of it."""
+    """A model folder as one small file; its size in bytes.
+
+    What training left as it was in an encoder that has a name, in the catalogue or on a hub, is left out of the file;
+    of an encoder that is a folder here, which nobody else has, nothing is.
+    """
+    check_place(file)
     files.read_manifest(folder, format=FORMAT, version=VERSION)
-    config = from_json(PretrainConfig, files.read_json(folder / "config.json"))
-    base = config.encoder.model
-    return pack(folder, Path(resolve_model(base)), file, {"base": base})
+    name = from_json(PretrainConfig, files.read_json(folder / "config.json")).encoder.model
+    found = Path(resolve_model(name))
+    base = found if found.is_dir() and not Path(name).expanduser().is_dir() else None
+    return pack(folder, base, file, {"base": name if base else None})
 
 
-def unpack_model(file: Path, folder: Path) -> None:
-    """The model folder of a packed file. Its tensors are rounded, so its fingerprints are not the original's."""
-    base = str(read_facts(file)["base"])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
-        parts = Path(place)
-        unpack(file, Path(resolve_model(base)), parts)
-        manifest = files.read_manifest(parts, format=FORMAT, version=VERSION)
-        known = ("format", "format_version", "realm_version", "encoder", "reader")
-        encoder, reader, config = open_parts(parts)
-        card = parts / CARD
-        save_model(
-            folder,
-            encoder,
-            reader,
-            config,
-            card=card.read_text(encoding="utf-8") if card.exists() else "",
-            facts={name: value for name, value in manifest.items() if name not in known},
-        )
-
-
-def _from_catalogue(entry: CatalogEntry) -> Path:
-    """The unpacked model, made once and kept in the cache."""
-    from filelock import FileLock
-
-    folder = cache_folder() / "models" / f"{entry.name}-{entry.sha256[:12]}"
+def _unpacked(file: Path, sha256: str) -> Path:
+    """The model folder of a packed file, made once and kept in the cache. Its tensors are rounded, so its fingerprints
+    are not the original's."""
+    folder = cache_folder() / "models" / f"{file.stem}-{sha256[:12]}"
     if is_model(folder):
         return folder
-    file = fetch(entry.name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        if not is_model(folder):
-            unpack_model(file, folder)
+    with making(folder):
+        if is_model(folder):  # another process was first
+            return folder
+        name = read_facts(file).get("base")
+        with files.staged_folder(folder) as staged:
+            unpack(file, Path(resolve_model(name)) if name else None, staged)
+            manifest = files.read_manifest(staged, format=FORMAT, version=VERSION)
+            encoder, reader, _ = open_parts(staged)
+            encoder.save_pretrained(staged / "encoder")
+            reader.save_pretrained(staged / "reader")
+            manifest |= {"encoder": encoder.fingerprint(), "reader": reader.fingerprint(), "packed": sha256[:16]}
+            files.write_json(staged / files.MANIFEST, manifest)
     return folder

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -239,8 +240,6 @@ def fetch(name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[st
 
     Warns (UserWarning) when an entry came whose hash is not known.
     """
-    from filelock import FileLock
-
     from realm.knowledge.download import download
 
     entry = find_entry(name, catalog)
@@ -250,13 +249,7 @@ def fetch(name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[st
     if found is not None:
         return found
     folder = _folder(entry, cache_dir)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtefactError(
-            f"can't write the cache {folder.parent} ({error.strerror}): set REALM_CACHE to a folder of yours"
-        ) from error
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with making(folder):
         found = cached(name, cache_dir, catalog=catalog)  # another process may have brought it meanwhile
         if found is not None:
             return found
@@ -303,6 +296,26 @@ def resolve_model(
         encoders = ", ".join(sorted(entry.name for entry in catalog.values() if entry.kind == "encoder"))
         raise UsageError(f"found model={name!r}: expected an existing folder, a hub id, or one of {encoders}")
     return name
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Hold a place in the cache against another process that would make it, too. ArtefactError when it can't be
+    written."""
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise ArtefactError(
+            f"can't write the cache {folder.parent} ({error.strerror}): set REALM_CACHE to a folder of yours"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _folder(entry: CatalogEntry, cache_dir: str | Path | None) -> Path:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -174,7 +175,8 @@ READERS: dict[str, type[ClozeReader]] = {"joint": ClozeReader, "late": LateReade
 """Kinds of reader by how query and passage meet."""
 
 
-def open_reader(folder: Path) -> ClozeReader:
-    """A saved reader of either kind. Raises what `ClozeReader.from_pretrained` raises."""
+def open_reader(folder: Path, **settings: Any) -> ClozeReader:
+    """A saved reader of either kind. settings: see `ClozeReader.from_pretrained`, whose errors it raises."""
     kind = read_json(folder / MANIFEST).get("format") if (folder / MANIFEST).exists() else None
-    return next((reader for reader in READERS.values() if kind == reader.KIND), ClozeReader).from_pretrained(folder)
+    found = next((reader for reader in READERS.values() if kind == reader.KIND), ClozeReader)
+    return found.from_pretrained(folder, **settings)

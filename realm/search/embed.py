@@ -128,7 +128,7 @@ def embed(
         "dtype": dtype,
         "rows": len(source),
         "rows_per_shard": rows_per_shard,
-        **({"bf16": True} if bf16 else {}),
+        "bf16": bf16,
     }
     if _finished(out, plan):
         return out
@@ -179,7 +179,8 @@ def _finished(out: Path, plan: Mapping[str, Any]) -> bool:
         manifest = read_manifest(out, format=FORMAT, version=VERSION)
     except ArtefactError:
         return False
-    same = all(manifest.get(key) == value for key, value in plan.items() if key != "rows_per_shard")
+    found = {"bf16": False, **manifest}  # which older indexes don't tell
+    same = all(found.get(key) == value for key, value in plan.items() if key != "rows_per_shard")
     return same and plan["encoder"] is not None
 
 

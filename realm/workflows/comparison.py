@@ -144,7 +144,9 @@ def compare(run: Run) -> dict[str, Any]:
     names = [n for n in ("warm-start", "realm", "bm25") if (run.evaluations / n / "report.json").exists()]
     reports = {name: read_report(run, name) for name in names}
     ks = [str(k) for k in config.probe.ks]
-    labels = LABELS if config.start is None else {**LABELS, "warm-start": f"start ({config.start})"}
+    labels = dict(LABELS)
+    if config.start is not None:
+        labels["warm-start"] = f"start ({config.start})" + (", then ICT" if config.ict.steps else "")
     columns = ["", *(labels[name] for name in names)]
     lines = [
         *((f"recall@{k}", f"recall@{k}", "{:.1%}") for k in ks),
@@ -165,6 +167,7 @@ def compare(run: Run) -> dict[str, Any]:
         if any(cell != "–" for cell in cells):
             rows.append([label, *cells])
     notes, intervals = [], {}
+    began = "warm start" if config.start is None else "start"
     for k in ks:
         if "realm" in reports and "warm-start" in reports:
             before, after = (_found(reports[n], k, len(probe)) for n in ("warm-start", "realm"))
@@ -172,7 +175,7 @@ def compare(run: Run) -> dict[str, Any]:
             intervals[f"recall@{k}"] = [gain.difference, gain.low, gain.high]
             if k == "5":
                 notes.append(
-                    f"recall@5 of REALM minus the warm start: {gain.difference * 100:+.1f} points "
+                    f"recall@5 of REALM minus the {began}: {gain.difference * 100:+.1f} points "
                     f"(95% interval {gain.low * 100:+.1f} to {gain.high * 100:+.1f}, paired bootstrap)"
                 )
     taught = "" if config.realm.objective == "marginal" else f"objective: {config.realm.objective}; "

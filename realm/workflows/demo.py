@@ -15,7 +15,7 @@ from typing import Any
 from realm import files
 from realm.answering.ask import Realm
 from realm.answering.pretrained import CARD, locate
-from realm.errors import UnavailableError
+from realm.errors import ArtefactError, UnavailableError
 from realm.evaluation.report import Example
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.catalog import fetch
@@ -33,6 +33,8 @@ from realm.workflows.workbench import Stop
 
 CORPUS = "vital-en"
 MODEL = "vital-small"
+OWN = {"kb", "run", "demo.json"}
+"""What a demo's folder holds."""
 QUICK_EVERY = 8
 """The quick story keeps one document in so many, and those that it tells of."""
 PASSAGES = 5
@@ -90,6 +92,8 @@ def run_demo(
     reporter = reporter or Silent()
     show = show or (lambda kind, value: None)
     run, comparison = Run(out / "run"), None
+    if out.exists() and any(out.iterdir()) and not OWN & {path.name for path in out.iterdir()}:
+        raise ArtefactError(f"{out} is not empty and is no demo's: give another --out")
     config = build("quick" if quick else "small", settings)
     trained = None if from_scratch or quick or kb or settings or run.exists else _trained(reporter)
     kb_path = kb or _ingest(out / "kb", quick, reporter)

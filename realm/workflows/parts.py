@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 from realm.answering.pretrained import locate
 from realm.config import DataConfig, EncoderConfig, PretrainConfig, ReaderConfig, from_json
 from realm.errors import DataError, MismatchError
-from realm.files import MANIFEST, fingerprint, read_json
+from realm.files import MANIFEST, fingerprint, read_json, staged_folder
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.catalog import resolve_model
 from realm.knowledge.snapshot import Snapshot
@@ -29,7 +30,7 @@ from realm.models.late import READERS
 from realm.search.embed import embed_rows
 from realm.workflows.reporting import Reporter
 
-SHAPING_ENCODER = ("layers", "dim", "pooling", "normalize", "tied")
+SHAPING_ENCODER = ("layers", "dim", "pooling", "normalize", "tied", "segments", "temperature")
 SHAPING_READER = ("interaction", "layers", "copy_head", "with_title")
 """Settings that say what a network is: a trained one must have them."""
 PCA_VECTORS_PER_DIMENSION = 16
@@ -103,9 +104,9 @@ def has_snapshot(kb_path: Path, fingerprint: str) -> bool:
     return any(read_json(path).get("fingerprint") == fingerprint for path in manifests)
 
 
-def find_start(config: PretrainConfig, snapshot: Snapshot) -> Path:
+def find_start(config: PretrainConfig, tokenizer: Any) -> Path:
     """The folder of the trained model `config.start`. MismatchError when it is another kind of model than the
-    configuration describes, or has other word pieces."""
+    configuration describes, or has other word pieces than `tokenizer`."""
     place, saved_config = locate(str(config.start))
     saved = from_json(PretrainConfig, read_json(saved_config))
     for group, names in (("encoder", SHAPING_ENCODER), ("reader", SHAPING_READER)):
@@ -116,12 +117,42 @@ def find_start(config: PretrainConfig, snapshot: Snapshot) -> Path:
                     f"found {group}.{name}={ours} with start={config.start}, which has {theirs}: give the same, or "
                     "start=none"
                 )
-    theirs, ours = (tokenizer_fingerprint(t) for t in (load_tokenizer(str(place / "encoder")), snapshot.tokenizer))
+    theirs, ours = (tokenizer_fingerprint(t) for t in (load_tokenizer(str(place / "encoder")), tokenizer))
     if theirs != ours:
         raise MismatchError(
             f"start={config.start} has the word pieces {theirs}, the snapshot's are {ours}: expected the same"
         )
     return place
+
+
+def start_fingerprint(place: Path) -> str:
+    """Of the parameters of a trained model, as its parts' manifests tell them."""
+    return fingerprint(*(str(read_json(place / part / MANIFEST)["fingerprint"]) for part in ("encoder", "reader")))
+
+
+def keep_start(place: Path, folder: Path) -> None:
+    """Copy a trained model into a run, so that the run stands on it whatever becomes of the original."""
+    config = locate(place)[1]
+    with staged_folder(folder) as staged:
+        for part in ("encoder", "reader"):
+            shutil.copytree(place / part, staged / part)
+        shutil.copy(config, staged / "config.json")
+
+
+def learnt_null(start: Path) -> bool:
+    """Whether a kept start brings a level of the null passage."""
+    saved = from_json(PretrainConfig, read_json(start / "config.json"))
+    return saved.encoder.null_bias == "learned" and saved.realm.null_passage
+
+
+def reader_settings(config: ReaderConfig, data: DataConfig) -> dict[str, Any]:
+    """What a saved reader may be given anew."""
+    return {
+        "max_length": data.max_query_tokens + data.max_passage_tokens,
+        "backbone_dropout": config.dropout,
+        "freeze_word_embeddings": config.freeze_word_embeddings,
+        "freeze_layers": config.freeze_layers,
+    }
 
 
 def build_encoder(config: EncoderConfig, snapshot: Snapshot, max_passage_tokens: int, seed: int) -> DenseEncoder:
@@ -188,10 +219,7 @@ def build_reader(config: ReaderConfig, data: DataConfig, snapshot: Snapshot, see
         source,
         layers=config.layers,
         copy=config.copy_head,
-        max_length=data.max_query_tokens + data.max_passage_tokens,
-        backbone_dropout=config.dropout,
-        freeze_word_embeddings=config.freeze_word_embeddings,
-        freeze_layers=config.freeze_layers,
+        **reader_settings(config, data),
     )
     reader.set_token_counts(torch.from_numpy(snapshot.token_counts()))
     theirs, ours = tokenizer_fingerprint(reader.tokenizer), tokenizer_fingerprint(snapshot.tokenizer)

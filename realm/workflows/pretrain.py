@@ -65,6 +65,15 @@ def pretrain(
         corpus = corpus or (Path(config.data.corpus) if config.data.corpus else None)
         if corpus is not None:
             masked = text(corpus, begun.get("corpus_version"))
+        # Looked at before anything is written: a run folder that was begun with a wrong start could not go on.
+        kept = (run.start / "config.json").exists()
+        start = (
+            None
+            if config.start is None
+            else run.start
+            if kept
+            else parts.find_start(config, searched.snapshot.tokenizer)
+        )
         run.create_or_resume(
             config,
             {
@@ -75,8 +84,11 @@ def pretrain(
                 "corpus_version": masked.snapshot.version if corpus else None,
                 "corpus_snapshot": masked.snapshot.fingerprint,
                 "corpus_spans": masked.spans.fingerprint,
+                "start": parts.start_fingerprint(start) if start else None,
             },
         )
+        if start is not None and not kept:
+            parts.keep_start(start, run.start)
         pretrain_texts(run, config, searched, masked, reporter, should_stop)
     return compare(run)
 

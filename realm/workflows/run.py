@@ -5,6 +5,7 @@ RUN/
   config.json          the whole resolved configuration
   metrics.jsonl        one object an event; TensorBoard events beside it
   probe.json           the held-out masked sentences
+  start/               the trained model that it goes on from, if any
   warm-start/          checkpoints of the inverse cloze task
   checkpoints/         checkpoints of REALM
   index/step-000500/   vectors by the parameters of that step
@@ -49,6 +50,7 @@ class Run:
         self.checkpoints = self.path / "checkpoints"
         self.index = self.path / "index"
         self.evaluations = self.path / "evaluations"
+        self.start = self.path / "start"
         self.probe = self.path / "probe.json"
         self.report = self.path / "report.html"
 
@@ -80,7 +82,8 @@ class Run:
                         f"{self.path} was begun with {name} {before[name]}: found {found}; "
                         "give the same one, or another --out"
                     )
-            old_settings = files.read_json(self.path / "config.json")
+            # Through the class, so that a setting which came later has its default on both sides.
+            old_settings = to_json(from_json(type(config), files.read_json(self.path / "config.json")))
             for name, old, new in _differences(old_settings, settings, ""):
                 raise MismatchError(
                     f"{self.path} was begun with {name}={old}: found {name}={new}; "

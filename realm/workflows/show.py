@@ -213,7 +213,12 @@ def _unfinished_index(path: Path) -> Facts:
 def _file(path: Path) -> Facts:
     value: Any = None
     if path.suffix == ".safetensors":
-        packed = packed_model(path)
+        try:
+            packed = packed_model(path)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ArtefactError(
+                f"{path} is damaged: what it says of itself can't be read ({type(error).__name__}); fetch it again"
+            ) from error
         if packed is not None:
             return _facts(packed.pop("kind"), path, packed)
     if path.suffix == ".json":

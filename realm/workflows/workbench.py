@@ -111,32 +111,41 @@ class Workbench:
 
     # ------------------------------------------------------------ parts
 
-    @cached_property
+    @property
     def start(self) -> Path | None:
-        """The trained model that this run goes on from: a folder with encoder and reader."""
-        if self.config.start is None:
-            return None
-        with self.reporter.stage(f"find the model {self.config.start}"):
-            return parts.find_start(self.config, self.searched.snapshot)
+        """The trained model that this run goes on from, as the run keeps it."""
+        return self.run.start if self.config.start is not None else None
 
     def encoder(self, checkpoint: Path | None, *, training: bool = True) -> DenseEncoder:
         """The encoder of a checkpoint, or the one that the run starts with."""
-        config, checkpoint = self.config, checkpoint or self.start
+        config = self.config
+        if checkpoint is None and self.start is not None:
+            torch.manual_seed(config.loop.seed)  # as where one is built: what comes after may draw, too
+            checkpoint = self.start
         if checkpoint is None:
             found = parts.build_encoder(
                 config.encoder, self.searched.snapshot, config.data.max_passage_tokens, config.loop.seed
             )
         else:
             found = DenseEncoder.from_pretrained(
-                checkpoint / "encoder", dropout=config.encoder.dropout, backbone_dropout=config.encoder.backbone_dropout
+                checkpoint / "encoder",
+                dropout=config.encoder.dropout,
+                backbone_dropout=config.encoder.backbone_dropout,
+                freeze_word_embeddings=config.encoder.freeze_word_embeddings,
+                learn_temperature=config.encoder.learn_temperature,
+                learn_null_bias=config.encoder.null_bias == "learned",
             )
         return found.to(self.device).train(training)
 
     def reader(self, checkpoint: Path | None) -> ClozeReader:
         """The reader of a checkpoint, or the one that the run starts with."""
-        checkpoint = checkpoint or self.start
+        if checkpoint is None and self.start is not None:
+            torch.manual_seed(self.config.loop.seed + 1)
+            checkpoint = self.start
         if checkpoint is not None:
-            return open_reader(checkpoint / "reader").to(self.device)
+            return open_reader(checkpoint / "reader", **parts.reader_settings(self.config.reader, self.config.data)).to(
+                self.device
+            )
         snapshot, config = self.searched.snapshot, self.config
         return parts.build_reader(config.reader, config.data, snapshot, config.loop.seed).to(self.device)
 
@@ -170,7 +179,7 @@ class Workbench:
 
     def calibrate_null(self, method: RealmPretraining) -> None:
         """Start the null passage's level, where the recipe learns it and no model brings it, from the first batch."""
-        if self.start is not None:
+        if self.start is not None and parts.learnt_null(self.start):
             return
         if self.config.encoder.null_bias == "learned" and self.config.realm.null_passage:
             training = method.encoder.training

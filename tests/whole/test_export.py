@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from story import error, result
 from realm import KnowledgeBase, Realm
 from realm.answering import pretrained
 from realm.files import sha256_of
+from realm.knowledge import catalog
 from realm.knowledge.catalog import CatalogEntry
+from realm.models.encoders import DenseEncoder
+from realm.workflows.comparison import compare
+from realm.workflows.export import model_card
+from realm.workflows.run import Run
 
 QUESTION = "The bridge of Almby was painted by [MASK] in 1800."
 
@@ -42,30 +48,75 @@ def test_a_model_folder_answers_as_its_run(world: Path, tmp_path: Path) -> None:
     assert result("show", tmp_path / "towns")["kind"] == "realm model"
 
 
-def test_a_packed_model_has_a_name_and_a_run_goes_on_from_it(
+def test_a_packed_model_opens_and_a_run_goes_on_from_it(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("REALM_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "towns.safetensors"
     done = result("export", world / "run", "--out", file)
     assert done["sha256"] == sha256_of(file)
+    assert done["bytes"] == file.stat().st_size
     assert result("show", file)["kind"] == "realm packed model"
-    entry = CatalogEntry(
-        name="towns", kind="model", description="", licence="CC0", sha256=done["sha256"], url=file.as_uri()
-    )
-    monkeypatch.setattr(pretrained, "CATALOG", {"towns": entry})
-    monkeypatch.setattr(pretrained, "fetch", lambda name: file)
-    monkeypatch.setenv("REALM_CACHE", str(tmp_path / "cache"))
-    run, packed = (Realm.from_pretrained(place).encoder.state_dict() for place in (world / "run", "towns"))
+    run, packed = (Realm.from_pretrained(place).encoder.state_dict() for place in (world / "run", file))
     for name, value in run.items():
         assert (packed[name] - value).abs().max() <= 2**-7 * value.abs().max() + 1e-9, name
 
-    begun = [*story.settings(world / "model", realm__steps="2"), "start=towns"]
-    table = result("pretrain", "--kb", world / "kb", "--out", tmp_path / "more", *begun, "ict.steps=0")
-    assert table["columns"][1] == "start (towns)"
+    begun = [*story.settings(world / "model", realm__steps="2", ict__steps="0"), f"start={file}"]
+    command = ["pretrain", "--kb", world / "kb", "--out", tmp_path / "more", *begun]
+    table = result(*command)
+    assert table["columns"][1] == f"start ({file})"
     assert any("may have been masked" in note for note in table["notes"])
     warm = next((tmp_path / "more" / "warm-start" / "checkpoints").iterdir())
-    for name, value in Realm.from_pretrained("towns").encoder.state_dict().items():
-        assert (pretrained.DenseEncoder.from_pretrained(warm / "encoder").state_dict()[name] == value).all(), name
+    for name, value in Realm.from_pretrained(file).encoder.state_dict().items():
+        assert (DenseEncoder.from_pretrained(warm / "encoder").state_dict()[name] == value).all(), name
+
+    # The run stands on its own copy, and says whose it is.
+    shutil.rmtree(tmp_path / "cache")
+    file.unlink()
+    shutil.rmtree(tmp_path / "more" / "checkpoints")
+    shutil.rmtree(tmp_path / "more" / "evaluations" / "realm")
+    assert result(*command)["figures"] == table["figures"]
+    assert json.loads((tmp_path / "more" / "run.json").read_text())["parents"]["start"]
+
+
+def test_a_model_of_the_catalogue_opens_by_its_name(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "towns.safetensors"
+    sha256 = result("export", world / "run", "--out", file)["sha256"]
+    entry = CatalogEntry("towns", "model", "", "CC0", sha256, url=file.as_uri())
+    monkeypatch.setattr(pretrained, "CATALOG", {"towns": entry})
+    monkeypatch.setattr(pretrained, "fetch", lambda name: catalog.fetch(name, catalog={"towns": entry}))
+    monkeypatch.setenv("REALM_CACHE", str(tmp_path / "cache"))
+    answer = result("ask", QUESTION, "--kb", world / "kb", "--model", "towns")
+    assert answer["text"] == Realm.from_pretrained(file).ask(QUESTION, KnowledgeBase.open(world / "kb")).text
+
+
+def test_a_wrong_start_leaves_no_run_behind(world: Path, tmp_path: Path) -> None:
+    right = ["pretrain", "--kb", world / "kb", "--out", tmp_path / "run", *story.settings(world / "model")]
+    assert "no run and no checkpoint" in error(*right, "start=/nowhere")[1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_has_not_ended_is_no_model(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "run", tmp_path / "half")
+    shutil.rmtree(sorted((tmp_path / "half" / "checkpoints").glob("step-*"))[-1])
+    _, line = error("export", tmp_path / "half", "--out", tmp_path / "m")
+    assert "stands at step 4 of 6" in line
+    shutil.copytree(world / "run", tmp_path / "unjudged")
+    shutil.rmtree(tmp_path / "unjudged" / "evaluations" / "realm")
+    assert "was not judged" in error("export", tmp_path / "unjudged", "--out", tmp_path / "m")[1]
+    assert "is no run" in error("export", world / "kb", "--out", tmp_path / "m")[1]
+
+
+def test_the_card_shows_each_figure_in_its_column(world: Path) -> None:
+    from markdown_it import MarkdownIt
+
+    run = Run(world / "run")
+    page = MarkdownIt().enable("table").render(model_card(run, "towns"))
+    shown = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)]
+    comparison = compare(run)
+    assert shown == [comparison["columns"], *comparison["rows"]]
 
 
 def test_a_start_of_another_shape_is_refused(world: Path, tmp_path: Path) -> None:
@@ -89,8 +140,9 @@ def test_nothing_of_others_is_replaced(world: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     _, line = error("export", world / "run", "--out", tmp_path / "mine")
-    assert "not empty and is no model" in line
+    assert "exists: expected a new name" in line
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    assert "is a file" in error("export", world / "run", "--out", tmp_path / "mine" / "letter.txt" / "x")[1]
     (tmp_path / "x.safetensors").write_text("dear")
     _, line = error("export", world / "run", "--out", tmp_path / "x.safetensors")
     assert "exists" in line

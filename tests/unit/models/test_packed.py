@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from realm.errors import ArtefactError, MismatchError
@@ -78,7 +83,84 @@ def test_what_is_no_packed_model(tmp_path: Path, base: Path) -> None:
         read_facts(tmp_path / "torn.safetensors")
 
 
-@pytest.mark.parametrize("place", ["../out.json", "/tmp/out.json", "a\\b.json"])
+def rewritten(file: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """The file with another description of itself."""
+    with safe_open(file, framework="pt") as opened:
+        about = json.loads(opened.metadata()["realm"])
+    changed = change(about)
+    save_file(load_file(file), file, metadata={"realm": json.dumps(about if changed is None else changed)})
+    return file
+
+
+def word(about: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = about["tensors"]["encoder/model.safetensors"]["words"]
+    return found
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a list": lambda about: [],
+    "no facts": lambda about: about.update(facts=None),
+    "tensors a list": lambda about: about.update(tensors=[]),
+    "parts a list": lambda about: about["tensors"].update(x=[]),
+    "a text is a number": lambda about: about["texts"].update({key: 3 for key in about["texts"]}),
+    "a file without its text": lambda about: about["files"].update({"x.json": "gone"}),
+    "a file whose key is a list": lambda about: about["files"].update({"x.json": []}),
+    "no shape": lambda about: word(about).update(shape=None),
+    "another shape": lambda about: word(about).update(shape=word(about)["shape"][::-1]),
+    "a shape that is a string": lambda about: word(about).update(shape="12"),
+    "a function for a type": lambda about: word(about).update(dtype="load"),
+    "another kind": lambda about: word(about).update(kind="int4"),
+    "base without digest": lambda about: word(about).update(kind="base", digest=3),
+    "stored, and isn't": lambda about: word(about).update(kind="stored"),
+    "another tensor's place": lambda about: about["tensors"].update(elsewhere={"x": {**word(about), "kind": "int8"}}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_lies_about_itself_is_damaged(tmp_path: Path, base: Path, trained: Path, damage: str) -> None:
+    pack(trained, base, tmp_path / "small.safetensors", {})
+    with pytest.raises(ArtefactError, match=r"is damaged|holds something else"):
+        unpack(rewritten(tmp_path / "small.safetensors", DAMAGES[damage]), base, tmp_path)
+
+
+@pytest.mark.parametrize("change", ["row", "scale"])
+def test_numbers_that_cannot_be_are_damage(tmp_path: Path, base: Path, trained: Path, change: str) -> None:
+    file, key = tmp_path / "small.safetensors", "encoder/model.safetensors/words"
+    pack(trained, base, file, {})
+    tensors = load_file(file)
+    if change == "row":
+        tensors[f"{key}:rows"][0] = -1
+    else:
+        tensors[f"{key}:scale"] = tensors[f"{key}:scale"][:1]
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file(tensors, file, metadata=metadata)
+    with pytest.raises(ArtefactError, match=r"its tensor encoder/model\.safetensors/words can't be read"):
+        unpack(file, base, tmp_path)
+
+
+def test_a_broken_model_is_not_packed(tmp_path: Path, base: Path, trained: Path) -> None:
+    file = trained / "encoder" / "model.safetensors"
+    values = load_file(file)
+    values["matrix"][0, 0] = torch.inf
+    save_file(values, file)
+    with pytest.raises(ArtefactError, match="holds NaN or infinity in matrix"):
+        pack(trained, base, tmp_path / "small.safetensors", {})
+    assert not (tmp_path / "small.safetensors").exists()
+
+
+def test_without_a_base_everything_is_there(tmp_path: Path, base: Path, trained: Path) -> None:
+    size = pack(trained, None, tmp_path / "whole.safetensors", {})
+    assert size > pack(trained, base, tmp_path / "small.safetensors", {})
+    unpack(tmp_path / "whole.safetensors", None, tmp_path)
+    assert (
+        load_file(tmp_path / "encoder" / "model.safetensors").keys()
+        == load_file(trained / "encoder" / "model.safetensors").keys()
+    )
+    assert stat.S_IMODE((tmp_path / "whole.safetensors").stat().st_mode) & 0o044
+
+
+@pytest.mark.parametrize("place", ["../out.json", "/tmp/out.json", "a\\b.json", "", "a\0b", "encoder"])
 def test_no_file_leaves_the_folder(
     tmp_path: Path, base: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -228,10 +228,12 @@ class Projected(ToyEncoder):
 def test_bfloat16_products_are_another_index(tmp_path: Path) -> None:
     encoder, source = Projected(), ToySource(40)
     exact = embed(encoder, source, tmp_path / "index", max_tokens=12, facts=FACTS)
-    assert "bf16" not in read_json(exact / MANIFEST)
+    assert not read_json(exact / MANIFEST)["bf16"]
     before = ExactIndex.open(exact).vectors(torch.arange(40))
     rounded = embed(encoder, source, tmp_path / "index", max_tokens=12, bf16=True, facts=FACTS)
     assert read_json(rounded / MANIFEST)["bf16"]
     after = ExactIndex.open(rounded).vectors(torch.arange(40))
     assert not torch.equal(after, before)
     torch.testing.assert_close(after, before, rtol=0.03, atol=0.03 * float(before.abs().max()))
+    again = embed(encoder, source, tmp_path / "index", max_tokens=12, facts=FACTS)
+    assert torch.equal(ExactIndex.open(again).vectors(torch.arange(40)), before)
