@@ -182,7 +182,7 @@ _ENTRIES = (
         description="REALM of the recipe `small` on vital-en: a bag-of-word-pieces retriever, a late reader",
         licence="Apache-2.0",
         bundled="checkpoints/vital-small.safetensors",
-        sha256="9a01d08f29f15bcd08661c0069b78c63e09cc2ece3350ea9a60911008ec69357",
+        sha256="d95082694ec58c8dfe3089f1974521fd1f65e3559888eb38ed60976b54ec3f87",
     ),
 )
 
