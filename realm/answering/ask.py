@@ -8,24 +8,23 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from realm import objectives
 from realm.answering.candidates import Candidate, find_candidates, open_tagger
 from realm.answering.pretrained import open_parts, save_model
-from realm.answering.tokens import BLANK, body_tokens, cloze_tokens, pad, passage_tokens, pieces
+from realm.answering.retrieving import DenseRetrieval
+from realm.answering.tokens import body_tokens, cloze_tokens, pad
 from realm.config import PretrainConfig
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
-from realm.types import Answer, Evidence, Passage, Progress, Tokens
+from realm.types import Answer, Evidence, Progress, Tokens
 
 ALTERNATIVES = 4
 
@@ -44,6 +43,11 @@ class Realm:
         self.reader = reader.eval()
         self.config = config
         self.tokenizer = encoder.tokenizer
+        self.retrieval = DenseRetrieval(
+            encoder,
+            max_query_tokens=config.data.max_query_tokens,
+            max_passage_tokens=config.data.max_passage_tokens,
+        )
         self._tagger: Any = None
 
     @classmethod
@@ -63,39 +67,17 @@ class Realm:
     @property
     def passage_encoder(self) -> PassageEncoder:
         """What `KnowledgeBase.embed_missing` and `update` need: passages to vectors, and whose they are."""
-        budget = self.config.data.max_passage_tokens
-
-        def encode(passages: Sequence[Passage]) -> np.ndarray:
-            with torch.inference_mode():
-                tokens = passage_tokens(self.tokenizer, passages, budget)
-                return np.asarray(self.encoder.encode_passages(tokens).float().cpu().numpy())
-
-        return PassageEncoder(f"{self.encoder.fingerprint()}_{budget}", encode)
+        return self.retrieval.passage_encoder
 
     def prepare(self, kb: KnowledgeBase, progress: Progress | None = None) -> int:
         """Embed the passages that have no vector of this model yet; returns how many. After an edit, a handful."""
-        return kb.embed_missing(self.passage_encoder, progress=progress)
+        return self.retrieval.prepare(kb, progress)
 
     def search(
         self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: int | None = None
     ) -> list[Match]:
         """The k passages with the highest inner product. A blank in the query is masked as in training."""
-        with torch.inference_mode():
-            query_D = self.encoder.encode_queries(self._query(query))[0].float().cpu().numpy()
-        encoder = self.passage_encoder
-        if as_of is None:
-            self.prepare(kb)
-            if encoder.fingerprint not in kb.encoders():  # not a single passage to embed
-                return []
-            return kb.search_vectors(query_D, k, where, encoder.fingerprint)
-        return _search_past(kb, as_of, query_D, k, where, encoder)
-
-    def _query(self, query: str) -> Tokens:
-        budget = self.config.data.max_query_tokens
-        if len(BLANK.findall(query)) == 1:
-            return cloze_tokens(self.tokenizer, query, 1, budget)[0]
-        ids = pieces(self.tokenizer, [query])[0][: budget - 2]
-        return pad([[self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]], self.tokenizer.pad_token_id)
+        return self.retrieval.search(query, kb, k, where, as_of)
 
     # ------------------------------------------------------------ answering
 
@@ -132,7 +114,7 @@ class Realm:
     ) -> Answer:
         # ---- p(z|x), the null passage being candidate 0
         null = pad([[self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.tokenizer.sep_token_id]], 0, [2])
-        query_1D = self.encoder.encode_queries(self._query(question))
+        query_1D = self.retrieval.query_vector(question)
         null_score = float((query_1D @ self.encoder.encode_passages(null).T)[0, 0] + self.encoder.null_bias)
         if not self.config.realm.null_passage:  # it was no candidate in training; it stays what RU counts from
             null_score = -math.inf
@@ -204,23 +186,3 @@ def _evidence(
         date=match.date,
         url=match.url,
     )
-
-
-def _search_past(
-    kb: KnowledgeBase, version: int, query_D: np.ndarray, k: int, where: str | None, encoder: PassageEncoder
-) -> list[Match]:
-    """Search an older version, which can't be written: what has changed since is embedded here, in memory."""
-    past = kb.at(version)
-    known = kb.stored_vectors(encoder.fingerprint)
-    best: list[tuple[float, Passage]] = []
-    for passages in _batched(past.passages(where), 1024):
-        fresh = [passage for passage in passages if passage.text_hash not in known]
-        vectors = dict(zip((p.text_hash for p in fresh), encoder(fresh), strict=True)) if fresh else {}
-        score_N = np.stack([(vectors if p.text_hash in vectors else known)[p.text_hash] for p in passages]) @ query_D
-        best = sorted([*best, *zip(score_N.tolist(), passages, strict=True)], key=lambda pair: -pair[0])[:k]
-    return [past.match(passage, score) for score, passage in best]
-
-
-def _batched(passages: Iterator[Passage], size: int) -> Iterator[list[Passage]]:
-    while batch := list(islice(passages, size)):
-        yield batch

@@ -37,12 +37,12 @@ def normalize_squad(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-_NORMALIZERS: Mapping[Convention, Callable[[str], str]] = {"orqa": normalize_orqa, "squad": normalize_squad}
+NORMALIZERS: Mapping[Convention, Callable[[str], str]] = {"orqa": normalize_orqa, "squad": normalize_squad}
 
 
 def exact_match(prediction: str, references: Sequence[str], convention: Convention = "orqa") -> bool:
     """Whether the prediction equals any of the references after the convention's normalisation."""
-    normalize = _NORMALIZERS[convention]
+    normalize = NORMALIZERS[convention]
     wanted = normalize(prediction)
     return any(normalize(reference) == wanted for reference in references)
 
@@ -53,7 +53,7 @@ def token_f1(prediction: str, references: Sequence[str], convention: Convention 
     Rajpurkar et al. (2016). Where one side has no words after normalising, it is 1 if both have none, else 0. No
     reference: 0.
     """
-    normalize = _NORMALIZERS[convention]
+    normalize = NORMALIZERS[convention]
     found = normalize(prediction).split()
     return max((_overlap(found, normalize(reference).split()) for reference in references), default=0.0)
 
