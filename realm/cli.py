@@ -178,7 +178,12 @@ def search(
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help='A sentence with a blank: "Guernica was painted by [MASK]."')],
+    question: Annotated[
+        str,
+        typer.Argument(
+            help='A sentence with a blank ("Guernica was painted by [MASK]."), or, of a fine-tuned model, a question.'
+        ),
+    ],
     kb: KB,
     model: MODEL,
     k: Annotated[int, typer.Option(min=1, help="Passages to read.")] = 5,
@@ -186,7 +191,7 @@ def ask(
     as_of: AS_OF = None,
     as_json: JSON = False,
 ) -> None:
-    """Fill a blank and show what the answer rests on."""
+    """Fill a blank, or answer a question, and show what the answer rests on."""
     from realm.console import Terminal
     from realm.workflows.ask import answer_json, ask_question
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -176,11 +177,13 @@ def print_answer(answer: Answer) -> None:
         f"{escape(answer.question)}\n  [bold green]{escape(answer.text)}[/] {answer.confidence:.0%}"
         + (f"  [dim]then {escape(others)}[/]" if others else "")
     )
-    out.print(f"  [dim]p(z|x)  p(z|x,y)      RU[/]   [dim]null passage: p(z|x) {answer.null_prior:.3f}[/]")
+    read_alone = not all(math.isnan(evidence.retrieval_utility) for evidence in answer.evidence)
+    null = f"null passage: p(z|x) {answer.null_prior:.3f}" if read_alone else ""
+    out.print(f"  [dim]p(z|x)  p(z|x,y)      {'RU' if read_alone else '  '}[/]   [dim]{null}[/]".rstrip())
     for evidence in answer.evidence:
-        passage = evidence.passage
+        passage, utility = evidence.passage, evidence.retrieval_utility
         out.print(
-            f"   {evidence.prior:.3f}     {evidence.posterior:.3f}  {evidence.retrieval_utility:+6.2f}   "
+            f"   {evidence.prior:.3f}     {evidence.posterior:.3f}  {f'{utility:+6.2f}' if read_alone else ' ' * 6}   "
             f"[bold]{escape(passage.title)}[/] "
             f"[dim]{escape(passage.document_id)}, version {evidence.document_version}[/]\n"
             f"                            {_marked(passage.text, evidence.span)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from realm.answering.ask import Realm
+from realm.answering.questions import QuestionAnswering, open_model
 from realm.knowledge.base import KnowledgeBase
 from realm.types import Answer
 from realm.workflows.reporting import Reporter, Silent
@@ -28,10 +30,10 @@ def search_passages(
     if model is None:
         matches = (kb if as_of is None else kb.at(as_of)).search_text(query, k, where)
     else:
-        realm = Realm.from_pretrained(model)
+        opened = open_model(model)
         if as_of is None:
-            embed_missing(realm, kb, reporter or Silent())
-        matches = realm.search(query, kb, k, where, as_of)
+            embed_missing(opened, kb, reporter or Silent())
+        matches = opened.retrieval.search(query, kb, k, where, as_of)
     return [
         {
             "rank": rank,
@@ -59,17 +61,17 @@ def ask_question(
     as_of: int | None = None,
     reporter: Reporter | None = None,
 ) -> Answer:
-    """Fill one blank from a knowledge base; see `Realm.ask`."""
+    """Fill one blank, or answer one question, from a knowledge base; see `Realm.ask` and `QuestionAnswering.ask`."""
     kb = open_knowledge_base(kb_path)
-    realm = Realm.from_pretrained(model)
+    opened = open_model(model)
     if as_of is None:
-        embed_missing(realm, kb, reporter or Silent())
-    return realm.ask(question, kb, k=k, where=where, as_of=as_of)
+        embed_missing(opened, kb, reporter or Silent())
+    return opened.ask(question, kb, k=k, where=where, as_of=as_of)
 
 
-def embed_missing(realm: Realm, kb: KnowledgeBase, reporter: Reporter) -> None:
+def embed_missing(model: Realm | QuestionAnswering, kb: KnowledgeBase, reporter: Reporter) -> None:
     """Give new passages their vectors, with a bar when there are many (the first question to a fresh model)."""
-    encoder = realm.passage_encoder
+    encoder = model.passage_encoder
     if encoder.fingerprint in kb.encoders():
         kb.embed_missing(encoder)
         return
@@ -84,5 +86,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         evidence["date"] = found.date.isoformat() if found.date else None
         evidence["passage"]["id"] = found.passage.id
         evidence["passage"].pop("sentences")
+        if math.isnan(found.retrieval_utility):  # there was no null passage to compare with
+            evidence["retrieval_utility"] = None
         evidence["span"] = list(found.span) if found.span else None
     return value

@@ -5,7 +5,7 @@
 The run folder has the shape of pre-training's (see `realm.workflows.run`), and:
 
   evaluations/step-000100.json   figures on the dev questions at each checkpoint
-  model/                         the best checkpoint (see `realm.workflows.answerer`)
+  model/                         the best checkpoint (see `realm.answering.answerer`)
 
 The same command goes on from wherever it was stopped.
 """
@@ -24,6 +24,7 @@ import torch
 from realm import files
 from realm.config import from_json
 from realm.errors import DataError, UsageError
+from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.questions import read_questions
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
@@ -43,7 +44,7 @@ from realm.training.state import latest_checkpoint, list_checkpoints, read_facts
 from realm.types import Question
 from realm.workflows import finetune_start as starts
 from realm.workflows import parts
-from realm.workflows.finetune_judge import NORMALIZE, Judge
+from realm.workflows.finetune_judge import Judge
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.run import FINETUNING, Run
 from realm.workflows.store import open_knowledge_base
@@ -165,7 +166,7 @@ class _Desk:
         self.run, self.config, self.start, self.snapshot = run, config, start, snapshot
         self.metrics, self.reporter, self.should_stop, self.licence = metrics, reporter, should_stop, licence
         self.device = parts.choose_device(config.loop.device)
-        self.normalize = NORMALIZE[config.questions.convention]
+        self.normalize = NORMALIZERS[config.questions.convention]
         self.index_step = 0
         self.since = time.time()
         self.refresh: Refresh | None = None

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from realm import files
+from realm.answering.answerer import CARD, model_card, save_answerer
 from realm.config import to_json
-from realm.evaluation.answers import is_correct, normalize_orqa, normalize_squad
+from realm.evaluation.answers import is_correct
 from realm.evaluation.patterns import PatternMatcher
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
@@ -20,11 +21,9 @@ from realm.settings_finetune import FinetuneConfig
 from realm.training.matching import AnswerMatcher
 from realm.training.questions import question_tokens
 from realm.types import Question
-from realm.workflows.answerer import CARD, model_card, save_answerer
 from realm.workflows.reporting import Reporter
 from realm.workflows.run import Run
 
-NORMALIZE = {"orqa": normalize_orqa, "squad": normalize_squad}
 AT_ONCE = 16
 
 

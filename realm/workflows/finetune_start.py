@@ -136,7 +136,7 @@ def open_reader(
 ) -> SpanReader:
     """The reader of a checkpoint of the run, or a new one. MismatchError when its word pieces are not the encoder's."""
     reader = config.reader
-    changeable = {
+    changeable: dict[str, Any] = {
         "max_width": reader.max_width,
         "max_length": reader.max_tokens,
         "backbone_dropout": reader.dropout,
@@ -150,7 +150,7 @@ def open_reader(
     source = resolve_model(reader.model)
     manifest = Path(source) / MANIFEST
     of_answers = manifest.exists() and read_json(manifest).get("format") == SPAN_READER
-    new = {} if of_answers else {"span_size": reader.span_size}
+    new: dict[str, Any] = {} if of_answers else {"span_size": reader.span_size}
     found = SpanReader.from_pretrained(source, layers=reader.layers, **new, **changeable)
     theirs, ours = (_pieces(t) for t in (found.tokenizer, snapshot.tokenizer))
     if theirs != ours:

@@ -18,9 +18,9 @@ import pytest
 import qa_world
 from story import error, realm, result
 
+from realm.answering.answerer import open_answerer
 from realm.config import override
 from realm.recipes.finetuning import small
-from realm.workflows.answerer import open_answerer
 from realm.workflows.finetune import finetune
 from realm.workflows.ingest import ingest_sources
 
@@ -106,6 +106,7 @@ def exact_match(result: Mapping[str, Any]) -> list[float]:
 def test_it_learns_to_answer_questions_it_never_saw(world: World, learnt: Mapping[str, Any]) -> None:
     curve = exact_match(learnt)
     assert [point["step"] for point in learnt["curve"]] == [0, 40, 80, 120]
+    # Measured: 0.07, then 0.78, 0.90 and 0.78; with the answers shuffled 0.07, then nothing right at all.
     assert curve[0] < 0.2 and max(curve) >= 0.6
     assert learnt["best_step"] == learnt["curve"][curve.index(max(curve))]["step"]
 

@@ -23,6 +23,8 @@ from realm.settings_finetune import FinetuneConfig
 
 FORMAT = "realm question answerer"
 VERSION = 1
+RUN_FORMAT = "realm fine-tuning run"
+"""As `workflows.run` writes it, which a model is told from without loading that room."""
 CARD = "README.md"
 
 
@@ -37,6 +39,15 @@ def save_answerer(
         files.write_text(staged / CARD, card)
         own = {"encoder": encoder.fingerprint(), "reader": reader.fingerprint()}
         files.write_manifest(staged, format=FORMAT, version=VERSION, **facts, **own)
+
+
+def is_answerer(path: Path) -> bool:
+    """Whether `path` is a fine-tuned model, or a run of fine-tuning."""
+    if (path / "run.json").exists():
+        return bool(files.read_json(path / "run.json").get("format") == RUN_FORMAT)
+    place = path / files.MANIFEST
+    manifest = files.read_json(place) if place.is_file() else None
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
 def open_answerer(path: Path, device: str = "cpu") -> tuple[DenseEncoder, SpanReader, FinetuneConfig]:
