@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
-from realm.cli_qa import finetune
+from realm.cli_qa import evaluate, finetune
 from realm.errors import RealmError, UsageError
 from realm.files import disk_is_full
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(docs, name="docs")
 app.command()(finetune)
+app.command()(evaluate)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 
@@ -202,20 +203,6 @@ def ask(
         from realm.console import print_answer
 
         print_answer(answer)
-
-
-@app.command()
-def evaluate(
-    model: MODEL,
-    kb: Annotated[Path | None, typer.Option("--kb", help="Default: the knowledge base of the run.")] = None,
-    as_json: JSON = False,
-) -> None:
-    """Judge a run on its held-out probe: recall@k, RU, null mass, likelihood; the warm start and BM25 beside it."""
-    from realm.console import Terminal, print_comparison
-    from realm.workflows.pretrain import evaluate_run
-
-    result = evaluate_run(model, kb=kb, reporter=Terminal(quiet=as_json))
-    print_json(result) if as_json else print_comparison(result)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""``realm finetune``: the verb that learns from questions and answers."""
+"""``realm finetune`` and ``realm evaluate``: the verbs of questions with known answers."""
 
 from __future__ import annotations
 
@@ -60,6 +60,52 @@ def finetune(
                 should_stop=should_stop,
             )
     print_json(result) if as_json else _print_curve(result)
+
+
+def evaluate(
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A run or a model; with --suite and without one, BM25.")
+    ] = None,
+    kb: Annotated[
+        Path | None, typer.Option("--kb", help="The knowledge base. Default, without --suite: that of the run.")
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Questions: nq, webq, trec, squad, trivia or entity with --benchmark, or a file."),
+    ] = None,
+    benchmark: Annotated[Path | None, typer.Option(help="The folder of the standing benchmark.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --suite: the report's folder.")] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="Passages to read; as in training by default.")] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Passages that recall is judged over.")] = 100,
+    limit: Annotated[int, typer.Option(min=0, help="So many questions, spread evenly; 0 for all.")] = 0,
+    as_json: JSON = False,
+) -> None:
+    """Judge a model on questions with known answers (--suite), or a run of pre-training on its held-out probe."""
+    from realm.console import Terminal, print_comparison, table
+
+    terminal = Terminal(quiet=as_json)
+    if suite is None:
+        from realm.workflows.pretrain import evaluate_run
+
+        if model is None:
+            raise UsageError("found no --model: expected a run to judge on its probe, or --suite with questions")
+        result = evaluate_run(model, kb=kb, reporter=terminal)
+        print_json(result) if as_json else print_comparison(result)
+        return
+    if kb is None or out is None:
+        raise UsageError("found --suite without --kb or --out: expected the knowledge base and a folder for the report")
+    from realm.workflows.judge_answers import judge_answers
+
+    report = judge_answers(
+        suite, kb, out, model=model, benchmark=benchmark, k=k, depth=depth, limit=limit, reporter=terminal
+    )
+    if as_json:
+        print_json(report)
+    else:
+        figures = report["figures"]
+        rows = [[name, *(f"{part[name]:.4g}" if name in part else "–" for part in figures.values())]
+                for name in figures["all"]]  # fmt: skip
+        table(f"{suite}: {out}", ["", *figures], rows)
 
 
 def _print_curve(result: dict[str, Any]) -> None:

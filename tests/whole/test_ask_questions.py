@@ -76,3 +76,29 @@ def test_the_command_answers_plain_questions(world: Path) -> None:
 def test_a_long_question_is_cut_and_answered(world: Path) -> None:
     kb = KnowledgeBase.open(world / "kb")
     assert open_model(world / "run").ask("who made " + "this thing " * 10_000 + "?", kb).text
+
+
+def test_questions_with_known_answers_judge_a_model_and_bm25(world: Path, tmp_path: Path) -> None:
+    asked = [question for question in qa_world.questions() if question.id != f"who-{ASKED.gold[0]}"]
+    suite = qa_world.write_questions(tmp_path / "test.jsonl", asked)
+    common = ("--kb", world / "kb", "--suite", suite, "--limit", "20")
+
+    def judged(name: str, *more: str | Path) -> dict[str, float]:
+        figures: dict[str, float] = result("evaluate", *common, "--out", tmp_path / name, *more)["figures"]["all"]
+        return figures
+
+    words = judged("bm25")
+    ours = judged("ours", "--model", world / "run", "--k", "3")
+    assert words["questions"] == ours["questions"] == 20
+    assert words["recall_string@5"] == 1.0  # a painting's name stands in one passage
+    assert "exact_match" not in words
+    assert 0 <= ours["exact_match"] <= 1
+    lines = (tmp_path / "ours" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 20
+
+
+def test_what_evaluate_lacks_is_said(world: Path, tmp_path: Path) -> None:
+    assert "no --model" in error("evaluate")[1]
+    assert "without --kb or --out" in error("evaluate", "--suite", "nq", "--kb", world / "kb")[1]
+    missing = error("evaluate", "--suite", "nothing", "--kb", world / "kb", "--out", tmp_path / "r")[1]
+    assert "expected one of nq" in missing
