@@ -5,6 +5,7 @@ Long trainings are cut short by extra settings; nothing else is changed.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -22,8 +23,25 @@ DOCUMENTS = {
     "radium": "Radium was discovered by Marie Curie in Paris. Marie Curie was born in Warsaw in 1867.",
     "picasso": "Pablo Picasso was a Spanish painter. He was born in Malaga in 1881 and died in France.",
 }
+QUESTIONS = [
+    {"question": f"{asked} {word} ?", "answers": [answer]}
+    for word in ("today", "then", "really", "again", "first")
+    for asked, answer in (
+        ("who painted guernica", "Pablo Picasso"),
+        ("who discovered radium", "Marie Curie"),
+        ("where does the danube rise", "Germany"),
+        ("where was picasso born", "Malaga"),
+    )
+]
 SHORT = ["ict.steps=2", "realm.steps=3", "probe.size=4", "data.spans_pipeline=pattern", "data.held_out_fraction=0.3",
          "refresh.mode=sync", "loop.tensorboard=false"]  # fmt: skip
+FEW = [
+    "qa.steps=2",
+    "dev.size=2",
+    "loop.checkpoint_every=2",
+    "loop.tensorboard=false",
+    "questions.held_out_fraction=0.3",
+]
 
 
 def snippets(text: str, language: str) -> list[str]:
@@ -36,6 +54,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "docs").mkdir()
     for name, text in DOCUMENTS.items():
         (tmp_path / "docs" / f"{name}.txt").write_text(text)
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
     monkeypatch.setenv("REALM_CACHE", str(tmp_path / "cache"))
     entry = CATALOG["all-MiniLM-L6-v2"]
     folder = cache_folder() / "catalogue" / f"{entry.name}-{entry.sha256[:12]}"
@@ -59,7 +78,7 @@ def test_every_snippet_runs(
     for line in lines:
         words = shlex.split(line, comments=True)
         assert words[0] == "realm"
-        app([*words[1:], *(SHORT if words[1] == "pretrain" else [])], standalone_mode=False)
+        app([*words[1:], *{"pretrain": SHORT, "finetune": FEW}.get(words[1], [])], standalone_mode=False)
         out = capsys.readouterr().out
         assert out.strip(), line
         if words[1] == "ask":
