@@ -12,9 +12,10 @@ import tiny
 import torch
 from torch import Tensor
 
-from realm.answering.tokens import pad, pieces
+from realm.answering.tokens import pad
 from realm.files import fingerprint
 from realm.methods.realm import RealmPretraining
+from realm.models.backbone import pieces
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from realm.answering.tokens import pieces
 from realm.errors import MissingLibraryError, UnavailableError
 from realm.knowledge.taggers import PATTERN, Tagger, load_tagger, tag_texts
+from realm.models.backbone import pieces
 from realm.types import Passage
 
 WORD = re.compile(r"\w+")

@@ -20,17 +20,16 @@ from realm import objectives, objectives_qa
 from realm.answering.answerer import is_answerer, open_answerer
 from realm.answering.ask import Realm
 from realm.answering.retrieving import DenseRetrieval
-from realm.answering.tokens import pad, pieces
+from realm.answering.tokens import pad
 from realm.errors import UsageError
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
-from realm.methods.extraction import Extracted, extract
+from realm.methods.extraction import Extracted, as_answer, extract
+from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
 from realm.models.span import SpanReader
 from realm.settings_finetune import FinetuneConfig
 from realm.types import Answer, Evidence
-
-ALTERNATIVES = 4
 
 
 class QuestionAnswering:
@@ -82,35 +81,26 @@ class QuestionAnswering:
         matches = self.retrieval.search(question, kb, k or self.config.qa.num_passages, where, as_of)
         version = kb.version if as_of is None else as_of
         found = self._read(question, matches) if matches else []
-        if not found:
-            return Answer(question, "", 0.0, True, (), 0.0, knowledge_base_version=version)
-        best = found[0]
-        prior_K = objectives.prior_BK(torch.tensor([[match.score for match in matches]]))[0]
-        evidence = [
-            Evidence(
-                passage=match.passage,
-                document_version=match.document_version,
-                score=match.score,
-                prior=float(prior_K[i]),
-                posterior=math.exp(best.log_posterior(i)),
-                retrieval_utility=math.nan,
-                span=best.places.get(i),
-                source=match.source,
-                date=match.date,
-                url=match.url,
-            )
-            for i, match in enumerate(matches)
-        ]
-        return Answer(
-            question=question,
-            text=best.text,
-            confidence=math.exp(best.log_prob),
-            abstained=False,
-            evidence=tuple(sorted(evidence, key=lambda e: -e.posterior)),
-            null_prior=0.0,
-            alternatives=tuple((answer.text, math.exp(answer.log_prob)) for answer in found[1 : 1 + ALTERNATIVES]),
-            knowledge_base_version=version,
-        )
+
+        def evidence(best: Extracted) -> list[Evidence]:
+            prior_K = objectives.prior_BK(torch.tensor([[match.score for match in matches]]))[0].tolist()
+            return [
+                Evidence(
+                    passage=match.passage,
+                    document_version=match.document_version,
+                    score=match.score,
+                    prior=prior_K[k],
+                    posterior=math.exp(best.log_posterior(k)),
+                    retrieval_utility=math.nan,
+                    span=best.places.get(k),
+                    source=match.source,
+                    date=match.date,
+                    url=match.url,
+                )
+                for k, match in enumerate(matches)
+            ]
+
+        return as_answer(question, found, evidence, version)
 
     def _read(self, question: str, matches: list[Match]) -> list[Extracted]:
         """Answers by falling probability."""

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens, pieces
+from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
+from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
 from realm.types import Passage, Progress, Tokens
 

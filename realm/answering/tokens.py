@@ -12,25 +12,11 @@ from typing import Any
 import torch
 
 from realm.errors import UsageError
+from realm.models.backbone import pieces
 from realm.types import Passage, Tokens
 
 BLANK = re.compile(r"\[MASK\]|_{2,}", re.IGNORECASE)
 """How a person may write the blank."""
-
-
-def pieces(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids without specials and without truncation."""
-    if not texts:
-        return []
-    found: list[list[int]] = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        truncation=False,
-        padding=False,
-        verbose=False,
-        return_attention_mask=False,
-    )["input_ids"]
-    return found
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, first_segment: Sequence[int] | None = None) -> Tokens:

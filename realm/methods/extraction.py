@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from realm.types import Answer, Evidence
+
 AGGREGATES = ("marginal", "best-span")
+ALTERNATIVES = 4
+"""Answers that are told beside the likeliest."""
 CONSIDERED_SPANS = 256
 """The likeliest so many spans of a question are turned into text; what is behind them has next to no mass."""
 
@@ -81,6 +85,31 @@ def extract(
         masses = list(answer.log_mass.values())
         answer.log_prob = _log_sum(masses) if aggregate == "marginal" else max(masses)
     return sorted(answers.values(), key=lambda answer: -answer.log_prob)
+
+
+def as_answer(
+    question: str,
+    found: Sequence[Extracted],
+    evidence_of: Callable[[Extracted], Sequence[Evidence]],
+    version: int | None,
+) -> Answer:
+    """The likeliest of the extracted answers, with the others behind it; an abstention where there is none.
+
+    A span reader has no null passage: `null_prior` is 0, and evidence has NaN for a `retrieval_utility`.
+    """
+    if not found:
+        return Answer(question, "", 0.0, True, (), 0.0, knowledge_base_version=version)
+    best = found[0]
+    return Answer(
+        question=question,
+        text=best.text,
+        confidence=math.exp(best.log_prob),
+        abstained=False,
+        evidence=tuple(sorted(evidence_of(best), key=lambda e: -e.posterior)),
+        null_prior=0.0,
+        alternatives=tuple((other.text, math.exp(other.log_prob)) for other in found[1 : 1 + ALTERNATIVES]),
+        knowledge_base_version=version,
+    )
 
 
 def _log_sum(values: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from realm import objectives, objectives_qa
-from realm.methods.extraction import Extracted, extract
+from realm.methods.extraction import Extracted, as_answer, extract
 from realm.methods.realm import Corpus as Read
 from realm.methods.realm import stale_copy
 from realm.models.span import SpanLogits, SpanReader
@@ -31,7 +31,6 @@ from realm.types import NO_ROW, Answer, Evidence, Index, Loss, Passage, Tokens, 
 DOCUMENTS = ("frozen", "refreshed")
 LABELLED = ("none", "early", "both")
 RECALL_AT = (1, 5, 20)
-ALTERNATIVES = 4
 QUESTIONS_AT_ONCE = 16
 """Answered together; their spans' scores are in memory."""
 
@@ -304,33 +303,22 @@ class OpenQA:
     def _told(
         self, question: str, rows: list[int], score_K: list[float], prior_K: list[float], found: list[Extracted]
     ) -> Answer:
-        version = self.corpus.version
-        if not found:
-            return Answer(question, "", 0.0, True, (), 0.0, knowledge_base_version=version)
-        best = found[0]
-        evidence = [
-            Evidence(
-                passage=self.corpus.passage(row),
-                document_version=self.corpus.document_version(row),
-                score=score_K[k],
-                prior=prior_K[k],
-                posterior=math.exp(best.log_posterior(k)),
-                retrieval_utility=math.nan,
-                span=best.places.get(k),
-            )
-            for k, row in enumerate(rows)
-            if row != NO_ROW
-        ]
-        return Answer(
-            question=question,
-            text=best.text,
-            confidence=math.exp(best.log_prob),
-            abstained=False,
-            evidence=tuple(sorted(evidence, key=lambda e: -e.posterior)),
-            null_prior=0.0,
-            alternatives=tuple((a.text, math.exp(a.log_prob)) for a in found[1 : 1 + ALTERNATIVES]),
-            knowledge_base_version=version,
-        )
+        def evidence(best: Extracted) -> list[Evidence]:
+            return [
+                Evidence(
+                    passage=self.corpus.passage(row),
+                    document_version=self.corpus.document_version(row),
+                    score=score_K[k],
+                    prior=prior_K[k],
+                    posterior=math.exp(best.log_posterior(k)),
+                    retrieval_utility=math.nan,
+                    span=best.places.get(k),
+                )
+                for k, row in enumerate(rows)
+                if row != NO_ROW
+            ]
+
+        return as_answer(question, found, evidence, self.corpus.version)
 
     # ------------------------------------------------------------ for the loop
 

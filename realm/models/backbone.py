@@ -77,6 +77,21 @@ def load_tokenizer(source: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(source)
 
 
+def pieces(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids without specials and without truncation."""
+    if not texts:
+        return []
+    found: list[list[int]] = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        truncation=False,
+        padding=False,
+        verbose=False,
+        return_attention_mask=False,
+    )["input_ids"]
+    return found
+
+
 def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]:
     """The bare encoder in float32, and whether a trained pooler came with it.
 

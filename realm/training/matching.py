@@ -22,6 +22,7 @@ import regex
 import torch
 
 from realm.errors import UsageError
+from realm.models.backbone import pieces
 from realm.types import Question, Tokens
 
 IntArray = npt.NDArray[np.int64]
@@ -110,7 +111,7 @@ class AnswerMatcher:
         found: list[list[IntArray]] = [[] for _ in self._questions]
         for first in range(0, len(flat), 4096):
             part = flat[first : first + 4096]
-            for (number, _), ids in zip(part, piece_ids(self._tokenizer, [answer for _, answer in part]), strict=True):
+            for (number, _), ids in zip(part, pieces(self._tokenizer, [answer for _, answer in part]), strict=True):
                 if ids:
                     found[number].append(np.array(ids, np.int64))
         return found
@@ -211,21 +212,6 @@ class AnswerMatcher:
         except (re.error, regex.error, ValueError, OverflowError, RecursionError, MemoryError):
             self.patterns_refused += 1
             return None
-
-
-def piece_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids without specials and without truncation."""
-    if not texts:
-        return []
-    found: list[list[int]] = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        truncation=False,
-        padding=False,
-        verbose=False,
-        return_attention_mask=False,
-    )["input_ids"]
-    return found
 
 
 def _to_pieces(places: Sequence[tuple[int, int]], offsets_L2: np.ndarray) -> IntArray:

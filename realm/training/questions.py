@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from realm.errors import DataError, UsageError
+from realm.models.backbone import pieces
 from realm.training.batches import pad_tokens
-from realm.training.matching import AnswerMatcher, BoolArray, IntArray, piece_ids
+from realm.training.matching import AnswerMatcher, BoolArray, IntArray
 from realm.training.matching import Corpus as Matched
 from realm.training.order import Order, check_ranks, share
 from realm.types import NO_ROW, Question, Tokens
@@ -182,7 +183,7 @@ class QuestionBatches:
 
 def question_tokens(corpus: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
     """[CLS] question [SEP], cut to `max_tokens`."""
-    ids = [found[: max_tokens - 2] for found in piece_ids(corpus.tokenizer, texts)]
+    ids = [found[: max_tokens - 2] for found in pieces(corpus.tokenizer, texts)]
     return pad_tokens([np.array([corpus.cls_id, *i, corpus.sep_id], np.int64) for i in ids], corpus.pad_id)
 
 
