@@ -11,6 +11,7 @@ __version__ = "0.3.0"
 
 if TYPE_CHECKING:
     from realm.answering.ask import Realm
+    from realm.answering.questions import QuestionAnswering
     from realm.errors import RealmError
     from realm.knowledge.base import KnowledgeBase
     from realm.types import Answer, Document, Evidence, Hits, Passage
@@ -22,6 +23,7 @@ _HOME = {
     "Hits": "realm.types",
     "KnowledgeBase": "realm.knowledge.base",
     "Passage": "realm.types",
+    "QuestionAnswering": "realm.answering.questions",
     "Realm": "realm.answering.ask",
     "RealmError": "realm.errors",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "Hits",
     "KnowledgeBase",
     "Passage",
+    "QuestionAnswering",
     "Realm",
     "RealmError",
     "__version__",

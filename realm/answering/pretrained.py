@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from realm import files
+from realm.answering.answerer import is_answerer
 from realm.config import PretrainConfig, from_json, to_json
 from realm.errors import ArtefactError
 from realm.knowledge.catalog import CATALOG, cache_folder, fetch, making, resolve_model
@@ -84,6 +85,10 @@ def locate(name: str | Path) -> tuple[Path, Path]:
         path = _unpacked(fetch(entry.name), entry.sha256)
     elif path.suffix == PACKED and path.is_file():
         path = _unpacked(path, files.sha256_of(path))
+    if is_answerer(path):
+        raise ArtefactError(
+            f"{path} was fine-tuned on questions: open it with realm.QuestionAnswering, or start from what it began with"
+        )
     if is_model(path):
         files.read_manifest(path, format=FORMAT, version=VERSION)
         return path, path / "config.json"

@@ -8,9 +8,10 @@ import pytest
 import qa_world
 from story import error, result
 
-from realm import KnowledgeBase
+from realm import KnowledgeBase, Realm
 from realm.answering import answerer
 from realm.answering.questions import QuestionAnswering, open_model
+from realm.errors import ArtefactError
 from realm.workflows import run as runs
 from realm.workflows.store import open_knowledge_base
 
@@ -102,3 +103,8 @@ def test_what_evaluate_lacks_is_said(world: Path, tmp_path: Path) -> None:
     assert "without --kb or --out" in error("evaluate", "--suite", "nq", "--kb", world / "kb")[1]
     missing = error("evaluate", "--suite", "nothing", "--kb", world / "kb", "--out", tmp_path / "r")[1]
     assert "expected one of nq" in missing
+
+
+def test_a_fine_tuned_model_is_no_pre_trained_one(world: Path) -> None:
+    with pytest.raises(ArtefactError, match="fine-tuned on questions"):
+        Realm.from_pretrained(world / "run")
