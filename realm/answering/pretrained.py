@@ -87,7 +87,7 @@ def locate(name: str | Path) -> tuple[Path, Path]:
         path = _unpacked(path, files.sha256_of(path))
     if is_answerer(path):
         raise ArtefactError(
-            f"{path} was fine-tuned on questions: open it with realm.QuestionAnswering, or start from what it began with"
+            f"{path} was fine-tuned on questions: open it with realm.QuestionAnswering, or take what it began with"
         )
     if is_model(path):
         files.read_manifest(path, format=FORMAT, version=VERSION)
