@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm import files
-from realm.answering import pretrained
+from realm.answering import answerer, pretrained
 from realm.config import override
 from realm.errors import ArtefactError, KnowledgeBaseError
 from realm.knowledge import build as snapshots
 from realm.knowledge import spans
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
 from realm.knowledge.snapshot import Snapshot
-from realm.models import cloze, encoders, late
+from realm.models import cloze, encoders, late, span
 from realm.recipes import small
 from realm.search import postings, shards
 from realm.search.embed import EmbeddingStopped, embed
@@ -97,7 +97,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def test_every_format_that_is_written_can_be_shown() -> None:
     written = {snapshots.FORMAT, spans.FORMAT, shards.FORMAT, postings.FORMAT, state.FORMAT, pretrained.FORMAT}
-    assert set(DESCRIBERS) == written | {encoders.KIND, *(reader.KIND for reader in late.READERS.values())}
+    written |= {encoders.KIND, span.KIND, answerer.FORMAT, *(reader.KIND for reader in late.READERS.values())}
+    assert set(DESCRIBERS) == written
 
 
 @pytest.mark.parametrize(
