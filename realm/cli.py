@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
-from realm.cli_qa import evaluate, finetune
+from realm.cli_qa import calibrate, evaluate, finetune
 from realm.errors import RealmError, UsageError
 from realm.files import disk_is_full
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(docs, name="docs")
 app.command()(finetune)
 app.command()(evaluate)
+app.command()(calibrate)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 

@@ -108,6 +108,31 @@ def evaluate(
         table(f"{suite}: {out}", ["", *figures], rows)
 
 
+def calibrate(
+    model: Annotated[Path, typer.Option("--model", help="What `realm finetune` wrote.")],
+    kb: Annotated[Path, typer.Option("--kb", help="The knowledge base.")],
+    suite: Annotated[str, typer.Option(help="Questions it did not learn from, as for evaluate --suite.")],
+    benchmark: Annotated[Path | None, typer.Option(help="The folder of the standing benchmark.")] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Abstain where fewer answers than this share are right.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="So many questions, spread evenly; 0 for all.")] = 0,
+    as_json: JSON = False,
+) -> None:
+    """Make a model's confidence mean something, and let it abstain; one half of the questions judges the fit."""
+    from realm.console import Terminal, table
+    from realm.workflows.calibrate_answers import calibrate_answers
+
+    terminal = Terminal(quiet=as_json)
+    result = calibrate_answers(model, suite, kb, accuracy=accuracy, benchmark=benchmark, limit=limit, reporter=terminal)
+    if as_json:
+        print_json(result)
+        return
+    before, after = result["before"], result["after"]
+    rows = [[name, f"{before[name]:.3f}" if name in before else "–", f"{value:.3f}"] for name, value in after.items()]
+    table(f"{result['questions']['judged']:,} questions that nothing was fitted on", ["", "before", "after"], rows)
+
+
 def _print_curve(result: dict[str, Any]) -> None:
     from realm.console import table
 

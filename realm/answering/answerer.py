@@ -50,15 +50,21 @@ def is_answerer(path: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
+def answerer_folder(path: Path) -> Path:
+    """The model folder at `path`, or of the run there. ArtefactError when there is none."""
+    folder = path / "model" if (path / "run.json").exists() else path
+    if not (folder / files.MANIFEST).exists():
+        raise ArtefactError(f"{path} holds no fine-tuned model: expected a folder that `realm finetune` wrote, whole")
+    files.read_manifest(folder, format=FORMAT, version=VERSION)
+    return folder
+
+
 def open_answerer(path: Path, device: str = "cpu") -> tuple[DenseEncoder, SpanReader, FinetuneConfig]:
     """Retriever, reader and settings of a model folder, or of a fine-tuning run's best checkpoint, ready to answer.
 
     ArtefactError when it is neither.
     """
-    folder = path / "model" if (path / "run.json").exists() else path
-    if not (folder / files.MANIFEST).exists():
-        raise ArtefactError(f"{path} holds no fine-tuned model: expected a folder that `realm finetune` wrote, whole")
-    files.read_manifest(folder, format=FORMAT, version=VERSION)
+    folder = answerer_folder(path)
     config = from_json(FinetuneConfig, files.read_json(folder / "config.json"))
     encoder = DenseEncoder.from_pretrained(folder / "encoder").to(device).eval()
     return encoder, SpanReader.from_pretrained(folder / "reader").to(device).eval(), config

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from realm import objectives, objectives_qa
-from realm.answering.answerer import is_answerer, open_answerer
+from realm.answering.answerer import answerer_folder, is_answerer, open_answerer
 from realm.answering.ask import Realm
+from realm.answering.confidence import Confidence, open_confidence
 from realm.answering.retrieving import DenseRetrieval
 from realm.answering.tokens import pad
 from realm.errors import UsageError
@@ -41,8 +42,12 @@ class QuestionAnswering:
         answer = model.ask("Who painted Guernica?", kb, k=5)
     """
 
-    def __init__(self, encoder: DenseEncoder, reader: SpanReader, config: FinetuneConfig) -> None:
+    def __init__(
+        self, encoder: DenseEncoder, reader: SpanReader, config: FinetuneConfig, confidence: Confidence | None = None
+    ) -> None:
+        """confidence: as `realm calibrate` fitted it; the model's own when None."""
         self.reader = reader.eval()
+        self.confidence = confidence or Confidence()
         self.config = config
         self.normalize = NORMALIZERS[config.questions.convention]
         self.retrieval = DenseRetrieval(
@@ -59,7 +64,7 @@ class QuestionAnswering:
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str = "cpu") -> QuestionAnswering:
         """Open a model folder that `realm finetune` wrote, or its run. ArtefactError when it is neither."""
-        return cls(*open_answerer(Path(path), device))
+        return cls(*open_answerer(Path(path), device), open_confidence(answerer_folder(Path(path))))
 
     @torch.inference_mode()
     def ask(
@@ -73,7 +78,8 @@ class QuestionAnswering:
         """The likeliest answer, its text cut from a stored passage letter for letter.
 
         k: passages to read; as in training when None. where: a predicate on the documents. as_of: a version.
-        Confidence is p(y|x) among all spans that were read. A span reader has no null passage: `retrieval_utility` is
+        Confidence is p(y|x) among all spans that were read, calibrated if the model was; below its threshold the
+        answer abstains. A span reader has no null passage: `retrieval_utility` is
         NaN and `null_prior` 0. Where there is nothing to read the answer abstains. UsageError for an empty question.
         """
         if not question.strip():
@@ -100,7 +106,7 @@ class QuestionAnswering:
                 for k, match in enumerate(matches)
             ]
 
-        return as_answer(question, found, evidence, version)
+        return self.confidence(as_answer(question, found, evidence, version))
 
     def _read(self, question: str, matches: list[Match]) -> list[Extracted]:
         """Answers by falling probability."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from realm.answering.answerer import open_answerer
+from realm.answering.answerer import answerer_folder, open_answerer
+from realm.answering.confidence import Confidence, open_confidence
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.snapshot import Snapshot
@@ -33,6 +34,7 @@ def judge_answers(
     depth: int = 100,
     limit: int = 0,
     batch_size: int = 16,
+    raw: bool = False,
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -40,8 +42,8 @@ def judge_answers(
 
     suite: nq, webq, trec, squad, trivia or entity with the folder of the standing benchmark, or a file of questions.
     model: what `realm finetune` wrote; None judges the search of BM25. k: passages to read, as in training when None.
-    depth: passages that recall is judged over. limit: so many questions, spread evenly; 0 for all. Raises what
-    `open_suite`, `open_answerer` and `evaluate` raise.
+    raw: as the model was before it was calibrated. depth: passages that recall is judged over. limit: so many
+    questions, spread evenly; 0 for all. Raises what `open_suite`, `open_answerer` and `evaluate` raise.
     """
     reporter = reporter or Silent()
     asked = open_suite(suite, benchmark, limit=limit)
@@ -58,12 +60,13 @@ def judge_answers(
         with reporter.stage("BM25 over the knowledge base"):
             search = bm25_search(kb.passages())
         return evaluate(None, asked.questions, out, search=search, facts={**facts, "model": "BM25"}, **common)
+    confidence = Confidence() if raw else open_confidence(answerer_folder(model))
     on = parts.choose_device(device)
     method, snapshot = open_method(model, kb, on, reporter)
 
     def answer(questions: list[Question], number: int) -> list[Answer]:
         texts = [question.text for question in questions]
-        return method.answer(texts, number, batch=batch_size)
+        return [confidence(found) for found in method.answer(texts, number, batch=batch_size)]
 
     def retrieve(queries: Sequence[str], k: int) -> Hits:
         return method.index.search(method.encoder.encode_queries(method.tokens(queries).to(on)), k)

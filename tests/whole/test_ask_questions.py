@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,40 @@ def test_what_evaluate_lacks_is_said(world: Path, tmp_path: Path) -> None:
 def test_a_fine_tuned_model_is_no_pre_trained_one(world: Path) -> None:
     with pytest.raises(ArtefactError, match="fine-tuned on questions"):
         Realm.from_pretrained(world / "run")
+
+
+def test_a_calibrated_model_claims_less_and_abstains(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "run" / "model", tmp_path / "model")
+    kb = KnowledgeBase.open(world / "kb")
+    asked = qa_world.questions()[:120]
+    none = [replace(q, id=f"none-{q.id}", answers=(), gold=(), answerable=False) for q in asked[:40]]
+    rows = [
+        {"id": q.id, "question": q.text, "answers": list(q.answers), "answerable": q.answerable}
+        for q in (*asked, *none)
+    ]
+    suite = tmp_path / "dev.jsonl"
+    suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("calibrate", "--model", tmp_path / "model", "--kb", world / "kb", "--suite", suite)
+    found = result(*command)
+    assert found["questions"]["fitted"] + found["questions"]["judged"] == 160
+    assert found["after"]["ece"] <= found["before"]["ece"] + 0.02
+    assert found["before"]["exact_match"] == found["after"]["exact_match"]
+
+    calibrated, own = (QuestionAnswering.from_pretrained(p) for p in (tmp_path / "model", world / "run"))
+    plain = own.ask(ASKED.text, kb)
+    masses = [plain.confidence, *(share for _, share in plain.alternatives)]
+    assert calibrated.ask(ASKED.text, kb).confidence == pytest.approx(calibrated.confidence.calibration([masses])[0])
+    refused = replace(calibrated.confidence, threshold=1.1)(plain)
+    assert refused.abstained
+    assert (refused.text, refused.alternatives[0]) == ("", (plain.text, plain.confidence))
+    assert refused.evidence == plain.evidence
+
+    assert "expected a target up to it" in error(*command, "--accuracy", "1.0")[1]
+    (tmp_path / "model" / "calibration.json").write_text("[]")
+    assert "is no calibration" in error("ask", "who ?", "--kb", world / "kb", "--model", tmp_path / "model")[1]
+
+
+def test_too_few_questions_are_no_calibration(world: Path, tmp_path: Path) -> None:
+    suite = qa_world.write_questions(tmp_path / "few.jsonl", qa_world.questions()[:10])
+    line = error("calibrate", "--model", world / "run", "--kb", world / "kb", "--suite", suite)[1]
+    assert "at least 20 in each" in line

@@ -1,0 +1,58 @@
+"""Calibrated confidence: what a fine-tuned model claims after `realm calibrate`, and when it would rather not answer.
+
+The file lies in the model's folder; a model without one claims its own p(y|x) and answers everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from realm import files
+from realm.errors import ArtefactError
+from realm.evaluation.calibration import Calibration
+from realm.types import Answer
+
+FILE = "calibration.json"
+FORMAT = "realm calibration"
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """From p(y|x) to a claim, and the claim below which nothing is answered."""
+
+    calibration: Calibration = field(default_factory=Calibration)
+    threshold: float = 0.0
+
+    def __call__(self, answer: Answer) -> Answer:
+        """The answer with its calibrated confidence. Below the threshold it abstains: its text is then the first of
+        the alternatives, whose shares stay those of the model."""
+        if answer.abstained:
+            return answer
+        masses = [answer.confidence, *(share for _, share in answer.alternatives)]
+        claimed = float(self.calibration([masses])[0])
+        if claimed >= self.threshold:
+            return replace(answer, confidence=claimed)
+        others = ((answer.text, answer.confidence), *answer.alternatives)
+        return replace(answer, text="", confidence=claimed, abstained=True, alternatives=others)
+
+
+def save_confidence(folder: Path, confidence: Confidence, facts: dict[str, Any]) -> None:
+    """Write it into a model's folder. facts: JSON values, what it was fitted on."""
+    value = {"format": FORMAT, **confidence.calibration.to_json(), "threshold": confidence.threshold, "facts": facts}
+    files.write_json(folder / FILE, value)
+
+
+def open_confidence(folder: Path) -> Confidence:
+    """What a model's folder says; the model's own claims where it says nothing. ArtefactError for a damaged file."""
+    if not (folder / FILE).exists():
+        return Confidence()
+    value = files.read_json(folder / FILE)
+    names = ("temperature", "slope", "intercept")
+    known = isinstance(value, dict) and value.get("format") == FORMAT and all(name in value for name in names)
+    if not known or not isinstance(value.get("threshold"), int | float):
+        raise ArtefactError(
+            f"{folder / FILE} is no calibration of realm: calibrate the model again, or remove the file"
+        )
+    return Confidence(Calibration.from_json({name: value[name] for name in names}), float(value["threshold"]))
