@@ -83,8 +83,8 @@ def judge(
 ) -> Judged:
     """Judge an answer, a ranking, or both.
 
-    An answer is judged by its text whether or not it abstained: exact match is at full coverage, as the papers give
-    it. A question that has no answer is right when nothing was answered (abstained, or empty; Rajpurkar et al. 2018).
+    An answer is judged by its text over all questions, as the papers do; a calibrated model that abstains gives none.
+    A question that has no answer is right when nothing was answered (abstained, or empty; Rajpurkar et al. 2018).
     ranking: best first; without one, the evidence of the answer by its retrieval score. depth: how many passages were
     asked for, where there may have been fewer.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,16 +151,10 @@ def open_reader(
     of_answers = manifest.exists() and read_json(manifest).get("format") == SPAN_READER
     new: dict[str, Any] = {} if of_answers else {"span_size": reader.span_size}
     found = SpanReader.from_pretrained(source, layers=reader.layers, **new, **changeable)
-    theirs, ours = (_pieces(t) for t in (found.tokenizer, snapshot.tokenizer))
+    theirs, ours = (parts.pieces_fingerprint(t) for t in (found.tokenizer, snapshot.tokenizer))
     if theirs != ours:
         raise MismatchError(
             f"the reader {reader.model} has the word pieces {theirs}, the encoder's are {ours}: expected the same; "
             "give both from one family"
         )
     return found.to(device)
-
-
-def _pieces(tokenizer: Any) -> str:
-    """Fingerprint of what a text becomes. How long it may get is no part of it: saving a tokenizer changes that."""
-    facts = json.loads(tokenizer.backend_tokenizer.to_str())
-    return fingerprint(json.dumps({k: v for k, v in facts.items() if k not in ("truncation", "padding")}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -47,6 +48,12 @@ class Text:
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     return fingerprint(tokenizer.backend_tokenizer.to_str())
+
+
+def pieces_fingerprint(tokenizer: Any) -> str:
+    """Fingerprint of what a text becomes. How long it may get is no part of it: saving a tokenizer changes that."""
+    facts = json.loads(tokenizer.backend_tokenizer.to_str())
+    return fingerprint(json.dumps({k: v for k, v in facts.items() if k not in ("truncation", "padding")}))
 
 
 def prepare_snapshot(kb: KnowledgeBase, tokenizer: Any, reporter: Reporter) -> Snapshot:
@@ -117,7 +124,7 @@ def find_start(config: PretrainConfig, tokenizer: Any) -> Path:
                     f"found {group}.{name}={ours} with start={config.start}, which has {theirs}: give the same, or "
                     "start=none"
                 )
-    theirs, ours = (tokenizer_fingerprint(t) for t in (load_tokenizer(str(place / "encoder")), tokenizer))
+    theirs, ours = (pieces_fingerprint(t) for t in (load_tokenizer(str(place / "encoder")), tokenizer))
     if theirs != ours:
         raise MismatchError(
             f"start={config.start} has the word pieces {theirs}, the snapshot's are {ours}: expected the same"
