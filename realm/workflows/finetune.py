@@ -256,6 +256,7 @@ class _Desk:
                     self.snapshot,
                     folder,
                     max_tokens=self.config.questions.max_passage_tokens,
+                    bf16=parts.choose_bf16(self.config.loop.bf16, self.device),
                     progress=progress,
                     facts=parts.index_facts(encoder, step),
                 )
@@ -328,15 +329,13 @@ class _Desk:
 
     def _open_refresh(self, begin: int) -> Refresh:
         config = self.config
-        options = {
-            "max_tokens": config.questions.max_passage_tokens,
-            "device": config.refresh.device or str(self.device),
-        }
+        device = config.refresh.device or str(self.device)
         job = Job(
             folder=str(self.run.path),
             snapshot=str(self.snapshot.path),
             opener="realm.workflows.parts:open_for_refresh",
-            options=options,
+            options={"max_tokens": config.questions.max_passage_tokens, "device": device},
+            bf16=parts.choose_bf16(config.loop.bf16, parts.choose_device(device)),
             threads=config.refresh.threads,
         )
         return open_refresh(
