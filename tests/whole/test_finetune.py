@@ -164,8 +164,10 @@ def command(world: World, out: Path, *settings: str, **options: Any) -> tuple[in
     return error("finetune", *flags, "--out", out, *world.settings(), *settings)
 
 
-def test_other_questions_are_refused_and_nothing_answerable_is_one_line(world: World, tmp_path: Path) -> None:
-    code, line = command(world, world.folder / "learnt", dev=world.folder / "train.jsonl")
+def test_other_questions_are_refused_and_nothing_answerable_is_one_line(
+    world: World, learnt: Mapping[str, Any], tmp_path: Path
+) -> None:
+    code, line = command(world, Path(learnt["run"]), dev=world.folder / "train.jsonl")
     assert code == 1 and "was begun with" in line
     (tmp_path / "none.jsonl").write_text(json.dumps({"question": "who ?", "answers": ["nobody here"]}) + "\n")
     code, line = command(world, tmp_path / "run", qa=tmp_path / "none.jsonl", dev=world.folder / "dev.jsonl")
