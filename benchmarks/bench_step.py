@@ -28,13 +28,14 @@ from realm.knowledge.catalog import resolve_model
 from realm.knowledge.passages import SentenceSplitter
 from realm.knowledge.snapshot import Snapshot
 from realm.knowledge.spans import find_spans
+from realm.methods.proposing import Proposer
 from realm.methods.realm import RealmPretraining
 from realm.models.backbone import load_tokenizer
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
 from realm.training.batches import MaskedSentences
-from realm.types import Document, Tokens
+from realm.types import NO_ROW, Document, Tokens
 
 WORDS = 4000
 
@@ -132,11 +133,11 @@ def main() -> None:
             index = ExactIndex(vectors)
             for name in ("search", "vectors"):
                 setattr(index, name, clock.wrap("search", getattr(index, name)))
+            text = Repeated(snapshot, clock)
+            proposer = Proposer(encoder, text, index, num_passages=args.candidates - 1, max_passage_tokens=args.tokens)
             method = RealmPretraining(
-                encoder, reader, Repeated(snapshot, clock), index,
-                num_candidates=args.candidates, max_passage_tokens=args.tokens, max_reader_tokens=args.tokens,
-            )  # fmt: skip
-            retrieve = method._candidates
+                encoder, reader, text, proposer, max_passage_tokens=args.tokens, max_reader_tokens=args.tokens
+            )
             total, flops, plain_seconds, plain_flops = 0.0, 0.0, 0.0, 0.0
             for step in range(args.steps + 1):
                 if step == 1:  # the first warms up
@@ -146,12 +147,12 @@ def main() -> None:
                 batch = get_batch(step)
                 reading_rows: list[torch.Tensor] = []
 
-                def candidates(*a: Any, _retrieve: Any = retrieve, _rows: Any = reading_rows) -> Any:
-                    found = _retrieve(*a)
-                    _rows.append(found[0])
+                def candidates(*a: Any, _propose: Any = proposer, _rows: Any = reading_rows) -> Any:
+                    found = _propose(*a)
+                    _rows.append(torch.nn.functional.pad(found.rows_BK, (1, 0), value=NO_ROW))
                     return found
 
-                method._candidates = candidates  # type: ignore[method-assign]
+                method.proposer = candidates  # type: ignore[assignment]
                 loss = method.loss(batch)
                 loss.total.backward()
                 total += time.perf_counter() - started

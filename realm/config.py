@@ -127,6 +127,8 @@ class DataConfig:
     """Mask in training only spans that so many documents hold; 2 leaves out what no other document can tell."""
     max_span_documents: Count | None = None
     """Mask in training only spans that at most so many documents hold: what all hold is found by accident."""
+    curriculum_steps: Natural = 0
+    """Over so many first steps of REALM the longest sentence that is masked grows from 16 word pieces to all."""
     exclude: Literal["none", "passage", "document"] = "passage"
     """What a sentence may not retrieve: nothing left out, its own passage, or any passage of its document."""
     exclude_duplicates: bool = True
@@ -196,6 +198,8 @@ class RealmConfig:
     """So many of the candidates are drawn at random from the first `explore_depth` of the index instead of its top."""
     explore_depth: Count = 200
     """How far down the index `explore` draws."""
+    lexical: Natural = 0
+    """So many of the candidates are BM25's for the words that are not masked; REALM itself has none."""
     ict_weight: Annotated[float, Range(low=0.0)] = 0.0
     """Weight of the warm start's loss, kept up beside REALM's; 0 ends it with the warm start, as in the paper."""
     ict_batch_size: Annotated[int, Range(low=2)] = 256
@@ -214,10 +218,12 @@ class RealmConfig:
     def __post_init__(self) -> None:
         check(self)
         passages = self.num_candidates - int(self.null_passage)
-        if self.explore >= passages:
+        if self.explore + self.lexical >= passages:
+            names = [name for name in ("explore", "lexical") if getattr(self, name)]
+            found = " and ".join(f"realm.{name}={getattr(self, name)}" for name in names)
             raise UsageError(
-                f"found realm.explore={self.explore} of {passages} retrieved passages: expected at most "
-                f"{passages - 1}, so that one is the index's best; raise realm.num_candidates or lower realm.explore"
+                f"found {found} of {passages} retrieved passages: expected at most {passages - 1}, so that one is the "
+                f"index's best; raise realm.num_candidates or lower {' or '.join(f'realm.{name}' for name in names)}"
             )
         if self.explore and self.explore_depth < passages:
             raise UsageError(

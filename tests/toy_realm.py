@@ -14,6 +14,7 @@ from torch import Tensor
 
 from realm.answering.tokens import pad
 from realm.files import fingerprint
+from realm.methods.proposing import Proposer
 from realm.methods.realm import RealmPretraining
 from realm.models.backbone import pieces
 from realm.models.cloze import ClozeReader
@@ -91,8 +92,20 @@ def index_of(encoder: DenseEncoder, corpus: ToyCorpus) -> ExactIndex:
 
 
 def realm_of(encoder: DenseEncoder, reader: ClozeReader, corpus: ToyCorpus, **settings: Any) -> RealmPretraining:
-    chosen = {"num_candidates": 4, "max_passage_tokens": 32, "max_reader_tokens": 30, **settings}
-    return RealmPretraining(encoder, reader, corpus, index_of(encoder, corpus), **chosen)
+    proposing = {"num_candidates": 4, "explore_depth": 200, **settings}
+    chosen = {"max_passage_tokens": 32, "max_reader_tokens": 30, **settings}
+    width = proposing.pop("num_candidates") - int(settings.get("null_passage", True))
+    own = ("over_retrieve", "explore", "explore_depth", "lexical", "num_lexical")
+    proposer = Proposer(
+        encoder,
+        corpus,
+        index_of(encoder, corpus),
+        num_passages=width,
+        max_passage_tokens=chosen["max_passage_tokens"],
+        **{name: proposing[name] for name in own if name in proposing},
+    )
+    chosen = {name: value for name, value in chosen.items() if name not in (*own, "num_candidates")}
+    return RealmPretraining(encoder, reader, corpus, proposer, **chosen)
 
 
 def masked_batch(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from realm import objectives, objectives_qa
 from realm.methods.extraction import Extracted, as_answer, extract
 from realm.methods.realm import Corpus as Read
-from realm.methods.realm import stale_copy
+from realm.methods.proposing import stale_copy
 from realm.models.span import SpanLogits, SpanReader
 from realm.types import NO_ROW, Answer, Evidence, Index, Loss, Passage, Tokens, Trainable, TrainableEncoder
 

@@ -13,13 +13,13 @@ T target word pieces, D vector size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from realm import objectives
+from realm.methods.proposing import Proposer
 from realm.types import NO_ROW, Index, Loss, MaskedBatch, PassageSource, Reader, Tokens, Trainable, TrainableEncoder
 
 OBJECTIVES = ("marginal", "emdr2", "perplexity-distillation", "leave-one-out")
@@ -55,45 +55,32 @@ class RealmPretraining:
         encoder: TrainableEncoder,
         reader: Reader,
         corpus: Corpus,
-        index: Index,
+        proposer: Proposer,
         *,
-        index_encoder: TrainableEncoder | None = None,
-        num_candidates: int = 8,
         marginal: str = "sequence",
         objective: str = "marginal",
         distillation_temperature: float = 1.0,
         null_passage: bool = True,
-        over_retrieve: int = 1,
-        explore: int = 0,
-        explore_depth: int = 200,
         max_passage_tokens: int = 288,
         max_reader_tokens: int = 286,
         reader_title: bool = False,
     ) -> None:
         """
-        index: vectors of `corpus` by `index_encoder`, an older copy of `encoder`; see `swap`.
-        num_candidates: K, the null passage counted (section 4.3 uses 8).
+        proposer: retrieves from the stale index; K is what it proposes, and the null passage (section 4.3: 8 in all).
         marginal: "sequence" as the paper writes it, "token" as the released code computes it.
         objective: one of `OBJECTIVES`: what teaches the retriever; the reader learns from a likelihood in all of them.
-        over_retrieve: fetch this many times K and keep the best by live parameters, a cure for a stale index.
-        explore: so many of the K are drawn from the first `explore_depth` of the index instead of its top, each
-            example by its own seed; batches without seeds (a probe's) are read without.
         max_passage_tokens: budget of the document encoder's input, specials and title counted.
         max_reader_tokens: budget of the passage body in the reader's joint input.
         """
         self.encoder = encoder
         self.reader = reader
         self.corpus = corpus
-        self.index = index
-        self.index_encoder = index_encoder or stale_copy(encoder)
+        self.proposer = proposer
         if objective not in OBJECTIVES:
             raise ValueError(f"found objective {objective!r}: expected one of {', '.join(OBJECTIVES)}")
-        self.num_candidates = num_candidates
         self.marginal = marginal
         self.objective, self.distillation_temperature = objective, distillation_temperature
         self.null_passage = null_passage
-        self.over_retrieve = over_retrieve
-        self.explore, self.explore_depth = explore, explore_depth
         self.max_passage_tokens = max_passage_tokens
         self.max_reader_tokens = max_reader_tokens
         self.reader_title = reader_title
@@ -104,7 +91,15 @@ class RealmPretraining:
         A query is proposed for by the same parameters that embedded the passages, as in the release: vectors of two
         different steps do not live in one space, and the proposals would get worse from step to step.
         """
-        self.index, self.index_encoder = index, index_encoder
+        self.proposer.index, self.proposer.index_encoder = index, index_encoder
+
+    @property
+    def index(self) -> Index:
+        return self.proposer.index
+
+    @property
+    def index_encoder(self) -> TrainableEncoder:
+        return self.proposer.index_encoder
 
     def loss(self, batch: MaskedBatch) -> Loss:
         """Negative marginal log-likelihood of the masked spans (or another objective), and what is worth watching."""
@@ -133,8 +128,9 @@ class RealmPretraining:
         query_BD = self.encoder.encode_queries(batch.query.to(device))
 
         # ---- retrieve: the stale index proposes (section 3.3)
-        with torch.no_grad():
-            rows_BK, source_hit_B, changed = self._candidates(query_BD.detach(), batch)
+        rows_BK, source_hit_B, changed = self.proposer(query_BD.detach(), batch)
+        if self.null_passage:
+            rows_BK = nn.functional.pad(rows_BK, (1, 0), value=NO_ROW)
         valid_BK = rows_BK != NO_ROW
         if self.null_passage:
             valid_BK[:, 0] = True
@@ -168,42 +164,6 @@ class RealmPretraining:
             gap = reading.score_BK[real_BK].mean() - reading.score_BK[:, 0].mean()
             self.encoder.null_bias.add_(gap)
 
-    def _candidates(self, query_BD: Tensor, batch: MaskedBatch) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Long[B, K] rows with the null passage first, on the CPU."""
-        num_passages = self.num_candidates - int(self.null_passage)
-        explore = self.explore if batch.seeds is not None else 0
-        best, fetched = num_passages - explore, num_passages * self.over_retrieve
-        stale_BD = self.index_encoder.encode_queries(batch.query.to(query_BD.device))
-        depth = max(fetched, self.explore_depth) if explore else fetched
-        hits = self.index.search(stale_BD, depth, exclude=batch.exclude_rows)
-        pool_BC = hits.rows.cpu()
-        source_hit_B = None
-        known_B = batch.source_rows != NO_ROW
-        if bool(known_B.any()):
-            # The excluded source would have been a candidate if its stale score beats the last one kept.
-            source_BD = self.index.vectors(batch.source_rows).to(stale_BD.device)
-            last_B = hits.scores[:, min(best, hits.scores.shape[1]) - 1].to(stale_BD.device)
-            source_hit_B = ((stale_BD.float() * source_BD).sum(-1) >= last_B).cpu() & known_B
-        changed = torch.zeros(())
-        rows_BK = pool_BC[:, :best]
-        if self.over_retrieve > 1:
-            proposed_BK, rows_BK = rows_BK, self._rerank(query_BD, pool_BC[:, :fetched])[:, :best]
-            new_BK = (rows_BK[:, :, None] != proposed_BK[:, None, :]).all(-1)
-            changed = new_BK.float().mean()
-        if explore and batch.seeds is not None:
-            rows_BK = torch.cat([rows_BK, drawn(pool_BC[:, : self.explore_depth], rows_BK, explore, batch.seeds)], 1)
-        if self.null_passage:
-            rows_BK = torch.cat([rows_BK.new_full((len(rows_BK), 1), NO_ROW), rows_BK], dim=1)
-        return rows_BK, source_hit_B, changed
-
-    def _rerank(self, query_BD: Tensor, rows_BC: Tensor) -> Tensor:
-        rows_U, where_BC = rows_BC.unique(return_inverse=True)
-        tokens = self.corpus.passages(rows_U, self.max_passage_tokens).to(query_BD.device)
-        passage_UD = self.encoder.encode_passages(tokens)
-        score_BC = objectives.scores(query_BD, passage_UD[where_BC.to(query_BD.device)]).cpu()
-        order_BC = score_BC.masked_fill(rows_BC == NO_ROW, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        return rows_BC.gather(1, order_BC)
-
     @torch.no_grad()
     def statistics(self, reading: Reading, batch: MaskedBatch) -> dict[str, Tensor]:
         """What to watch, as detached scalars (see `objectives.marginal_stats`), and of the candidates:
@@ -218,7 +178,7 @@ class RealmPretraining:
             stats = {name: stats[name] for name in ("log_likelihood", "prior_entropy")}
         row_M = reading.rows_BK[reading.rows_BK != NO_ROW]
         stats["duplicates"] = torch.tensor(1.0 - len(row_M.unique()) / max(1, len(row_M)))
-        if self.over_retrieve > 1:
+        if self.proposer.over_retrieve > 1:
             stats["candidates_changed"] = reading.changed
         if reading.source_hit_B is not None:
             stats["source_hit"] = reading.source_hit_B.float().mean()
@@ -236,28 +196,3 @@ class RealmPretraining:
 
     def modules(self) -> Mapping[str, Trainable]:
         return {"encoder": self.encoder, "reader": self.reader, "index_encoder": self.index_encoder}
-
-
-def drawn(pool_BC: Tensor, chosen_BK: Tensor, count: int, seeds_B: Tensor) -> Tensor:
-    """`count` rows of each pool that are not chosen yet, all equally likely. Long[B, count]; NO_ROW when it runs out.
-
-    A function of the example's seed alone: not of what was drawn before, nor of the other examples.
-    """
-    key_BC = torch.stack([_uniform(seed, pool_BC.shape[1]) for seed in seeds_B.tolist()])
-    taken_BC = (pool_BC[:, :, None] == chosen_BK[:, None, :]).any(-1) | (pool_BC == NO_ROW)
-    key_BC, order_BC = key_BC.masked_fill(taken_BC, 2.0).sort(dim=1)
-    rows_BC = pool_BC.gather(1, order_BC).masked_fill(key_BC == 2.0, NO_ROW)[:, :count]
-    return nn.functional.pad(rows_BC, (0, count - rows_BC.shape[1]), value=NO_ROW)
-
-
-def _uniform(seed: int, count: int) -> Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def stale_copy(encoder: TrainableEncoder) -> TrainableEncoder:
-    """An encoder's parameters as they are now, which no training moves."""
-    copy = deepcopy(encoder)
-    for parameter in copy.parameters():
-        parameter.requires_grad_(False)
-    copy.train(False)
-    return copy

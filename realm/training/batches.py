@@ -27,11 +27,14 @@ from realm.training.masking import (
     mask_sentence,
     masked_pieces,
     needs_spans,
+    pieces_inside,
 )
 from realm.training.order import DRAWN, MASKED, Order, check_ranks, share
 from realm.types import NO_ROW, MaskedBatch, Spans, Target, Tokens
 
 EXCLUDE = ("none", "passage", "document")
+SHORTEST = 16
+"""Word pieces of the longest sentence that a curriculum begins with."""
 
 
 class Corpus(Protocol):
@@ -100,6 +103,7 @@ class MaskedSentences:
         rank: int = 0,
         world_size: int = 1,
         same_corpus: bool = True,
+        curriculum_steps: int = 0,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> None:
         """Scan the corpus for usable passages.
@@ -107,7 +111,8 @@ class MaskedSentences:
         snapshot: the corpus that is masked (X). spans: its salient spans; None where the strategy needs none.
         batch_size: of the global batch, a multiple of `world_size`. max_query_tokens: [CLS] and [SEP] counted.
         held_out: rows that are never masked. same_corpus: whether X is also what is searched (Z); if not, there
-        is no source row and nothing to exclude.
+        is no source row and nothing to exclude. curriculum_steps: over so many first steps the longest sentence that is
+        drawn grows from `SHORTEST` word pieces to all; a passage that has none so short gives its shortest.
 
         Raises UsageError for impossible settings, DataError when no passage is usable.
         """
@@ -126,6 +131,7 @@ class MaskedSentences:
         self._batch_size, self._seed, self._rank, self._world_size = batch_size, seed, rank, world_size
         self._exclude = exclude if same_corpus else "none"
         self._duplicates, self._same_corpus = duplicates, same_corpus
+        self._curriculum_steps = curriculum_steps
         self._rows, self._statistics = self._scan(held_out, progress)
         self._order = Order(len(self._rows), max(1, len(self._rows) // batch_size))
 
@@ -164,14 +170,22 @@ class MaskedSentences:
         order = self._order.permutation((self._seed, MASKED, epoch))
         row = int(self._rows[order[(first + place) % len(order)]])
         rng = np.random.default_rng((self._seed, MASKED, step, place))
-        return row, self.draw(row, rng)
+        return row, self.draw(row, rng, self._longest(step))
 
-    def draw(self, row: int, rng: np.random.Generator) -> MaskedSentence:
-        """One masked sentence of a usable row."""
+    def _longest(self, step: int) -> int | None:
+        if step >= self._curriculum_steps:
+            return None
+        return SHORTEST + (self._max_query_tokens - SHORTEST) * step // self._curriculum_steps
+
+    def draw(self, row: int, rng: np.random.Generator, longest: int | None = None) -> MaskedSentence:
+        """One masked sentence of a usable row. longest: word pieces, see `curriculum_steps`."""
         view = self._view(row, text=self._strategy in ("random-span", "function-word"))
         found = candidates(self._strategy, view, self._max_query_tokens)
         if not len(found):
             raise DataError(f"row {row} has nothing to mask with strategy {self._strategy!r}: see statistics()")
+        if longest is not None:
+            begin, end = pieces_inside(view.offsets, view.sentences[found[:, 0]])
+            found = found[end - begin <= max(longest, int((end - begin).min()))]
         limits = {"max_query_tokens": self._max_query_tokens, "max_targets": self._max_targets}
         chosen = found[int(rng.integers(len(found)))]
         pieces = masked_pieces(self._strategy, view, chosen, rng, **limits)

@@ -18,9 +18,9 @@ from realm.knowledge.snapshot import Snapshot
 from realm.methods.realm import RealmPretraining
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
-from realm.search.postings import Bm25
 from realm.training.probe import Probe
 from realm.types import NO_ROW, Encoder, Index, MaskedBatch
+from realm.workflows import parts
 from realm.workflows.parts import Text
 from realm.workflows.run import Run
 
@@ -112,8 +112,7 @@ def live_recall(
 def bm25_report(probe: Probe, searched: Text, masked: Text, config: PretrainConfig) -> dict[str, Any]:
     """The same probe by BM25: the sentence without its masked words is the query, titles and texts are searched."""
     passage = text_of(searched.snapshot)
-    snapshot = searched.snapshot
-    engine = Bm25.build((snapshot.title(row), snapshot.text(row)) for row in range(len(snapshot)))
+    engine = parts.build_bm25(searched.snapshot)
     queries = [item.sentence[: item.span[0]] + item.sentence[item.span[1] :] for item in probe.items]
     exclude = [batch.exclude_rows for batch in _batches(probe, masked, config)]
     width = max(part.shape[1] for part in exclude)

@@ -28,7 +28,7 @@ from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.questions import read_questions
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
-from realm.methods.realm import stale_copy
+from realm.methods.proposing import stale_copy
 from realm.models.encoders import DenseEncoder
 from realm.search.embed import embed
 from realm.search.exact import ExactIndex

@@ -29,6 +29,7 @@ from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.models.late import READERS
 from realm.search.embed import embed_rows
+from realm.search.postings import Bm25
 from realm.workflows.reporting import Reporter
 
 SHAPING_ENCODER = ("layers", "dim", "pooling", "normalize", "tied", "segments", "temperature")
@@ -216,6 +217,23 @@ def smooth_inverse_frequency(snapshot: Snapshot, a: float) -> torch.Tensor:
     weight = a / (a + counts / max(1.0, counts.sum()))
     weight[list(snapshot.special_ids)] = 1e-4
     return torch.from_numpy(weight).float()
+
+
+def build_bm25(snapshot: Snapshot) -> Bm25:
+    """BM25 over titles and texts of all rows, in memory."""
+    return Bm25.build((snapshot.title(row), snapshot.text(row)) for row in range(len(snapshot)))
+
+
+def open_postings(snapshot: Snapshot, reporter: Reporter) -> Bm25:
+    """BM25 over titles and texts of all rows, mapped from beside the snapshot; built there the first time."""
+    folder = snapshot.path.with_name(f"{snapshot.path.name}.bm25")
+    with _alone(folder, reporter):
+        if not (folder / MANIFEST).exists():
+            with reporter.stage("BM25 over the passages"):
+                rows = range(len(snapshot))
+                facts = {"snapshot": snapshot.fingerprint}
+                Bm25.build(((snapshot.title(row), snapshot.text(row)) for row in rows), facts=facts).save(folder)
+    return Bm25.open(folder, snapshot=snapshot.fingerprint)
 
 
 def build_reader(config: ReaderConfig, data: DataConfig, snapshot: Snapshot, seed: int) -> ClozeReader:

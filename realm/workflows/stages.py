@@ -10,7 +10,8 @@ from typing import Any
 
 from realm.errors import MismatchError
 from realm.methods.ict import InverseCloze
-from realm.methods.realm import RealmPretraining, stale_copy
+from realm.methods.proposing import stale_copy
+from realm.methods.realm import RealmPretraining
 from realm.methods.together import Together
 from realm.models.encoders import DenseEncoder
 from realm.search.refresh import Refresh, open_refresh

@@ -14,6 +14,7 @@ import torch
 from realm.config import IctConfig, PretrainConfig, RealmConfig
 from realm.errors import DataError
 from realm.files import MANIFEST, read_json
+from realm.methods.proposing import ByWords, Proposer
 from realm.methods.realm import RealmPretraining
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
@@ -95,6 +96,7 @@ class Workbench:
                 rank=parallel.rank(),
                 world_size=parallel.world_size(),
                 same_corpus=self.same_corpus,
+                curriculum_steps=config.data.curriculum_steps,
                 progress=progress,
             )
 
@@ -162,19 +164,34 @@ class Workbench:
             encoder,
             reader,
             snapshot,
-            self.open_index(index),
-            index_encoder=index_encoder,
-            num_candidates=config.realm.num_candidates,
+            self._proposer(encoder, index, index_encoder),
             marginal=config.realm.marginal,
             objective=config.realm.objective,
             distillation_temperature=config.realm.distillation_temperature,
             null_passage=config.realm.null_passage,
-            over_retrieve=config.realm.over_retrieve,
-            explore=config.realm.explore,
-            explore_depth=config.realm.explore_depth,
             max_passage_tokens=config.data.max_passage_tokens,
             max_reader_tokens=config.data.max_passage_tokens - 2,
             reader_title=config.reader.with_title,
+        )
+
+    def _proposer(self, encoder: DenseEncoder, index: Path, index_encoder: TrainableEncoder | None) -> Proposer:
+        config, snapshot = self.config, self.searched.snapshot
+        lexical = None
+        if config.realm.lexical:
+            with self.reporter.stage("index the words"):
+                lexical = ByWords(parts.build_bm25(snapshot), snapshot.tokenizer)
+        return Proposer(
+            encoder,
+            snapshot,
+            self.open_index(index),
+            index_encoder,
+            num_passages=config.realm.num_candidates - int(config.realm.null_passage),
+            max_passage_tokens=config.data.max_passage_tokens,
+            over_retrieve=config.realm.over_retrieve,
+            explore=config.realm.explore,
+            explore_depth=config.realm.explore_depth,
+            lexical=lexical,
+            num_lexical=config.realm.lexical,
         )
 
     def calibrate_null(self, method: RealmPretraining) -> None:

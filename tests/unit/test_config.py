@@ -213,6 +213,7 @@ def test_any_dataclass_will_do() -> None:
     [
         (["realm.explore=7"], "found realm.explore=7 of 7 retrieved passages: expected at most 6"),
         (["realm.explore=8", "realm.null_passage=false"], "found realm.explore=8 of 8 retrieved passages"),
+        (["realm.explore=4", "realm.lexical=3"], "found realm.explore=4 and realm.lexical=3 of 7 retrieved passages"),
         (["realm.explore=1", "realm.explore_depth=6"], "found realm.explore_depth=6: expected at least 7"),
         (["realm.objective=leave-one-out", "realm.marginal=token"], "realm.marginal=token: expected sequence"),
         (["realm.objective=perplexity-distillation", "realm.marginal=token"], "expected sequence"),

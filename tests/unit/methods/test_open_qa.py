@@ -20,7 +20,7 @@ from realm.evaluation.answers import normalize_orqa
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
-from realm.methods.realm import stale_copy
+from realm.methods.proposing import stale_copy
 from realm.models.freezing import with_frozen_passages
 from realm.models.span import SpanReader
 from realm.search.exact import ExactIndex

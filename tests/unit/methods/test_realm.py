@@ -21,7 +21,8 @@ from toy_realm import (
 )
 
 from realm import objectives
-from realm.methods.realm import RealmPretraining, stale_copy
+from realm.methods.proposing import Proposer, stale_copy
+from realm.methods.realm import RealmPretraining
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
@@ -312,7 +313,8 @@ def test_an_index_without_passages_leaves_the_null_passage(
     encoder, reader = parts
     corpus = ToyCorpus(tokenizer, [], [])
     batch = masked_batch(tokenizer, exclude="none", same_corpus=False)
-    method = RealmPretraining(encoder, reader, corpus, ExactIndex(torch.zeros(0, 8)), num_candidates=3)
+    proposer = Proposer(encoder, corpus, ExactIndex(torch.zeros(0, 8)), num_passages=2, max_passage_tokens=32)
+    method = RealmPretraining(encoder, reader, corpus, proposer)
     reading = method.read(batch)
     wanted = -objectives.sequence_logp_BK(reading.logp_BKT, batch.target.mask)[:, 0].mean()
     torch.testing.assert_close(method.loss(batch).total, wanted, rtol=1e-5, atol=1e-5)

@@ -14,10 +14,11 @@ from torch import Tensor
 from toy_realm import QUERIES, TEXTS, ToyCorpus, gradients, masked_batch, realm_of
 
 from realm import objectives
-from realm.methods.realm import OBJECTIVES, RealmPretraining, drawn
+from realm.methods.proposing import ByWords, drawn, first_new
+from realm.methods.realm import OBJECTIVES, RealmPretraining
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
-from realm.types import NO_ROW, MaskedBatch
+from realm.types import NO_ROW, Hits, MaskedBatch
 
 Parts = tuple[DenseEncoder, ClozeReader]
 
@@ -174,3 +175,39 @@ def test_every_row_is_as_likely_as_another() -> None:
     assert set(found) == set(range(2, 10))
     # 750 expected of each, standard deviation 24.
     assert max(abs(number - 750) for number in found.values()) < 110
+
+
+# ---------------------------------------------------------------- candidates by words
+
+
+def test_words_propose_what_the_index_did_not(
+    corpus: ToyCorpus, parts: Parts, batch: MaskedBatch, tokenizer: Any
+) -> None:
+    asked: list[str] = []
+
+    def by_length(texts: list[str], k: int, exclude: Tensor) -> Any:
+        asked.extend(texts)
+        order = torch.arange(len(corpus)).flip(0).expand(len(texts), -1)
+        keep = [
+            [row for row in rows if row not in out] for rows, out in zip(order.tolist(), exclude.tolist(), strict=True)
+        ]
+        rows_BK = torch.tensor([(row + [NO_ROW] * k)[:k] for row in keep])
+        return Hits(rows_BK, torch.zeros(rows_BK.shape))
+
+    top_BK = read_rows(realm_of(*parts, corpus, num_candidates=3), batch)
+    words = ByWords(by_length, tokenizer)
+    method = realm_of(*parts, corpus, num_candidates=4, lexical=words, num_lexical=1)
+    assert torch.equal(read_rows(method, batch)[:, :3], top_BK) and not asked  # a probe is read by the index alone
+    rows_BK = read_rows(method, seeded(batch, 0))
+    assert torch.equal(rows_BK[:, :3], top_BK)
+    for b, (_, _, source) in enumerate(QUERIES):
+        left = [row for row in reversed(range(len(corpus))) if row != source and row not in top_BK[b].tolist()]
+        assert rows_BK[b, 3] == left[0]
+    assert len(asked) == len(QUERIES) and all("[" not in text and text for text in asked)
+
+
+def test_rows_that_are_new_come_in_order_and_run_out() -> None:
+    pool_BC = torch.tensor([[4, 2, 7, 1], [5, NO_ROW, NO_ROW, NO_ROW]])
+    chosen_BK = torch.tensor([[2, 9], [5, 1]])
+    assert first_new(pool_BC, chosen_BK, 3).tolist() == [[4, 7, 1], [NO_ROW] * 3]
+    assert first_new(pool_BC, chosen_BK, 1).tolist() == [[4], [NO_ROW]]

@@ -320,3 +320,23 @@ def test_an_example_s_own_seed_is_of_its_step_and_place(corpus: Corpus) -> None:
     assert torch.equal(torch.cat([rank.batch(3).seeds for rank in ranks]), seeds[3])
     other = MaskedSentences(corpus, None, strategy="random-token", batch_size=4, seed=1).batch(3)
     assert not torch.equal(other.seeds, seeds[3])
+
+
+def test_a_curriculum_begins_with_short_sentences_and_ends_with_all() -> None:
+    long = "Oslo " + "is a city of the north " * 4
+    short = "Rome is old."
+    corpus = Corpus([f"{long}. {short}"] * 8, documents=[f"d{row}" for row in range(8)])
+    table = Table(corpus, [["Oslo", "Rome"]] * 8)
+    batches = MaskedSentences(corpus, table, batch_size=8, curriculum_steps=4, exclude="none")
+    lengths = [set(batches.batch(step).query.lengths.tolist()) for step in range(8)]
+    assert len(lengths[0]) == 1 and max(lengths[0]) < 16  # the shortest there is
+    assert max(max(each) for each in lengths[4:]) > 20
+    assert any(len(each) == 2 for each in lengths[4:])
+    plain = MaskedSentences(corpus, table, batch_size=8, exclude="none")
+    assert facts(batches.batch(5)) == facts(plain.batch(5))
+
+
+def test_a_passage_without_a_short_sentence_gives_its_shortest() -> None:
+    corpus = Corpus(["Oslo " + "is a city of the north " * 4 + "."] * 2, documents=["a", "b"])
+    batches = MaskedSentences(corpus, Table(corpus, [["Oslo"]] * 2), batch_size=2, curriculum_steps=9)
+    assert min(batches.batch(0).query.lengths.tolist()) > 20
