@@ -11,6 +11,8 @@ from realm.config import PretrainConfig, override
 from realm.errors import UsageError
 from realm.recipes import build
 
+from .design import design_legs
+
 ICT_STEPS_A_REALM_STEP = 5
 """How many steps of ICT take the time of one REALM step of the recipe (0.29 s against 1.5 s on one thread, a share of
 the refreshes counted). `ict-only` makes up for the REALM steps it goes without; give ``ict-only:ict.steps=N`` for
@@ -68,6 +70,7 @@ LEGS: Mapping[str, Changes] = {
     "emdr2": _same("realm.objective=emdr2"),
     "perplexity-distillation": _same("realm.objective=perplexity-distillation"),
     "leave-one-out": _same("realm.objective=leave-one-out"),
+    **{name: _same(*settings) for name, settings in design_legs().items()},
 }
 CURVES = ("ict-realm", "ict-only", "realm-only")
 DEFAULTS = ("salient", "ict-realm")

@@ -25,6 +25,7 @@ from realm.config import PretrainConfig, to_json
 from realm.errors import MismatchError, RealmError
 from realm.files import read_json
 
+from .design import design_legs
 from .legs import LEGS, config_of
 
 
@@ -92,7 +93,11 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=8)
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints that were judged")
     args = parser.parse_args()
-    legs, seeds = args.legs.split(","), [int(seed) for seed in args.seeds.split(",")]
+    named = {"design": [*design_legs()]}
+    legs, seeds = (
+        [leg for name in args.legs.split(",") for leg in named.get(name, [name])],
+        [int(seed) for seed in args.seeds.split(",")],
+    )
     try:
         pairs = [(leg, seed) for seed in seeds for leg in legs]
         todo = []
