@@ -108,6 +108,24 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """One of the answers that passages disagree about."""
+
+    text: str
+    mass: float
+    """Share of the probability, by the model's own p(y|x), that this answer has in the passages that give it."""
+    preferred: bool
+    """Whether it is the answer given."""
+    evidence: tuple[Evidence, ...]
+    """The passages whose likeliest answer it is, newest first; those without a date last."""
+
+    @property
+    def date(self) -> Date | None:
+        """Of its newest passage; None where none has a date."""
+        return max((evidence.date for evidence in self.evidence if evidence.date is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer with its evidence, best passage first, and the answers that came after it."""
 
@@ -122,6 +140,8 @@ class Answer:
     alternatives: tuple[tuple[str, float], ...] = ()
     """Other answers and their confidence, best first."""
     knowledge_base_version: int | None = None
+    conflicts: tuple[Side, ...] = ()
+    """Answers of comparable mass that passages disagree about, newest first; empty where they agree."""
 
 
 # ---------------------------------------------------------------- what the program computes with

@@ -6,7 +6,7 @@ Legend: K passages, S spans of a passage.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +40,19 @@ class Extracted:
         if passage not in self.log_mass:
             return -math.inf
         return self.log_mass[passage] - _log_sum(list(self.log_mass.values()))
+
+    @property
+    def mass(self) -> float:
+        """p(y | x) over the passages."""
+        return math.exp(_log_sum(list(self.log_mass.values())))
+
+    def only(self, passages: Collection[int]) -> Extracted | None:
+        """The answer as these passages alone give it; None where it is in none of them."""
+        log_mass = {passage: value for passage, value in self.log_mass.items() if passage in passages}
+        if not log_mass:
+            return None
+        places = {passage: place for passage, place in self.places.items() if passage in passages}
+        return Extracted(self.text, _log_sum(list(log_mass.values())), places, log_mass)
 
 
 def extract(
@@ -85,6 +98,18 @@ def extract(
         masses = list(answer.log_mass.values())
         answer.log_prob = _log_sum(masses) if aggregate == "marginal" else max(masses)
     return sorted(answers.values(), key=lambda answer: -answer.log_prob)
+
+
+def merged(answers: Sequence[Extracted]) -> Extracted:
+    """Several ways to say the same as one answer, in the words of the first; a passage's place is its likeliest's."""
+    first, log_mass, places = answers[0], dict[int, float](), dict[int, tuple[int, int]]()
+    for passage in dict.fromkeys(passage for answer in answers for passage in answer.log_mass):
+        there = [answer for answer in answers if passage in answer.log_mass]
+        best = max(there, key=lambda answer: answer.log_mass[passage])
+        log_mass[passage] = _log_sum([answer.log_mass[passage] for answer in there])
+        if passage in best.places:
+            places[passage] = best.places[passage]
+    return Extracted(first.text, _log_sum(list(log_mass.values())), places, log_mass)
 
 
 def as_answer(

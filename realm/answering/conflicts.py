@@ -1,0 +1,98 @@
+"""Passages that disagree: which of them give which answer, and with how much of the probability.
+
+A passage gives the answer that has most of the probability in it. Answers that agree (`agreement.agree`) are one side.
+
+Legend: K passages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date as Date
+
+from realm.answering.agreement import agree
+from realm.errors import UsageError
+from realm.methods.extraction import Extracted, merged
+from realm.types import Evidence, Side
+
+
+@dataclass(frozen=True)
+class ConflictRule:
+    """When the masses of two answers are comparable."""
+
+    ratio: float = 0.5
+    """A side has at least this share of the mass of the answer given, ..."""
+    least: float = 0.1
+    """... and at least so much of the whole probability: what a weak reader spreads over everything is no opinion."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.ratio <= 1 and 0 <= self.least < 1):
+            raise UsageError(
+                f"found a conflict ratio of {self.ratio} and a least mass of {self.least}: expected a ratio above 0 "
+                "and up to 1, and a mass from 0 to below 1"
+            )
+
+
+def find_conflict(
+    found: Sequence[Extracted],
+    evidence_of: Callable[[Extracted], Sequence[Evidence]],
+    *,
+    normalize: Callable[[str], str],
+    rule: ConflictRule | None = None,
+) -> tuple[Side, ...]:
+    """The sides of a disagreement, newest first; empty where there is none.
+
+    found: answers by falling probability, the first being the one given; `log_mass` is log p(y, z | x) in each passage.
+    evidence_of: what an answer rests on, one for each passage. Sides are ordered by the date of their newest passage,
+    those without a date last; among equal dates by mass.
+    """
+    rule = rule or ConflictRule()
+    groups = _sides(found, normalize)
+    if len(groups) < 2:
+        return ()
+    says: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        for passage, log_mass in group.log_mass.items():
+            if passage not in says or log_mass > groups[says[passage]].log_mass[passage]:
+                says[passage] = number
+    sides = []
+    for number, group in enumerate(groups):
+        own = group.only({passage for passage, said in says.items() if said == number})
+        if own is None:
+            if number == 0:
+                return ()
+            continue
+        evidence = [one for one in evidence_of(own) if one.span is not None and one.posterior > 0]
+        newest = sorted(evidence, key=lambda one: (one.date or Date.min, one.posterior), reverse=True)
+        sides.append(Side(group.text, own.mass, number == 0, tuple(newest)))
+    floor = max(rule.ratio * sides[0].mass, rule.least)
+    kept = [side for side in sides if side.preferred or side.mass >= floor]
+    if len(kept) < 2 or sides[0].mass < rule.least:
+        return ()
+    return tuple(sorted(kept, key=lambda side: (side.date or Date.min, side.mass), reverse=True))
+
+
+def told(sides: Sequence[Side]) -> str:
+    """One line: who disagrees, which side was preferred, and why."""
+    if not sides:
+        return ""
+    given = next(side for side in sides if side.preferred)
+    others = [side for side in sides if not side.preferred]
+    newer = [side for side in others if side.date is not None and (given.date is None or side.date > given.date)]
+    reason = f"{given.text!r} has more of the probability ({given.mass:.0%} against {others[0].mass:.0%})"
+    if newer:
+        reason += f"; {newer[0].text!r} is of a later date ({newer[0].date})"
+    return f"the passages disagree: {' / '.join(side.text for side in sides)}; {reason}"
+
+
+def _sides(found: Sequence[Extracted], normalize: Callable[[str], str]) -> list[Extracted]:
+    """Answers that agree with each other made one, in order of their likeliest."""
+    groups: list[list[Extracted]] = []
+    for answer in found:
+        mine = next((g for g in groups if all(agree(answer.text, one.text, normalize) for one in g)), None)
+        if mine is None:
+            groups.append([answer])
+        else:
+            mine.append(answer)
+    return [merged(group) for group in groups]
