@@ -73,6 +73,11 @@ class QaConfig:
     """Questions of a part of a step, over all processes (the release: 1; REALM++: more is better)."""
     accumulation: Count = 1
     """Parts of a step."""
+    retriever: Literal["dense", "bm25"] = "dense"
+    """What finds the passages: the start's networks, or BM25 with nothing to learn and no early loss (the baseline of
+    Lee et al. 2019)."""
+    bm25_temperature: Positive = 1.0
+    """BM25's scores are divided by it before a span's score is added."""
     num_passages: Count = 5
     """Passages read for each question."""
     num_early: Natural = 5000

@@ -3,8 +3,8 @@
 MODEL/
   manifest.json   what it is, from which step
   config.json     the whole configuration of its fine-tuning
-  encoder/        the retriever, passage side included   } each opens in transformers
-  reader/         the span reader                        }
+  encoder/        the retriever, passage side included (none if it is BM25)   } each opens in transformers
+  reader/         the span reader                                             }
   README.md       the model card
 """
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from realm import __version__, files
 from realm.config import from_json, to_json
-from realm.errors import ArtefactError
+from realm.errors import ArtefactError, UsageError
 from realm.models.encoders import DenseEncoder
 from realm.models.span import SpanReader
 from realm.settings_finetune import FinetuneConfig
@@ -28,16 +28,27 @@ RUN_FORMAT = "realm fine-tuning run"
 CARD = "README.md"
 
 
+class Part(Protocol):
+    """A network of the model."""
+
+    def save_pretrained(self, folder: Path) -> None: ...
+
+    def fingerprint(self) -> str: ...
+
+
 def save_answerer(
-    folder: Path, encoder: DenseEncoder, reader: SpanReader, config: FinetuneConfig, *, card: str, facts: dict[str, Any]
+    folder: Path, networks: Mapping[str, Part], config: FinetuneConfig, *, card: str, facts: dict[str, Any]
 ) -> None:
-    """Write the folder, whole or not at all; an older one in its place is replaced."""
+    """Write the folder, whole or not at all; an older one in its place is replaced.
+
+    networks: `reader`, and `encoder` unless the retriever is BM25.
+    """
     with files.staged_folder(folder) as staged:
-        encoder.save_pretrained(staged / "encoder")
-        reader.save_pretrained(staged / "reader")
+        for name, network in networks.items():
+            network.save_pretrained(staged / name)
         files.write_json(staged / "config.json", to_json(config))
         files.write_text(staged / CARD, card)
-        own = {"encoder": encoder.fingerprint(), "reader": reader.fingerprint()}
+        own = {name: network.fingerprint() for name, network in networks.items()}
         files.write_manifest(staged, format=FORMAT, version=VERSION, **facts, **own)
 
 
@@ -62,12 +73,23 @@ def answerer_folder(path: Path) -> Path:
 def open_answerer(path: Path, device: str = "cpu") -> tuple[DenseEncoder, SpanReader, FinetuneConfig]:
     """Retriever, reader and settings of a model folder, or of a fine-tuning run's best checkpoint, ready to answer.
 
-    ArtefactError when it is neither.
+    ArtefactError when it is neither. UsageError when its retriever is BM25, which is no network: see `open_reader`.
     """
+    reader, config = open_reader(path, device)
+    if config.qa.retriever != "dense":
+        raise UsageError(
+            f"{path} finds its passages by {config.qa.retriever}: expected a model with a retriever of its own; "
+            "`realm evaluate` judges both"
+        )
+    return DenseEncoder.from_pretrained(answerer_folder(path) / "encoder").to(device).eval(), reader, config
+
+
+def open_reader(path: Path, device: str = "cpu") -> tuple[SpanReader, FinetuneConfig]:
+    """The reader and the settings of any model that `realm finetune` wrote, ready to answer. ArtefactError when it is
+    none."""
     folder = answerer_folder(path)
     config = from_json(FinetuneConfig, files.read_json(folder / "config.json"))
-    encoder = DenseEncoder.from_pretrained(folder / "encoder").to(device).eval()
-    return encoder, SpanReader.from_pretrained(folder / "reader").to(device).eval(), config
+    return SpanReader.from_pretrained(folder / "reader").to(device).eval(), config
 
 
 def model_card(
@@ -86,6 +108,7 @@ def model_card(
     qa, reader, parents = config.qa, config.reader, facts["parents"]
     best = next((point for point in curve if point["step"] == best_step), {})
     counts = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in facts["questions"].items() if value)
+    words = qa.retriever == "bm25"
     names = [key for key in best if key not in ("step", "questions", "seconds")]
     lines = [
         f"# {name}",
@@ -95,14 +118,15 @@ def model_card(
         "",
         "## Training",
         "",
-        f"- Start: {parents['model']} ({parents['start']}); the reader began as {reader.model}"
+        f"- Start: {parents['model']} ({parents['start']}){', its word pieces: BM25 retrieves' if words else ''}; "
+        f"the reader began as {reader.model}"
         f"{f', its first {reader.layers} layers' if reader.layers is not None else ''}.",
         f"- Questions: {Path(parents['questions']).name} ({counts}).",
         f"- Knowledge base: {Path(parents['knowledge_base']).name}, version {parents['knowledge_base_version']}, "
         f"snapshot {parents['snapshot']}.",
         f"- {facts['steps']:,} steps of {qa.batch_size * qa.accumulation} questions; {qa.num_passages} passages read, "
-        f"{qa.num_early:,} in the early loss; softmax over spans: {qa.level}; passages {qa.documents}; labelled "
-        f"passages: {qa.labelled}; seed {config.loop.seed}.",
+        f"{0 if words else qa.num_early:,} in the early loss; softmax over spans: {qa.level}; passages {qa.documents}; "
+        f"labelled passages: {qa.labelled}; seed {config.loop.seed}.",
         f"- This is the checkpoint of step {best_step:,}, the best of {len(curve)}.",
         "",
         "## Measured on the dev questions",

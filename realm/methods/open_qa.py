@@ -14,8 +14,9 @@ U distinct passages of the batch, D vector size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,11 +25,10 @@ from torch import Tensor, nn
 from realm import objectives, objectives_qa
 from realm.methods.extraction import Extracted, as_answer, extract
 from realm.methods.realm import Corpus as Read
-from realm.methods.proposing import stale_copy
+from realm.methods.retrievers import Candidates, QuestionRetriever
 from realm.models.span import SpanLogits, SpanReader
-from realm.types import NO_ROW, Answer, Evidence, Index, Loss, Passage, Tokens, Trainable, TrainableEncoder
+from realm.types import NO_ROW, Answer, Evidence, Hits, Loss, Passage, Tokens, Trainable
 
-DOCUMENTS = ("frozen", "refreshed")
 LABELLED = ("none", "early", "both")
 RECALL_AT = (1, 5, 20)
 QUESTIONS_AT_ONCE = 16
@@ -54,6 +54,9 @@ class QuestionBatch(Protocol):
     """B questions, and where their answers stand in rows that are retrieved for them."""
 
     @property
+    def texts(self) -> Sequence[str]: ...
+
+    @property
     def query(self) -> Tokens: ...
 
     @property
@@ -70,71 +73,43 @@ class QuestionBatch(Protocol):
         ...
 
 
-class Candidates(NamedTuple):
-    """What was retrieved for B questions, and how it scores."""
-
-    rows_BE: Tensor
-    """Long[B, E] on the CPU; NO_ROW where there is nothing."""
-    score_BE: Tensor
-    """f(x, z); -inf where there is nothing."""
-    retrieved: int
-    """So many of E are search results, best first; labelled rows stand behind them."""
-    labelled_BE: Tensor
-    """Bool[B, E] on the CPU: rows that the set names."""
-
-
 class OpenQA:
-    """ORQA's fine-tuning as a method."""
+    """ORQA's fine-tuning as a method: a retriever, a span reader and two losses. Systems differ by what they hold."""
 
     def __init__(
         self,
-        encoder: TrainableEncoder,
+        retriever: QuestionRetriever,
         reader: SpanReader,
         corpus: Corpus,
-        index: Index,
         *,
         normalize: Callable[[str], str],
-        index_encoder: TrainableEncoder | None = None,
-        documents: str = "frozen",
         num_passages: int = 5,
         num_early: int = 5000,
         early_weight: float = 1.0,
         level: str = "joint",
         labelled: str = "none",
         aggregate: str = "marginal",
-        max_passage_tokens: int = 288,
         max_reader_tokens: int = 286,
         reader_title: bool = False,
     ) -> None:
         """
-        encoder: with "frozen" documents its passage side is what made `index` (see `models.freezing`).
-        index: vectors of `corpus`. normalize: of a text; answers that are equal after it are the same.
-        documents: "frozen" scores passages by their stored vectors; "refreshed" embeds every candidate with live
-            parameters as pre-training does, proposes by `index_encoder`, and takes a new index by `swap`. Then
-            `num_early` is a matter of cost.
+        retriever: of rows of `corpus`; see `methods.retrievers`.
+        normalize: of a text; answers that are equal after it are the same.
         num_passages: K, read for each question. num_early: passages of the early loss, as many as the corpus has; 0
-            leaves it out.
+            leaves it out, as it must be for a retriever that learns nothing.
         early_weight: of the early loss beside the reader's; the release adds them.
         level: see `objectives_qa.span_log_prob_BKS`.
         labelled: rows that the set names are put behind the retrieved ones: of the "early" loss, or of "both".
-        aggregate: of `answer`, see `extraction.extract`.
-        max_passage_tokens: of the document encoder's input. max_reader_tokens: of the passage in the reader's.
+        aggregate: of `answer`, see `extraction.extract`. max_reader_tokens: of the passage in the reader's input.
         """
-        for name, value, choices in (("documents", documents, DOCUMENTS), ("labelled", labelled, LABELLED)):
-            if value not in choices:
-                raise ValueError(f"found {name} {value!r}: expected one of {', '.join(choices)}")
-        self.encoder, self.reader, self.corpus, self.index = encoder, reader, corpus, index
-        self.index_encoder = (index_encoder or stale_copy(encoder)) if documents == "refreshed" else None
-        self.normalize, self.documents, self.level = normalize, documents, level
+        if labelled not in LABELLED:
+            raise ValueError(f"found labelled {labelled!r}: expected one of {', '.join(LABELLED)}")
+        self.retriever, self.reader, self.corpus = retriever, reader, corpus
+        self.normalize, self.level = normalize, level
         self.num_passages, self.num_early = num_passages, num_early
         self.early_weight = early_weight if num_early else 0.0
         self.labelled, self.aggregate = labelled, aggregate
-        self.max_passage_tokens, self.max_reader_tokens = max_passage_tokens, max_reader_tokens
-        self.reader_title = reader_title
-
-    def swap(self, index: Index, index_encoder: TrainableEncoder) -> None:
-        """Take a fresher index with the parameters that made it, between two steps; for "refreshed" documents."""
-        self.index, self.index_encoder = index, index_encoder
+        self.max_reader_tokens, self.reader_title = max_reader_tokens, reader_title
 
     # ------------------------------------------------------------ learning
 
@@ -145,16 +120,18 @@ class OpenQA:
         and ``no_passage``, the shares that have not; ``recall@k`` of the search, by the answers' word pieces;
         ``span_match``, how often the likeliest span is a right one; the entropy of p(z|x) over the passages read.
         """
-        device = self.encoder.device
         labelled_BG = batch.labelled_rows if self.labelled != "none" else None
-        found = self.retrieve(batch.query, max(self.num_early, self.num_passages), labelled_BG)
+        most = max(self.num_early, self.num_passages)
+        found = self.retriever.candidates(batch.texts, batch.query, most, labelled_BG)
+        device = found.score_BE.device
         holds_BE = self._holds(batch, found.rows_BE)
         correct_BE = holds_BE | found.labelled_BE  # a label is right even where its text says it otherwise
         early_B, has_passage_B = objectives_qa.early_nll_B(found.score_BE, correct_BE.to(device))
 
         rows_BK, score_BK = self._to_read(found)
         spans, span_BKS, valid_BKS = self.read(batch.query, rows_BK)
-        correct_BKS = self._correct(batch, rows_BK, spans).to(device)
+        correct_BKS = self._correct(batch, rows_BK, spans).to(span_BKS.device)
+        score_BK = score_BK.to(span_BKS.device)
         reader_B, has_span_B = objectives_qa.reader_nll_B(score_BK, span_BKS, correct_BKS, valid_BKS, level=self.level)
 
         count = float(len(rows_BK))
@@ -162,7 +139,11 @@ class OpenQA:
         total = total + self.early_weight * objectives_qa.mean_of_counted(early_B, has_passage_B, count)
         with torch.no_grad():
             joint_BC = objectives_qa.span_log_prob_BKS(score_BK, span_BKS, valid_BKS, level=self.level).flatten(1)
-            hit_B = (correct_BKS & valid_BKS).flatten(1).gather(1, joint_BC.argmax(-1, keepdim=True))[:, 0]
+            right_BC = (correct_BKS & valid_BKS).flatten(1)
+            # Words may find nothing at all, and then there is no span to be the likeliest.
+            hit_B = (
+                right_BC.gather(1, joint_BC.argmax(-1, keepdim=True))[:, 0] if right_BC.shape[1] else right_BC.any(1)
+            )
             stats = {
                 "loss": total.detach(),
                 "no_span": 1 - has_span_B.float().mean(),
@@ -177,30 +158,6 @@ class OpenQA:
                 if k <= found.retrieved:
                     stats[f"recall@{k}"] = holds_BE[:, : min(k, found.retrieved)].any(-1).float().mean()
         return Loss(total, stats, (reader_B + self.early_weight * early_B).detach())
-
-    def retrieve(self, query: Tokens, k: int, labelled_BG: Tensor | None = None) -> Candidates:
-        """The k best passages of each question, scored with gradients; labelled rows behind, where not found anyway."""
-        query_BD = self.encoder.encode_queries(query.to(self.encoder.device))
-        with torch.no_grad():
-            asked_BD = query_BD if self.index_encoder is None else self.index_encoder.encode_queries(query)
-            rows_BE = self.index.search(asked_BD.detach(), min(k, max(len(self.index), 1))).rows.cpu()
-        retrieved = rows_BE.shape[1]
-        if labelled_BG is None:
-            labelled_BG = rows_BE.new_zeros(len(rows_BE), 0)
-        there_BG = (labelled_BG[:, :, None] == rows_BE[:, None, :]).any(-1)
-        rows_BE = torch.cat([rows_BE, labelled_BG.masked_fill(there_BG, NO_ROW)], 1)
-        labelled_BE = (rows_BE[:, :, None] == labelled_BG[:, None, :]).any(-1) & (rows_BE != NO_ROW)
-        score_BE = objectives.scores(query_BD, self._vectors(rows_BE).to(query_BD.device))
-        missing_BE = (rows_BE == NO_ROW).to(score_BE.device)
-        return Candidates(rows_BE, score_BE.masked_fill(missing_BE, -torch.inf), retrieved, labelled_BE)
-
-    def _vectors(self, rows_BE: Tensor) -> Tensor:
-        """Float[B, E, D]: as stored, without gradients, or by live parameters, each distinct passage once."""
-        if self.documents == "frozen":
-            return self.index.vectors(rows_BE)
-        rows_U, where_BE = rows_BE.unique(return_inverse=True)
-        tokens = self.corpus.passages(rows_U, self.max_passage_tokens).to(self.encoder.device)
-        return self.encoder.encode_passages(tokens)[where_BE.to(self.encoder.device)]
 
     def _to_read(self, found: Candidates) -> tuple[Tensor, Tensor]:
         """Rows and scores of the best passages by live scores, and of the first labelled one if it is to be read."""
@@ -255,33 +212,49 @@ class OpenQA:
     ) -> list[Answer]:
         """Answers with their evidence. k: passages to read; as in training when None.
 
-        query: the questions as [CLS] question [SEP]; by default the encoder's tokenizer makes them.
+        query: the questions as [CLS] question [SEP]; by default the reader's tokenizer makes them.
         An answer's confidence is p(y|x), the probability of its text among all spans read; evidence is every passage
         read, those with the answer first. A span reader has no null passage: `retrieval_utility` is NaN and
         `null_prior` 0. Where there is nothing to read, or no span with a letter, the answer abstains.
         """
-        training = self.encoder.training, self.reader.training
-        self.encoder.train(False), self.reader.train(False)
         query = query if query is not None else self.tokens(questions)
-        try:
+        with self._at_rest():
             found: list[Answer] = []
             for at in torch.arange(len(questions)).split(batch or QUESTIONS_AT_ONCE):
                 found += self._answer([questions[i] for i in at.tolist()], query.select(at), k or self.num_passages)
             return found
+
+    @torch.no_grad()
+    def search(self, questions: Sequence[str], k: int, *, query: Tokens | None = None) -> Hits:
+        """The k best passages of each question, or as many as there are; nothing is read."""
+        with self._at_rest():
+            found = self.retriever.candidates(questions, self.tokens(questions) if query is None else query, k)
+        return Hits(found.rows_BE, found.score_BE.cpu())
+
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """Without dropout; what was training goes on doing so."""
+        training = self.retriever.training, self.reader.training
+        self.retriever.train(False)
+        self.reader.train(False)
+        try:
+            yield
         finally:
-            self.encoder.train(training[0]), self.reader.train(training[1])
+            self.retriever.train(training[0])
+            self.reader.train(training[1])
 
     def tokens(self, questions: Sequence[str], max_tokens: int = 64) -> Tokens:
-        """[CLS] question [SEP] by the encoder's tokenizer, cut to `max_tokens`."""
-        tokenizer: Any = getattr(self.encoder, "tokenizer", None)
+        """[CLS] question [SEP] by the reader's tokenizer, which is the retriever's, cut to `max_tokens`."""
+        tokenizer: Any = self.reader.tokenizer
         made = tokenizer(list(questions), truncation=True, max_length=max_tokens, padding=True, return_tensors="pt")
         ids, lengths = made["input_ids"], made["attention_mask"].sum(1)
         return Tokens(ids, torch.zeros_like(ids), lengths)
 
     def _answer(self, questions: Sequence[str], query: Tokens, k: int) -> list[Answer]:
-        found = self.retrieve(query, k)
-        rows_BK, score_BK = found.rows_BE, found.score_BE
+        found = self.retriever.candidates(questions, query, k)
+        rows_BK = found.rows_BE
         spans, span_BKS, valid_BKS = self.read(query, rows_BK)
+        score_BK = found.score_BE.to(span_BKS.device)
         joint_BKS = objectives_qa.span_log_prob_BKS(score_BK, span_BKS, valid_BKS, level=self.level).cpu()
         prior_BK = objectives.prior_BK(score_BK).cpu()
         start_S, end_S = spans.start_S.cpu(), spans.end_S.cpu()
@@ -323,8 +296,7 @@ class OpenQA:
     # ------------------------------------------------------------ for the loop
 
     def parameter_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        return {**self.encoder.parameter_groups(), **self.reader.parameter_groups()}
+        return {**self.retriever.parameter_groups(), **self.reader.parameter_groups()}
 
     def modules(self) -> Mapping[str, Trainable]:
-        own: dict[str, Trainable] = {"encoder": self.encoder, "reader": self.reader}
-        return own if self.index_encoder is None else {**own, "index_encoder": self.index_encoder}
+        return {**self.retriever.modules(), "reader": self.reader}

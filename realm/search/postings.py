@@ -6,7 +6,7 @@ E excluded rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +91,8 @@ class Bm25:
             raise UsageError(f"allowed has shape {tuple(allowed.shape)}: expected [{self._rows}]")
         row_BK = torch.full((len(queries), k), NO_ROW)
         score_BK = torch.full((len(queries), k), NO_SCORE)
-        if self._engine is None or not len(queries):
-            return Hits(row_BK, score_BK)
-        tokens = _tokenise(queries, self._settings)
-        words = list(tokens.vocab)
-        for number, ids in enumerate(tokens.ids):
-            known = self._engine.get_tokens_ids([words[i] for i in ids])
-            if not known:
-                continue
-            score_1N = torch.from_numpy(self._engine.get_scores_from_ids(known)).float()[None]
+        for number, score_N in self._scores(queries):
+            score_1N = score_N[None]
             score_1N = score_1N.masked_fill(score_1N <= 0, NO_SCORE)
             if exclude is not None:
                 score_1N[0, exclude[number][exclude[number] != NO_ROW]] = NO_SCORE
@@ -109,6 +102,26 @@ class Bm25:
             score_BK[number, : value.shape[1]] = value[0]
             row_BK[number, : value.shape[1]] = row[0].masked_fill(value[0] == NO_SCORE, NO_ROW)
         return Hits(row_BK, score_BK)
+
+    def score(self, queries: Sequence[str], rows: Tensor) -> Tensor:
+        """Float32[B, E]: the scores of given rows Long[B, E], 0 without a common term, -inf for NO_ROW."""
+        if rows.ndim != 2 or len(rows) != len(queries):
+            raise UsageError(f"rows of shape {tuple(rows.shape)}: expected [{len(queries)}, rows]")
+        score_BE = torch.zeros(rows.shape)
+        for number, score_N in self._scores(queries):
+            score_BE[number] = score_N[rows[number].clamp(min=0)]
+        return score_BE.masked_fill(rows == NO_ROW, NO_SCORE)
+
+    def _scores(self, queries: Sequence[str]) -> Iterator[tuple[int, Tensor]]:
+        """(number of the query, Float32[N]) of every query with a known term."""
+        if self._engine is None or not len(queries):
+            return
+        tokens = _tokenise(queries, self._settings)
+        words = list(tokens.vocab)
+        for number, ids in enumerate(tokens.ids):
+            known = self._engine.get_tokens_ids([words[i] for i in ids])
+            if known:
+                yield number, torch.from_numpy(self._engine.get_scores_from_ids(known)).float()
 
     def save(self, folder: Path) -> None:
         """Write the postings as a folder, whole or not at all."""

@@ -52,6 +52,7 @@ class Corpus(Matched, Protocol):
 class QuestionBatch:
     """B questions, and where their answers stand in whatever is retrieved for them."""
 
+    texts: Sequence[str]
     query: Tokens
     """[CLS] question [SEP]"""
     numbers: IntArray
@@ -155,7 +156,7 @@ class QuestionBatches:
         labelled_BG = torch.full((len(numbers), widest), NO_ROW)
         for place, rows in enumerate(labelled):
             labelled_BG[place, : len(rows)] = torch.tensor(rows, dtype=torch.long)
-        return QuestionBatch(query, numbers, labelled_BG, self.matcher)
+        return QuestionBatch(texts, query, numbers, labelled_BG, self.matcher)
 
     def _labels(self, number: int) -> list[int]:
         """Rows of the named documents and passages, gold before silver, those in which an answer is found first."""

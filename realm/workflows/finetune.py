@@ -13,7 +13,6 @@ The same command goes on from wherever it was stopped.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,23 +27,19 @@ from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.questions import read_questions
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
-from realm.methods.proposing import stale_copy
-from realm.models.encoders import DenseEncoder
-from realm.search.embed import embed
-from realm.search.exact import ExactIndex
-from realm.search.refresh import Refresh, open_refresh
-from realm.search.refresher import Job
+from realm.models.span import SpanReader
 from realm.settings_finetune import FinetuneConfig
 from realm.training import parallel
 from realm.training.loop import Hooks, Schedule, train
 from realm.training.metrics import Metrics
 from realm.training.optim import BertAdam, bert_warmup_steps, parameter_groups
 from realm.training.questions import QuestionBatches
-from realm.training.state import latest_checkpoint, list_checkpoints, read_facts, restore
+from realm.training.state import latest_checkpoint, read_facts, restore
 from realm.types import Question
 from realm.workflows import finetune_start as starts
 from realm.workflows import parts
 from realm.workflows.finetune_judge import Judge
+from realm.workflows.finetune_retriever import Side, open_side
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.run import FINETUNING, Run
 from realm.workflows.store import open_knowledge_base
@@ -167,11 +162,6 @@ class _Desk:
         self.metrics, self.reporter, self.should_stop, self.licence = metrics, reporter, should_stop, licence
         self.device = parts.choose_device(config.loop.device)
         self.normalize = NORMALIZERS[config.questions.convention]
-        self.index_step = 0
-        self.since = time.time()
-        self.refresh: Refresh | None = None
-        self.published: dict[int, Any] = {}
-        """Copies of the parameters that are on their way through the refresher."""
 
     def work(self, train_set: Sequence[Question], dev_set: Sequence[Question]) -> dict[str, Any]:
         config, checkpoints = self.config, self.run.checkpoints
@@ -192,23 +182,23 @@ class _Desk:
         self.steps = steps
 
         found = latest_checkpoint(checkpoints)
-        facts = read_facts(found) if found else {}
-        begin, self.index_step = int(facts.get("step", 0)), int(facts.get("index_step", 0))
-        with self.reporter.stage("load the networks"):
-            encoder = starts.open_encoder(self.start, found, config, self.snapshot, self.device)
+        begin = int(read_facts(found)["step"]) if found else 0
+        side = open_side(self.run, config, self.start, found, self.snapshot, self.device, self.reporter)
+        with self.reporter.stage("load the reader"):
             reader = starts.open_reader(found, config, self.snapshot, self.device)
-        self.encoder, self.reader = encoder, reader
-        self.method = self._method(found)
-        judge = Judge(self.run, config, self.method, encoder, self.snapshot, dev_set, self.reporter)
+        method = self._method(side, reader)
+        judge = Judge(
+            self.run, config, method, {**side.parts(), "reader": reader}, self.snapshot, dev_set, self.reporter
+        )
         judge.about = {"questions": batches.statistics(), "steps": steps, "licence": self.licence}
-        optimizer = self._optimizer()
+        optimizer = self._optimizer(method)
         if found:
             restore(found, optimizer)
             self.metrics.rewind(STAGE, begin)
             judge.forget(begin)
             self._tell(judge, found)  # a run that was killed in between has its checkpoint, but not what it is worth
         if begin < steps:
-            self._train(batches, optimizer, judge, begin)
+            self._train(method, side, batches, optimizer, judge, begin)
         return judge.result()
 
     def _tell(self, judge: Judge, checkpoint: Path) -> None:
@@ -220,50 +210,24 @@ class _Desk:
 
     # ------------------------------------------------------------ parts
 
-    def _method(self, found: Path | None) -> OpenQA:
-        config, stale = self.config, None
-        if config.qa.documents == "refreshed":
-            stale = stale_copy(self.encoder)
-            if found:
-                stale = stale_copy(DenseEncoder.from_pretrained(found / "index_encoder").to(self.device))
+    def _method(self, side: Side, reader: SpanReader) -> OpenQA:
+        config = self.config
         return OpenQA(
-            self.encoder,
-            self.reader,
+            side.retriever,
+            reader,
             self.snapshot,
-            self._index(stale or self.encoder, self.index_step),
             normalize=self.normalize,
-            index_encoder=stale,
-            documents=config.qa.documents,
             num_passages=config.qa.num_passages,
-            num_early=config.qa.num_early,
+            num_early=config.qa.num_early if config.qa.retriever == "dense" else 0,
             early_weight=config.qa.early_weight,
             level=config.qa.level,
             labelled=config.qa.labelled,
             aggregate=config.qa.aggregate,
-            max_passage_tokens=config.questions.max_passage_tokens,
             max_reader_tokens=config.reader.max_tokens - 3,
             reader_title=config.reader.with_title,
         )
 
-    def _index(self, encoder: Any, step: int) -> ExactIndex:
-        """The index of `step`: there already, or embedded now. Frozen passages give the same vectors at any time."""
-        folder = self.run.index / f"step-{step:06d}"
-        if not (folder / files.MANIFEST).exists():
-            training = encoder.training
-            with self.reporter.stage(f"embed the passages (step {step})", "passages") as progress:
-                embed(
-                    encoder.train(False),
-                    self.snapshot,
-                    folder,
-                    max_tokens=self.config.questions.max_passage_tokens,
-                    bf16=parts.choose_bf16(self.config.loop.bf16, self.device),
-                    progress=progress,
-                    facts=parts.index_facts(encoder, step),
-                )
-            encoder.train(training)
-        return ExactIndex.open(folder, snapshot=self.snapshot.fingerprint, device=self.device)
-
-    def _optimizer(self) -> BertAdam:
+    def _optimizer(self, method: OpenQA) -> BertAdam:
         qa, optim = self.config.qa, self.config.optim
         rates = {
             "retriever": qa.learning_rate,
@@ -272,15 +236,16 @@ class _Desk:
             "reader": qa.reader_learning_rate,
             "head": qa.head_learning_rate,
         }
-        groups = parameter_groups(self.method.parameter_groups(), rates, optim.weight_decay)
+        groups = parameter_groups(method.parameter_groups(), rates, optim.weight_decay)
         return BertAdam(groups, lr=0.0, betas=optim.betas, eps=optim.eps, bias_correction=optim.bias_correction)
 
     # ------------------------------------------------------------ training
 
-    def _train(self, batches: QuestionBatches, optimizer: BertAdam, judge: Judge, begin: int) -> None:
+    def _train(
+        self, method: OpenQA, side: Side, batches: QuestionBatches, optimizer: BertAdam, judge: Judge, begin: int
+    ) -> None:
         config = self.config
-        if config.qa.documents == "refreshed":
-            self.refresh = self._open_refresh(begin)
+        side.begin(begin)
         bf16 = parts.choose_bf16(config.loop.bf16, self.device)
         schedule = Schedule(
             num_steps=self.steps,
@@ -300,7 +265,7 @@ class _Desk:
                         progress(int(event["step"]), int(event["num_steps"]))
 
                 train(
-                    self.method,
+                    method,
                     batches,
                     optimizer,
                     schedule,
@@ -310,11 +275,8 @@ class _Desk:
                     start_step=begin,
                     autocast=lambda: torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext(),
                     hooks=Hooks(
-                        before_step=self._before_step,
-                        checkpoint_facts=lambda: {
-                            "index_step": self.index_step,
-                            "snapshot": self.snapshot.fingerprint,
-                        },
+                        before_step=side.before_step,
+                        checkpoint_facts=lambda: {**side.facts(), "snapshot": self.snapshot.fingerprint},
                         after_checkpoint=lambda checkpoint: self._tell(judge, checkpoint),
                         on_event=on_event,
                         describe=lambda batch, bad_B: [
@@ -324,43 +286,4 @@ class _Desk:
                     ),
                 )
         finally:
-            if self.refresh is not None:
-                self.refresh.close()
-
-    def _open_refresh(self, begin: int) -> Refresh:
-        config = self.config
-        device = config.refresh.device or str(self.device)
-        job = Job(
-            folder=str(self.run.path),
-            snapshot=str(self.snapshot.path),
-            opener="realm.workflows.parts:open_for_refresh",
-            options={"max_tokens": config.questions.max_passage_tokens, "device": device},
-            bf16=parts.choose_bf16(config.loop.bf16, parts.choose_device(device)),
-            threads=config.refresh.threads,
-        )
-        return open_refresh(
-            config.refresh.mode,
-            job,
-            since=begin,
-            current=self.index_step,
-            in_use=lambda: [
-                self.run.index / f"step-{int(read_facts(folder)['index_step']):06d}"
-                for folder in list_checkpoints(self.run.checkpoints)
-            ],
-            on_event=self.reporter.note,
-        )
-
-    def _before_step(self, step: int) -> Mapping[str, float]:
-        """Between two steps: publish when it is time, swap when an index came back; how old the index is."""
-        if self.refresh is None:
-            return {}
-        if step and step % self.config.refresh.every_steps == 0:
-            self.refresh.publish(step, self.encoder.save_pretrained)
-            self.published[step] = stale_copy(self.encoder)
-        fresh = self.refresh.poll()
-        if fresh is not None and fresh.step in self.published:
-            encoder = self.published[fresh.step]
-            self.method.swap(self._index(encoder, fresh.step), encoder)
-            self.index_step, self.since = fresh.step, fresh.published_at
-            self.published = {at: copy for at, copy in self.published.items() if at > fresh.step}
-        return {"index_age_steps": float(step - self.index_step), "index_age_seconds": time.time() - self.since}
+            side.end()

@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from realm import files
-from realm.answering.answerer import CARD, model_card, save_answerer
+from realm.answering.answerer import CARD, Part, model_card, save_answerer
 from realm.config import to_json
 from realm.evaluation.answers import is_correct
 from realm.evaluation.patterns import PatternMatcher
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
-from realm.models.encoders import DenseEncoder
 from realm.settings_finetune import FinetuneConfig
 from realm.training.matching import AnswerMatcher
 from realm.training.questions import question_tokens
@@ -35,14 +32,16 @@ class Judge:
         run: Run,
         config: FinetuneConfig,
         method: OpenQA,
-        encoder: DenseEncoder,
+        networks: Mapping[str, Part],
         snapshot: Snapshot,
         questions: Sequence[Question],
         reporter: Reporter,
     ) -> None:
-        """questions: of these the first `dev.size` in the order of their ids' hashes; none takes the newest
-        checkpoint for the best."""
-        self.run, self.config, self.method, self.encoder = run, config, method, encoder
+        """
+        networks: what a model keeps. questions: of these the first `dev.size` in the order of their ids' hashes; none
+            takes the newest checkpoint for the best.
+        """
+        self.run, self.config, self.method, self.networks = run, config, method, networks
         self.snapshot, self.reporter = snapshot, reporter
         self.questions = sorted(questions, key=lambda question: files.fingerprint(question.id))[: config.dev.size]
         # Questions that have no answer by word pieces have no recall, either; by other rules they would be slow.
@@ -64,7 +63,7 @@ class Judge:
             parents = self.run.facts()["parents"]
             made_from = {"step": step, "start": parents["model"], "snapshot": parents["snapshot"]}
             facts = {**figures, "made_from": made_from}
-            save_answerer(model, self.encoder, self.method.reader, self.config, card=card, facts=facts)
+            save_answerer(model, self.networks, self.config, card=card, facts=facts)
         files.write_json(place, figures)  # last: where it is there, the model is, too
         return figures
 
@@ -80,7 +79,7 @@ class Judge:
                 for question, answer in zip(asked, self.method.answer(texts, k, query=query), strict=True):
                     right += is_correct(answer.text, question, patterns, self.config.questions.convention)
                     confidence += answer.confidence
-                rows_BK = self._rows(query, k)
+                rows_BK = self.method.search(texts, k, query=query).rows.numpy()
                 recalled += sum(bool(self.matcher.holds(first + b, rows).any()) for b, rows in enumerate(rows_BK))
                 progress(first + len(asked), len(self.questions))
         size = len(self.questions)
@@ -91,14 +90,6 @@ class Judge:
             "confidence": confidence / size,
             "seconds": time.perf_counter() - started,
         }
-
-    @torch.no_grad()
-    def _rows(self, query: Any, k: int) -> Any:
-        training = self.encoder.training
-        self.encoder.train(False)
-        rows_BK = self.method.retrieve(query, k).rows_BE.numpy()
-        self.encoder.train(training)
-        return rows_BK
 
     def forget(self, step: int) -> None:
         """Judgements of checkpoints after `step`, which a run that goes on from there makes anew."""

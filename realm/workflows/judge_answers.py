@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 
-from realm.answering.answerer import answerer_folder, open_answerer
+from realm import files
+from realm.answering.answerer import answerer_folder, open_answerer, open_reader
 from realm.answering.confidence import Confidence, open_confidence
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
+from realm.methods.retrievers import DenseRetriever, QuestionRetriever, WordRetriever
+from realm.models.encoders import DenseEncoder
 from realm.search.embed import embed
 from realm.search.exact import ExactIndex
+from realm.settings_finetune import FinetuneConfig
 from realm.types import Answer, Hits, Question
 from realm.workflows import parts
 from realm.workflows.evaluate import bm25_search, evaluate, open_suite, search_snapshot
@@ -69,7 +73,8 @@ def judge_answers(
         return [confidence(found) for found in method.answer(texts, number, batch=batch_size)]
 
     def retrieve(queries: Sequence[str], k: int) -> Hits:
-        return method.index.search(method.encoder.encode_queries(method.tokens(queries).to(on)), k)
+        hits: Hits = method.search(queries, k)
+        return hits
 
     with torch.inference_mode():
         return evaluate(
@@ -85,31 +90,53 @@ def judge_answers(
 
 def open_method(model: Path, kb: KnowledgeBase, device: torch.device, reporter: Reporter) -> tuple[OpenQA, Snapshot]:
     """A fine-tuned model over a snapshot of the knowledge base's present version, whose vectors are kept beside it."""
-    encoder, reader, config = open_answerer(model, str(device))
-    snapshot = parts.prepare_snapshot(kb, encoder.tokenizer, reporter)
-    tokens = config.questions.max_passage_tokens
-    folder = snapshot.path.with_name(f"{snapshot.path.name}.vectors-{encoder.fingerprint()}-{tokens}")
-    with reporter.stage("embed the passages", "passages") as progress:
-        embed(
-            encoder,
-            snapshot,
-            folder,
-            max_tokens=tokens,
-            bf16=parts.choose_bf16(config.loop.bf16, device),
-            progress=progress,
-            facts=parts.index_facts(encoder, 0),
-        )
+    reader, config = open_reader(model, str(device))
+    snapshot = parts.prepare_snapshot(kb, reader.tokenizer, reporter)
+    retriever: QuestionRetriever
+    if config.qa.retriever == "bm25":
+        retriever = WordRetriever(parts.open_postings(snapshot, reporter), temperature=config.qa.bm25_temperature)
+    else:
+        encoder, _, _ = open_answerer(model, str(device))
+        tokens = config.questions.max_passage_tokens
+        index = _vectors(model, encoder, config, snapshot, device, reporter)
+        retriever = DenseRetriever(encoder, snapshot, index, max_passage_tokens=tokens)
     method = OpenQA(
-        encoder,
+        retriever,
         reader,
         snapshot,
-        ExactIndex.open(folder, snapshot=snapshot.fingerprint, device=device),
         normalize=NORMALIZERS[config.questions.convention],
         num_passages=config.qa.num_passages,
         level=config.qa.level,
         aggregate=config.qa.aggregate,
-        max_passage_tokens=tokens,
         max_reader_tokens=config.reader.max_tokens - 3,
         reader_title=config.reader.with_title,
     )
     return method, snapshot
+
+
+def _vectors(
+    model: Path,
+    encoder: DenseEncoder,
+    config: FinetuneConfig,
+    snapshot: Snapshot,
+    device: torch.device,
+    reporter: Reporter,
+) -> ExactIndex:
+    """The passages by the model's encoder: those of its run, if they were frozen and are the same, else embedded beside
+    the snapshot."""
+    tokens = config.questions.max_passage_tokens
+    folder = Path(model) / "index" / "step-000000"
+    manifest = files.read_json(folder / files.MANIFEST) if (folder / files.MANIFEST).exists() else {}
+    if config.qa.documents != "frozen" or manifest.get("snapshot") != snapshot.fingerprint:
+        folder = snapshot.path.with_name(f"{snapshot.path.name}.vectors-{encoder.fingerprint()}-{tokens}")
+        with reporter.stage("embed the passages", "passages") as progress:
+            embed(
+                encoder,
+                snapshot,
+                folder,
+                max_tokens=tokens,
+                bf16=parts.choose_bf16(config.loop.bf16, device),
+                progress=progress,
+                facts=parts.index_facts(encoder, 0),
+            )
+    return ExactIndex.open(folder, snapshot=snapshot.fingerprint, device=device)

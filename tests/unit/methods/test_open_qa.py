@@ -21,10 +21,11 @@ from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
 from realm.methods.proposing import stale_copy
+from realm.methods.retrievers import Candidates, DenseRetriever
 from realm.models.freezing import with_frozen_passages
 from realm.models.span import SpanReader
 from realm.search.exact import ExactIndex
-from realm.training.questions import QuestionBatches
+from realm.training.questions import QuestionBatch, QuestionBatches
 from realm.types import NO_ROW, Document, Question, Tokens
 
 DOCUMENTS = [
@@ -70,8 +71,19 @@ def method(folder: Path, snapshot: Snapshot, **options: Any) -> OpenQA:
         torch.nn.init.normal_(reader.head.score.weight)
     with torch.no_grad():
         index = ExactIndex(encoder.encode_passages(snapshot.passages(torch.arange(len(snapshot)), 40)))
-    chosen = {"num_passages": 2, "num_early": 4, "max_passage_tokens": 40, "max_reader_tokens": 30, **options}
-    return OpenQA(encoder, reader, snapshot, index, normalize=normalize_orqa, **chosen)
+    documents = options.pop("documents", "frozen")
+    retriever = DenseRetriever(encoder, snapshot, index, documents=documents, max_passage_tokens=40)
+    chosen = {"num_passages": 2, "num_early": 4, "max_reader_tokens": 30, **options}
+    return OpenQA(retriever, reader, snapshot, normalize=normalize_orqa, **chosen)
+
+
+def dense(found: OpenQA) -> DenseRetriever:
+    assert isinstance(found.retriever, DenseRetriever)
+    return found.retriever
+
+
+def retrieve(found: OpenQA, batch: QuestionBatch, k: int, labelled_BG: torch.Tensor | None = None) -> Candidates:
+    return found.retriever.candidates(batch.texts, batch.query, k, labelled_BG)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +97,8 @@ def frozen(folder: Path, snapshot: Snapshot) -> OpenQA:
 def test_the_loss_is_that_of_its_parts(frozen: OpenQA, batches: QuestionBatches) -> None:
     batch = batches.pick(np.arange(4))
     found = frozen.loss(batch)
-    query_BD = frozen.encoder.encode_queries(batch.query)
-    every_BN = query_BD @ frozen.index.vectors(torch.arange(len(frozen.corpus))).T
+    query_BD = dense(frozen).encoder.encode_queries(batch.query)
+    every_BN = query_BD @ dense(frozen).index.vectors(torch.arange(len(frozen.corpus))).T
     score_BE, rows_BE = every_BN.topk(4)
     holds_BE = torch.from_numpy(np.stack([batch.holds(b, rows_BE[b].numpy()) for b in range(4)]))
     early_B, has_passage_B = objectives_qa.early_nll_B(score_BE, holds_BE)
@@ -124,7 +136,7 @@ def test_frozen_passages_get_no_gradient_and_the_question_side_hears_both_losses
     for options in ({"num_early": 0}, {}):
         found = method(folder, snapshot, **options)
         found.loss(batches.pick(np.arange(4))).total.backward()
-        moved = gradients(found.encoder)
+        moved = gradients(dense(found).encoder)
         assert moved and not any(name.startswith("passage_tower") for name in moved)
         assert {"head.project.weight", "head.score.weight"} <= gradients(found.reader).keys()
         assert set(found.modules()) == {"encoder", "reader"}
@@ -134,22 +146,22 @@ def test_refreshed_passages_are_scored_live(folder: Path, snapshot: Snapshot, ba
     found = method(folder, snapshot, documents="refreshed")
     assert set(found.modules()) == {"encoder", "reader", "index_encoder"}
     batch = batches.pick(np.arange(4))
-    before = found.retrieve(batch.query, 4)
+    before = retrieve(found, batch, 4)
     with torch.no_grad():
-        found.encoder.query_tower.projection.weight.mul_(1.5)
-    after = found.retrieve(batch.query, 4)
+        dense(found).encoder.query_tower.projection.weight.mul_(1.5)
+    after = retrieve(found, batch, 4)
     assert torch.equal(before.rows_BE, after.rows_BE), "the stale index with its own encoder proposes"
     live = (
-        found.encoder.encode_queries(batch.query)[0]
-        @ found.encoder.encode_passages(snapshot.passages(after.rows_BE[0], 40)).T
+        dense(found).encoder.encode_queries(batch.query)[0]
+        @ dense(found).encoder.encode_passages(snapshot.passages(after.rows_BE[0], 40)).T
     )
     torch.testing.assert_close(after.score_BE[0], live, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        index = ExactIndex(found.encoder.encode_passages(snapshot.passages(torch.arange(len(snapshot)), 40)))
-    found.swap(index, stale_copy(found.encoder))
+        index = ExactIndex(dense(found).encoder.encode_passages(snapshot.passages(torch.arange(len(snapshot)), 40)))
+    dense(found).swap(index, stale_copy(dense(found).encoder))
     torch.testing.assert_close(
-        found.retrieve(batch.query, 4).score_BE,
-        index.search(found.encoder.encode_queries(batch.query).detach(), 4).scores,
+        retrieve(found, batch, 4).score_BE,
+        index.search(dense(found).encoder.encode_queries(batch.query).detach(), 4).scores,
         rtol=1e-4,
         atol=1e-4,
     )
@@ -161,7 +173,7 @@ def test_labelled_rows_stand_behind_what_was_found(
 ) -> None:
     batch = batches.pick(np.arange(4))
     found = method(folder, snapshot, num_passages=1, num_early=1, labelled="both", documents=documents)
-    candidates = found.retrieve(batch.query, 1, batch.labelled_rows)
+    candidates = retrieve(found, batch, 1, batch.labelled_rows)
     assert candidates.retrieved == 1
     for b, labels in enumerate(batch.labelled_rows.tolist()):
         rows = candidates.rows_BE[b].tolist()
@@ -191,7 +203,7 @@ def test_nothing_correct_leaves_zero_gradient(folder: Path, snapshot: Snapshot) 
     loss = found.loss(nowhere.batch(0))
     loss.total.backward()
     assert float(loss.total.detach()) == 0 and float(loss.stats["no_span"]) == float(loss.stats["no_passage"]) == 1
-    assert not gradients(found.reader) and not gradients(found.encoder)
+    assert not gradients(found.reader) and not gradients(dense(found).encoder)
     assert "reader_loss" not in loss.stats
 
 
@@ -234,7 +246,7 @@ def test_an_answer_stands_in_a_passage_letter_for_letter(frozen: OpenQA, words: 
 def test_one_answer_at_a_time_or_many(frozen: OpenQA) -> None:
     texts = [question.text for question in ASKED]
     together = frozen.answer(texts, 3)
-    assert frozen.encoder.training is False
+    assert dense(frozen).encoder.training is False
     for text, answer in zip(texts, together, strict=True):
         (alone,) = frozen.answer([text], 3)
         assert alone.text == answer.text
@@ -257,6 +269,6 @@ def test_where_there_is_nothing_to_say_it_abstains(folder: Path, tmp_path: Path)
 
 def test_training_goes_on_in_the_mode_it_was_in(folder: Path, snapshot: Snapshot) -> None:
     found = method(folder, snapshot)
-    found.encoder.train(True), found.reader.train(True)
+    dense(found).encoder.train(True), found.reader.train(True)
     found.answer(["who ?"])
-    assert found.encoder.training and found.reader.training
+    assert dense(found).encoder.training and found.reader.training
