@@ -48,8 +48,8 @@ def design_legs() -> dict[str, tuple[str, ...]]:
 
 
 def effect_rows(results: Results) -> Iterator[list[str]]:
-    """Of each setting: recall@5 where it is high minus where it is low, its interval over sentences, each seed alone, and
-    how the time of a run changes."""
+    """Of each setting: recall@5 where it is high minus where it is low, its interval over sentences, each seed
+    alone, and how the time of a run changes."""
     runs = {run.leg: {} for runs in results.runs.values() for run in runs}  # type: ignore[var-annotated]
     for each in results.runs.values():
         for run in each:
