@@ -53,6 +53,15 @@ def held_out_rows(snapshot: Identified, fraction: float, seed: int) -> IntArray:
     return np.flatnonzero(found)
 
 
+def with_copies(snapshot: Corpus, rows: IntArray) -> IntArray:
+    """Int64[H], ascending: `rows` and those whose bodies say the same under another id. What is judged on the first
+    must not be learnt from the second."""
+    if not len(rows):
+        return rows
+    copies = snapshot.exclusions(torch.from_numpy(rows), "passage", duplicates=True)
+    return np.unique(copies[copies != NO_ROW].numpy())
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeItem:
     """One masked sentence with what is under the mask."""

@@ -26,7 +26,7 @@ from realm.training.batches import MaskedSentences
 from realm.training.loop import Schedule
 from realm.training.metrics import Metrics
 from realm.training.optim import BertAdam, bert_warmup_steps, parameter_groups
-from realm.training.probe import Probe, held_out_rows
+from realm.training.probe import Probe, held_out_rows, with_copies
 from realm.training.rarity import SpansByRarity
 from realm.types import Spans, TrainableEncoder, TwoBatches
 from realm.workflows import parts
@@ -92,7 +92,7 @@ class Workbench:
                 seed=config.loop.seed,
                 exclude=config.data.exclude,
                 duplicates=config.data.exclude_duplicates,
-                held_out=self.held_out,
+                held_out=with_copies(snapshot, self.held_out),
                 rank=parallel.rank(),
                 world_size=parallel.world_size(),
                 same_corpus=self.same_corpus,

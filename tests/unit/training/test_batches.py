@@ -14,7 +14,7 @@ from unit.training.standin import Corpus, Table
 from realm.errors import ArtefactError, DataError, MismatchError, UsageError
 from realm.training.batches import MaskedSentences
 from realm.training.pairs import InverseCloze
-from realm.training.probe import Probe, held_out_rows
+from realm.training.probe import Probe, held_out_rows, with_copies
 from realm.types import NO_ROW, Tokens
 
 CITIES = ["paris", "seoul", "vienna", "budapest", "belgrade", "warsaw", "madrid", "lisbon", "oslo", "rome", "athens"]
@@ -230,6 +230,15 @@ def test_too_few_passages_say_so() -> None:
 
 
 # ---------------------------------------------------------------- the probe
+
+
+def test_a_copy_of_a_held_out_text_is_held_out_too(corpus: Corpus, table: Table) -> None:
+    last = len(TEXTS) - 1
+    rows = with_copies(corpus, np.array([2, last]))
+    assert rows.tolist() == [2, last, last + 1]  # the last text stands twice
+    assert with_copies(corpus, np.zeros(0, np.int64)).tolist() == []
+    batches = MaskedSentences(corpus, table, batch_size=1, held_out=rows)
+    assert not set(batches.rows.tolist()) & set(rows.tolist())
 
 
 def test_documents_stay_held_out_when_others_come_and_go() -> None:
