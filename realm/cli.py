@@ -15,6 +15,7 @@ import typer
 
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
 from realm.cli_qa import calibrate, evaluate, finetune
+from realm.cli_questions import questions
 from realm.errors import RealmError, UsageError
 from realm.files import disk_is_full
 
@@ -29,6 +30,7 @@ app.add_typer(docs, name="docs")
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(calibrate)
+app.command()(questions)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 

@@ -24,6 +24,10 @@ def finetune(
     dev: Annotated[
         Path | None, typer.Option("--dev", help="Questions that choose the best checkpoint; else some of --qa.")
     ] = None,
+    from_corpus: Annotated[
+        bool,
+        typer.Option("--from-corpus", help="No labels: make the questions from the knowledge base; corpus.count=N."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="The run folder; an existing one goes on.")] = None,
     recipe: Annotated[str, typer.Option(help="The settings to start from: small or orqa.")] = "small",
     licence: Annotated[str, typer.Option(help="What the model card says of the licence.")] = "",
@@ -38,28 +42,46 @@ def finetune(
     terminal = Terminal(quiet=as_json)
     with finish_step_on_interrupt(terminal) as should_stop:
         if given and "=" not in given[0]:
-            if out or model or qa or dev or given[1:]:
+            if out or model or qa or dev or from_corpus or given[1:]:
                 raise UsageError("a run goes on with its own settings: give RUN alone, or all options for a new run")
             result = resume(Path(given[0]), kb=kb, reporter=terminal, should_stop=should_stop)
         else:
-            if model is None or kb is None or qa is None or out is None:
+            if model is None or kb is None or (qa is None and not from_corpus) or out is None:
                 raise UsageError(
-                    "found no --model, --kb, --qa or --out: expected all four for a new run, or RUN alone to go on"
+                    "found no --model, --kb, --qa or --out: expected all four for a new run (--from-corpus for --qa, "
+                    "where there are no questions), or RUN alone to go on"
                 )
             from realm.recipes.finetuning import build_finetuning
 
-            result = work(
-                model,
-                kb,
-                out,
-                build_finetuning(recipe, given),
-                questions=qa,
-                dev=dev,
-                licence=licence,
-                reporter=terminal,
-                should_stop=should_stop,
-            )
+            own, of_corpus = corpus_settings(given)
+            config = build_finetuning(recipe, own)
+            common: dict[str, Any] = {
+                "dev": dev,
+                "licence": licence,
+                "reporter": terminal,
+                "should_stop": should_stop,
+            }
+            if from_corpus:
+                from realm.config import override
+                from realm.settings_corpus import CorpusQuestionsConfig
+                from realm.workflows.finetune_from_corpus import finetune_from_corpus
+
+                if qa is not None:
+                    raise UsageError("found --qa and --from-corpus: expected one of them; leave one out")
+                made = override(CorpusQuestionsConfig(), of_corpus)
+                result = finetune_from_corpus(model, kb, out, config, made, **common)
+            else:
+                if of_corpus:
+                    raise UsageError(f"found corpus.{of_corpus[0]} without --from-corpus: expected both or neither")
+                assert qa is not None
+                result = work(model, kb, out, config, questions=qa, **common)
     print_json(result) if as_json else _print_curve(result)
+
+
+def corpus_settings(given: list[str]) -> tuple[list[str], list[str]]:
+    """The settings of fine-tuning, and those of making questions without their ``corpus.`` before."""
+    mine = [setting for setting in given if setting.startswith("corpus.")]
+    return [setting for setting in given if setting not in mine], [setting.removeprefix("corpus.") for setting in mine]
 
 
 def evaluate(

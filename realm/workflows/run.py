@@ -35,6 +35,8 @@ from realm.settings_finetune import FinetuneConfig
 FORMAT = "realm run"
 VERSION = 1
 FINETUNING = "realm fine-tuning run"
+MADE = "made-questions.jsonl"
+"""The questions of a run that had none given, made from its knowledge base."""
 PLACES = ("knowledge_base", "corpus", "model", "questions", "dev")
 """Parents that say where a text lay; the others say what it was."""
 
@@ -62,8 +64,10 @@ class Run:
         """ArtefactError when the folder holds something else, which must not be written over."""
         if self.exists or not self.path.exists():
             return
-        # A run that was killed while it was made has at most its settings, and files that nothing reads.
-        if any(file.name != "config.json" and not file.name.startswith(".") for file in self.path.iterdir()):
+        # A run that was killed while it was made has at most its settings and the questions made for it, and files
+        # that nothing reads.
+        early = ("config.json", MADE, f"{MADE}.about.json")
+        if any(file.name not in early and not file.name.startswith(".") for file in self.path.iterdir()):
             raise ArtefactError(f"{self.path} is not empty and is no run: give another --out")
 
     def create_or_resume(self, config: PretrainConfig | FinetuneConfig, parents: dict[str, Any]) -> bool:

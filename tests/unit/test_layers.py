@@ -20,7 +20,7 @@ TIERS = (
     ("errors",),
     ("files", "settings"),
     ("types", "config"),
-    ("settings_finetune",),
+    ("settings_finetune", "settings_corpus"),
     ("knowledge", "search", "models", "objectives"),
     ("objectives_qa",),
     ("methods", "training", "evaluation"),
@@ -29,7 +29,7 @@ TIERS = (
     ("workflows",),
     ("console",),
     ("cli_docs",),
-    ("service", "cli_qa"),
+    ("service", "cli_qa", "cli_questions"),
     ("cli",),
 )
 """Lowest first. Rooms of one tier do not know each other."""

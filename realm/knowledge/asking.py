@@ -1,0 +1,164 @@
+"""Questions about a passage, made from its own salient spans; see `realm.knowledge.cloze_questions`.
+
+English with a parse is asked by rules. Elsewhere the wh-word stands in the answer's place: Korean, Japanese and Chinese
+ask so anyway, and other languages understand it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from realm.knowledge.cloze_questions import drafts
+from realm.knowledge.parsing import Sentence
+from realm.knowledge.phrases import noun_phrases
+from realm.knowledge.taggers import Span
+from realm.knowledge.wh_words import ASKED
+from realm.knowledge.wording import Topic, fault, word_question
+
+IN_PLACE = "in place"
+
+_HANGUL, _KANA, _HAN = re.compile("[가-힣]"), re.compile("[ぁ-ヿ]"), re.compile("[一-鿿]")
+_WORDS = {
+    "ko": {"who": "누구", "when": "언제", "where": "어디", "group": "어느 기관", "what": "무엇"},
+    "ja": {"who": "誰", "when": "いつ", "where": "どこ", "group": "どの組織", "what": "何"},
+    "zh": {"who": "谁", "when": "什么时候", "where": "哪里", "group": "哪个机构", "what": "什么"},
+    "": {"who": "who", "when": "when", "where": "where", "group": "what organization", "what": "what"},
+}
+_KINDS = {
+    "who": {"PERSON", "PER", "PS"},
+    "when": {"DATE", "DT", "TIME", "TI"},
+    "where": {"GPE", "LOC", "LC", "FAC"},
+    "group": {"ORG", "OG"},
+}
+"""Labels of OntoNotes, of WikiNER and of KLUE; any other is asked for by "what"."""
+_UNASKED = frozenset({"CARDINAL", "ORDINAL", "QUANTITY", "PERCENT", "MONEY", "QT", "NUM"})
+"""In place, a wh-word for a number would need its counter."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a question must be like."""
+
+    min_words: int = 5
+    max_words: int = 22
+    min_content: int = 3
+    max_answer_words: int = 8
+
+
+@dataclass(frozen=True)
+class Made:
+    """A question, and what it was made from."""
+
+    question: str
+    answer: str
+    """The text's own characters between `start` and `end`."""
+    start: int
+    end: int
+    label: str
+    rule: str
+    sentence: int
+    """Which of the text's sentences."""
+
+
+def ask_passage(
+    title: str,
+    text: str,
+    sentences: Sequence[Sentence],
+    limits: Limits,
+    faults: Counter[str] | None = None,
+    *,
+    phrases: bool = False,
+) -> Iterator[Made]:
+    """The questions of a passage, sentence by sentence. faults: counts what was left out, by reason.
+
+    phrases: ask for noun phrases, too, behind the names of their sentence; only where there is a parse.
+    """
+    faults = Counter() if faults is None else faults
+    persons = [text[a:b] for each in sentences for a, b, label in each.spans if label == "PERSON"]
+    topic = Topic.of(title, text, persons)
+    for number, sentence in enumerate(sentences):
+        others = noun_phrases(sentence) if phrases and sentence.words else ()
+        for span in (*sentence.spans, *others):
+            start, end, label = span
+            answer = text[start:end]
+            if label in _OFTEN_PERSONS and _is_person(answer, persons, topic):
+                label = "PERSON"
+            span = start, end, label
+            if len(answer.split()) > limits.max_answer_words:
+                faults["long answer"] += 1
+                continue
+            found = False
+            for question, rule in _ask(text, sentence, span, topic):
+                found = True
+                reason = "points elsewhere"
+                if question is not None:
+                    made = Made(question, answer, start, end, label, rule, number)
+                    reason = _fault(made, title, limits, bool(sentence.words)) or ""
+                if not reason:
+                    yield made
+                else:
+                    faults[reason] += 1
+            if not found:
+                faults["no rule"] += 1
+
+
+_OFTEN_PERSONS = frozenset({"ORG", "GPE", "PRODUCT", "NORP", "FAC", "LOC", "WORK_OF_ART"})
+
+
+def _is_person(name: str, persons: Sequence[str], topic: Topic) -> bool:
+    """Whether a recogniser that calls a name something else calls a fuller one of the same passage a person's: it sees
+    one sentence at a time."""
+    words = set(name.split())
+    fuller = [each for each in (*persons, *([topic.title] if topic.person else [])) if each != name]
+    return any(words <= set(each.split()) and each.split()[-1] in words for each in fuller)
+
+
+def _ask(text: str, sentence: Sentence, span: Span, topic: Topic) -> Iterator[tuple[str | None, str]]:
+    if not sentence.words:
+        question = in_place(text, sentence, span)
+        if question:
+            yield question, IN_PLACE
+    elif span[2] in ASKED:
+        for draft in drafts(sentence, span):
+            yield word_question(sentence, draft, topic), draft.rule
+
+
+def _fault(made: Made, title: str, limits: Limits, english: bool) -> str | None:
+    if english or not re.search("[가-힣ぁ-ヿ一-鿿]", made.question):
+        return fault(
+            made.question,
+            made.answer,
+            title,
+            min_words=limits.min_words,
+            max_words=limits.max_words,
+            min_content=limits.min_content,
+        )
+    if made.answer in made.question:
+        return "tells"
+    # Three characters of these scripts say about as much as a word.
+    words = len(made.question) / (3 if _HAN.search(made.question) or _KANA.search(made.question) else 4)
+    return "short" if words < limits.min_words else "long" if words > 2 * limits.max_words else None
+
+
+def in_place(text: str, sentence: Sentence, span: Span) -> str | None:
+    """The sentence with a wh-word where the answer stood; None for a number, which would need its counter."""
+    start, end, label = span
+    if label in _UNASKED:
+        return None
+    kind = next((kind for kind, labels in _KINDS.items() if label in labels), "what")
+    before, after = text[sentence.start : start], text[end : sentence.end]
+    word = _WORDS[language_of(text)][kind]
+    whole = f"{before}{word}{after}".strip().rstrip(".!?。．！？…")
+    return f"{whole[:1].upper()}{whole[1:]}{'？' if language_of(text) in ('ja', 'zh') else '?'}"
+
+
+def language_of(text: str) -> str:
+    """ "ko", "ja" or "zh" by the script of a text; empty for all others."""
+    counts = {"ko": len(_HANGUL.findall(text)), "ja": len(_KANA.findall(text)), "zh": len(_HAN.findall(text))}
+    if counts["ja"] * 10 > counts["zh"] and counts["ja"]:
+        counts["ja"] += counts["zh"]
+    best = max(counts, key=lambda name: counts[name])
+    return best if counts[best] * 5 > len(text) else ""
