@@ -53,13 +53,13 @@ def agree(first: str, second: str, normalize: Callable[[str], str]) -> bool:
     A date that leaves out the day agrees with one that names it, a number without a unit with one that has it; but
     "5" and "5 million" are two numbers. normalize: of a text, words kept apart by spaces.
     """
-    dates = as_day(first), as_day(second)
-    if dates[0] and dates[1]:
-        return all(a is None or b is None or a == b for a, b in zip(*dates, strict=True))
-    numbers = as_quantity(first), as_quantity(second)
-    if numbers[0] and numbers[1]:
-        (x, unit), (y, other) = numbers
-        return abs(x - y) <= 1e-9 * max(abs(x), abs(y)) and (unit <= other or other <= unit)
+    day, other_day = as_day(first), as_day(second)
+    if day and other_day:
+        return all(a is None or b is None or a == b for a, b in zip(day, other_day, strict=True))
+    number, other = as_quantity(first), as_quantity(second)
+    if number and other:
+        same = abs(number.value - other.value) <= 1e-9 * max(abs(number.value), abs(other.value))
+        return same and (number.unit <= other.unit or other.unit <= number.unit)
     short, long = sorted((normalize(first).split(), normalize(second).split()), key=len)
     return bool(short) and any(long[at : at + len(short)] == short for at in range(len(long) - len(short) + 1))
 

@@ -114,7 +114,7 @@ class Realm:
     ) -> Answer:
         # ---- p(z|x), the null passage being candidate 0
         null = pad([[self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.tokenizer.sep_token_id]], 0, [2])
-        query_1D = self.retrieval.query_vector(question)
+        query_1D = self.retrieval.query_vectors(question)
         null_score = float((query_1D @ self.encoder.encode_passages(null).T)[0, 0] + self.encoder.null_bias)
         if not self.config.realm.null_passage:  # it was no candidate in training; it stays what RU counts from
             null_score = -math.inf

@@ -16,6 +16,9 @@ from realm.errors import UsageError
 from realm.methods.extraction import Extracted, merged
 from realm.types import Evidence, Side
 
+CONSIDERED = 12
+"""Of the answers the likeliest so many: what is behind them has too little mass for a side."""
+
 
 @dataclass(frozen=True)
 class ConflictRule:
@@ -48,7 +51,7 @@ def find_conflict(
     those without a date last; among equal dates by mass.
     """
     rule = rule or ConflictRule()
-    groups = _sides(found, normalize)
+    groups = _sides(found[:CONSIDERED], normalize)
     if len(groups) < 2:
         return ()
     says: dict[int, int] = {}

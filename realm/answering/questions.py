@@ -5,27 +5,32 @@
 The same model as `methods.open_qa.OpenQA` over documents that people edit: passages come from the knowledge base at
 each question, not from a snapshot.
 
-Legend: K passages, S spans of a passage, L word pieces.
+Legend: N pairs of a question and a passage, K passages of one question, S spans of a passage.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from realm import objectives, objectives_qa
 from realm.answering.answerer import answerer_folder, is_answerer, open_answerer
 from realm.answering.ask import Realm
 from realm.answering.confidence import Confidence, open_confidence
+from realm.answering.conflicts import ConflictRule, find_conflict
 from realm.answering.retrieving import DenseRetrieval
 from realm.answering.tokens import pad
 from realm.errors import UsageError
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
-from realm.methods.extraction import Extracted, as_answer, extract
+from realm.methods.extraction import AGGREGATES, Extracted, as_answer, extract
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
 from realm.models.span import SpanReader
@@ -66,7 +71,8 @@ class QuestionAnswering:
         """Open a model folder that `realm finetune` wrote, or its run. ArtefactError when it is neither."""
         return cls(*open_answerer(Path(path), device), open_confidence(answerer_folder(Path(path))))
 
-    @torch.inference_mode()
+    # ------------------------------------------------------------ answering
+
     def ask(
         self,
         question: str,
@@ -74,66 +80,155 @@ class QuestionAnswering:
         k: int | None = None,
         where: str | None = None,
         as_of: int | None = None,
+        *,
+        aggregate: str | None = None,
+        conflicts: ConflictRule | None = None,
     ) -> Answer:
         """The likeliest answer, its text cut from a stored passage letter for letter.
 
         k: passages to read; as in training when None. where: a predicate on the documents. as_of: a version.
-        Confidence is p(y|x) among all spans that were read, calibrated if the model was; below its threshold the
-        answer abstains. A span reader has no null passage: `retrieval_utility` is
-        NaN and `null_prior` 0. Where there is nothing to read the answer abstains. UsageError for an empty question.
+        aggregate: "marginal" sums an answer's probability over all its spans and passages, "best-span" takes the
+            largest; as in the model's settings when None. conflicts: when passages count as disagreeing.
+        Confidence is p(y|x) among all spans that were read, calibrated if the model was (for its own aggregate); below
+        its threshold the answer abstains. A span reader has no null passage, so p(y|null,x) is 0 and RU without
+        meaning: `retrieval_utility` is NaN and `null_prior` 0. Where there is nothing to read the answer abstains.
+        UsageError for an empty question.
         """
-        if not question.strip():
-            raise UsageError("found an empty question: expected some words")
-        matches = self.retrieval.search(question, kb, k or self.config.qa.num_passages, where, as_of)
-        version = kb.version if as_of is None else as_of
-        found = self._read(question, matches) if matches else []
+        (answer,) = self.ask_many([question], kb, k, where, as_of, aggregate=aggregate, conflicts=conflicts)
+        return answer
 
-        def evidence(best: Extracted) -> list[Evidence]:
-            prior_K = objectives.prior_BK(torch.tensor([[match.score for match in matches]]))[0].tolist()
-            return [
-                Evidence(
-                    passage=match.passage,
-                    document_version=match.document_version,
-                    score=match.score,
-                    prior=prior_K[k],
-                    posterior=math.exp(best.log_posterior(k)),
-                    retrieval_utility=math.nan,
-                    span=best.places.get(k),
-                    source=match.source,
-                    date=match.date,
-                    url=match.url,
-                )
-                for k, match in enumerate(matches)
-            ]
+    def ask_many(
+        self,
+        questions: Iterable[str],
+        kb: KnowledgeBase,
+        k: int | None = None,
+        where: str | None = None,
+        as_of: int | None = None,
+        *,
+        aggregate: str | None = None,
+        conflicts: ConflictRule | None = None,
+        batch: int = 64,
+    ) -> Iterator[Answer]:
+        """The answers that `ask` would give, in order, `batch` questions at a time, as they come.
 
-        return self.confidence(as_answer(question, found, evidence, version))
+        The questions of a batch are encoded together, the vectors are read once for all of them, and all their passages
+        are read in chunks of like length. An edit is seen by the next batch. UsageError for an empty question, before
+        any of its batch is answered.
+        """
+        if batch < 1 or (k is not None and k < 1):
+            raise UsageError(f"found batch={batch}, k={k}: expected at least 1")
+        self._check(aggregate)
 
-    def _read(self, question: str, matches: list[Match]) -> list[Extracted]:
-        """Answers by falling probability."""
+        def answers() -> Iterator[Answer]:
+            waiting, asked = iter(questions), 0
+            while part := list(islice(waiting, batch)):
+                for number, question in enumerate(part, asked + 1):
+                    if not question.strip():
+                        place = "" if number == 1 and len(part) == 1 else f" (number {number})"
+                        raise UsageError(f"found an empty question{place}: expected some words")
+                found = self.retrieval.search_many(part, kb, k or self.config.qa.num_passages, where, as_of)
+                yield from self.read(part, found.matches, found.version, aggregate=aggregate, conflicts=conflicts)
+                asked += len(part)
+
+        return answers()
+
+    @torch.inference_mode()
+    def read(
+        self,
+        questions: Sequence[str],
+        matches: Sequence[Sequence[Match]],
+        version: int | None = None,
+        *,
+        aggregate: str | None = None,
+        conflicts: ConflictRule | None = None,
+    ) -> list[Answer]:
+        """Answers from passages that were found before, whoever found them: `matches` of each question.
+
+        version: of the knowledge base they are from. The rest as for `ask`.
+        """
+        self._check(aggregate)
+        joint, start_S, end_S, offsets = self._spans(questions, matches)
+        confidence = self.confidence if aggregate in (None, self.config.qa.aggregate) else Confidence()
+        answers = []
+        for question, mine, joint_KS in zip(questions, matches, joint, strict=True):
+            found = extract(
+                joint_KS,
+                start_S,
+                end_S,
+                [match.passage.text for match in mine],
+                [offsets[match.passage.text] for match in mine],
+                normalize=self.normalize,
+                aggregate=aggregate or self.config.qa.aggregate,
+            )
+            evidence = _Evidence(mine)
+            sides = find_conflict(found, evidence, normalize=self.normalize, rule=conflicts)
+            answers.append(confidence(replace(as_answer(question, found, evidence, version), conflicts=sides)))
+        return answers
+
+    def _check(self, aggregate: str | None) -> None:
+        if aggregate not in (None, *AGGREGATES):
+            raise UsageError(f"found aggregate={aggregate!r}: expected one of {', '.join(AGGREGATES)}")
+
+    def _spans(
+        self, questions: Sequence[str], matches: Sequence[Sequence[Match]]
+    ) -> tuple[list[Tensor], Tensor, Tensor, dict[str, np.ndarray]]:
+        """log p(s, z | x) of each question's passages, Float[K, S] on the CPU; the spans; and where each passage's word
+        pieces stand in its text."""
         tokenizer, budget = self.retrieval.tokenizer, self.config.reader.max_tokens - 3
-        texts = [match.passage.text for match in matches]
+        flat = [match for mine in matches for match in mine]
+        if not flat:
+            nothing = torch.zeros(0, dtype=torch.long)
+            return [torch.zeros(0, 0) for _ in matches], nothing, nothing, {}
+        texts = list(dict.fromkeys(match.passage.text for match in flat))
         made = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids = dict(zip(texts, made["input_ids"], strict=True))
         with_title = self.config.reader.with_title
-        titles = pieces(tokenizer, [match.passage.title if with_title else "" for match in matches])
+        titles = pieces(tokenizer, [match.passage.title if with_title else "" for match in flat])
         heads = [[*title[: budget - 1], tokenizer.sep_token_id] if title else [] for title in titles]
-        rows = [[*head, *ids[: budget - len(head)]] for head, ids in zip(heads, made["input_ids"], strict=True)]
-        before_K = torch.tensor([len(head) for head in heads])
-        body = pad(rows, tokenizer.pad_token_id, before_K.tolist())
-        query = self.retrieval.query_tokens(question)
-        spans = self.reader.span_logits(query, body, torch.zeros(len(matches), dtype=torch.long), before_N=before_K)
-        score_1K = torch.tensor([[match.score for match in matches]], device=spans.logit_NS.device)
-        joint_1KS = objectives_qa.span_log_prob_BKS(
-            score_1K, spans.logit_NS[None], spans.valid_NS[None], level=self.config.qa.level
+        rows = [[*head, *ids[m.passage.text][: budget - len(head)]] for head, m in zip(heads, flat, strict=True)]
+        before_N = torch.tensor([len(head) for head in heads])
+        counts = [len(mine) for mine in matches]
+        spans = self.reader.span_logits(
+            self.retrieval.query_tokens(*questions),
+            pad(rows, tokenizer.pad_token_id, before_N.tolist()),
+            torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)),
+            before_N=before_N,
         )
-        return extract(
-            joint_1KS[0].cpu(),
-            spans.start_S.cpu(),
-            spans.end_S.cpu(),
-            texts,
-            [np.array(offsets).reshape(-1, 2) for offsets in made["offset_mapping"]],
-            normalize=self.normalize,
-            aggregate=self.config.qa.aggregate,
-        )
+        score_N = torch.tensor([match.score for match in flat], device=spans.logit_NS.device)
+        joint = [
+            objectives_qa.span_log_prob_BKS(score_K[None], logit_KS[None], valid_KS[None], level=self.config.qa.level)
+            for score_K, logit_KS, valid_KS in zip(
+                score_N.split(counts), spans.logit_NS.split(counts), spans.valid_NS.split(counts), strict=True
+            )
+        ]
+        offsets = {t: np.array(o).reshape(-1, 2) for t, o in zip(texts, made["offset_mapping"], strict=True)}
+        return [joint_1KS[0].cpu() for joint_1KS in joint], spans.start_S.cpu(), spans.end_S.cpu(), offsets
+
+
+class _Evidence:
+    """What an answer rests on, among the passages that were read for its question."""
+
+    def __init__(self, matches: Sequence[Match]) -> None:
+        self.matches = matches
+        score_1K = torch.tensor([[match.score for match in matches]])
+        self.prior_K = objectives.prior_BK(score_1K)[0].tolist() if matches else []
+
+    def __call__(self, answer: Extracted) -> list[Evidence]:
+        return [
+            Evidence(
+                passage=match.passage,
+                document_version=match.document_version,
+                score=match.score,
+                prior=self.prior_K[k],
+                posterior=math.exp(answer.log_posterior(k)),
+                retrieval_utility=math.nan,
+                span=answer.places.get(k),
+                source=match.source,
+                date=match.date,
+                url=match.url,
+            )
+            for k, match in enumerate(self.matches)
+        ]
 
 
 def open_model(name: str | Path, device: str = "cpu") -> Realm | QuestionAnswering:

@@ -1,9 +1,14 @@
-"""Passages of a living knowledge base for a query: what was edited is found at the next question."""
+"""Passages of a living knowledge base for queries: what was edited is found at the next question.
+
+Legend: B queries, N passages, D vector size.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +21,14 @@ from realm.models.encoders import DenseEncoder
 from realm.types import Passage, Progress, Tokens
 
 
+class Found(NamedTuple):
+    """What a search of one version gave."""
+
+    matches: list[list[Match]]
+    """For each query, best first."""
+    version: int
+
+
 class DenseRetrieval:
     """An encoder, and how much of a query and a passage it was trained to see."""
 
@@ -23,6 +36,8 @@ class DenseRetrieval:
         self.encoder = encoder.eval()
         self.tokenizer = encoder.tokenizer
         self.max_query_tokens, self.max_passage_tokens = max_query_tokens, max_passage_tokens
+        self._named: tuple[list[tuple[int, int]], str] | None = None
+        self._prepared: tuple[Path, int, str] | None = None
 
     @property
     def passage_encoder(self) -> PassageEncoder:
@@ -33,51 +48,80 @@ class DenseRetrieval:
                 tokens = passage_tokens(self.tokenizer, passages, self.max_passage_tokens)
                 return np.asarray(self.encoder.encode_passages(tokens).float().cpu().numpy())
 
-        return PassageEncoder(f"{self.encoder.fingerprint()}_{self.max_passage_tokens}", encode)
+        return PassageEncoder(f"{self._fingerprint()}_{self.max_passage_tokens}", encode)
+
+    def _fingerprint(self) -> str:
+        """The encoder's, which reads every parameter: made again only when one of them was written to."""
+        state = [(parameter.data_ptr(), parameter._version) for parameter in self.encoder.parameters()]
+        if self._named is None or self._named[0] != state:
+            self._named = state, self.encoder.fingerprint()
+        return self._named[1]
 
     def prepare(self, kb: KnowledgeBase, progress: Progress | None = None) -> int:
         """Embed the passages that have no vector of this encoder yet; returns how many. After an edit, a handful."""
         return kb.embed_missing(self.passage_encoder, progress=progress)
 
-    def query_tokens(self, query: str) -> Tokens:
-        """[CLS] query [SEP]. A blank is masked as in training."""
-        if len(BLANK.findall(query)) == 1:
-            return cloze_tokens(self.tokenizer, query, 1, self.max_query_tokens)[0]
-        ids = pieces(self.tokenizer, [query])[0][: self.max_query_tokens - 2]
-        return pad([[self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]], self.tokenizer.pad_token_id)
+    def query_tokens(self, *queries: str) -> Tokens:
+        """[CLS] query [SEP], cut to the longest query of training. A blank is masked as in training."""
+        cls, sep, rows = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, []
+        for query in queries:
+            if len(BLANK.findall(query)) == 1:
+                rows.append(cloze_tokens(self.tokenizer, query, 1, self.max_query_tokens)[0].ids[0].tolist())
+            else:
+                rows.append([cls, *pieces(self.tokenizer, [query])[0][: self.max_query_tokens - 2], sep])
+        return pad(rows, self.tokenizer.pad_token_id)
 
     @torch.inference_mode()
-    def query_vector(self, query: str) -> Tensor:
-        """Float[1, D]"""
-        return self.encoder.encode_queries(self.query_tokens(query))
+    def query_vectors(self, *queries: str) -> Tensor:
+        """Float[B, D]"""
+        return self.encoder.encode_queries(self.query_tokens(*queries))
 
     def search(
         self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: int | None = None
     ) -> list[Match]:
         """The k passages with the highest inner product. where: a predicate on the documents. as_of: a version."""
-        query_D = self.query_vector(query)[0].float().cpu().numpy()
+        return self.search_many([query], kb, k, where, as_of).matches[0]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        kb: KnowledgeBase,
+        k: int = 5,
+        where: str | None = None,
+        as_of: int | None = None,
+    ) -> Found:
+        """`search` for several queries: they are encoded together, and the vectors are read once. All see one
+        version."""
+        query_BD = self.query_vectors(*queries).float().cpu().numpy()
         encoder = self.passage_encoder
-        if as_of is None:
+        if as_of is not None:
+            return Found(_search_past(kb, as_of, query_BD, k, where, encoder), as_of)
+        if self._prepared != (kb.path, kb.version, encoder.fingerprint):
             self.prepare(kb)
-            if encoder.fingerprint not in kb.encoders():  # not a single passage to embed
-                return []
-            return kb.search_vectors(query_D, k, where, encoder.fingerprint)
-        return _search_past(kb, as_of, query_D, k, where, encoder)
+        now = kb.at(kb.version)
+        self._prepared = (kb.path, now.version, encoder.fingerprint)
+        if encoder.fingerprint not in now.encoders():  # not a single passage to embed
+            return Found([[] for _ in queries], now.version)
+        if len(queries) == 1:
+            return Found([now.search_vectors(query_BD[0], k, where, encoder.fingerprint)], now.version)
+        return Found(now.search_many(query_BD, k, where, encoder.fingerprint), now.version)
 
 
 def _search_past(
-    kb: KnowledgeBase, version: int, query_D: np.ndarray, k: int, where: str | None, encoder: PassageEncoder
-) -> list[Match]:
+    kb: KnowledgeBase, version: int, query_BD: np.ndarray, k: int, where: str | None, encoder: PassageEncoder
+) -> list[list[Match]]:
     """Search an older version, which can't be written: what has changed since is embedded here, in memory."""
     past = kb.at(version)
     known = kb.stored_vectors(encoder.fingerprint)
-    best: list[tuple[float, Passage]] = []
+    best_B: list[list[tuple[float, Passage]]] = [[] for _ in query_BD]
     for passages in _batched(past.passages(where), 1024):
         fresh = [passage for passage in passages if passage.text_hash not in known]
         vectors = dict(zip((p.text_hash for p in fresh), encoder(fresh), strict=True)) if fresh else {}
-        score_N = np.stack([(vectors if p.text_hash in vectors else known)[p.text_hash] for p in passages]) @ query_D
-        best = sorted([*best, *zip(score_N.tolist(), passages, strict=True)], key=lambda pair: -pair[0])[:k]
-    return [past.match(passage, score) for score, passage in best]
+        vector_ND = np.stack([(vectors if p.text_hash in vectors else known)[p.text_hash] for p in passages])
+        for b, score_N in enumerate((query_BD @ vector_ND.T).tolist()):
+            joined = [*best_B[b], *zip(score_N, passages, strict=True)]
+            best_B[b] = sorted(joined, key=lambda pair: -pair[0])[:k]
+    return [[past.match(passage, score) for score, passage in best] for best in best_B]
 
 
 def _batched(passages: Iterator[Passage], size: int) -> Iterator[list[Passage]]:

@@ -238,6 +238,14 @@ class KnowledgeBase:
         with self._store.errors("searched"):
             return reading.search_vectors(self._store.at(), vector, k, where, encoder)
 
+    def search_many(
+        self, vectors: np.ndarray, k: int = 10, where: str | None = None, encoder: str | None = None
+    ) -> list[list[Match]]:
+        """`search_vectors` for vectors float[B, D], in one pass over the passages."""
+        _check_k(k)
+        with self._store.errors("searched"):
+            return reading.search_many(self._store.at(), vectors, k, where, encoder)
+
     def stored_vectors(self, encoder: str) -> dict[str, np.ndarray]:
         """The vectors of an encoder by text hash, float32[D] each; empty when it has none."""
         if encoder not in self.encoders():
