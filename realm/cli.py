@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from realm.cli_compare import compare
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
 from realm.cli_qa import calibrate, evaluate, finetune
 from realm.cli_questions import questions
@@ -30,6 +31,7 @@ app.add_typer(docs, name="docs")
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(calibrate)
+app.command()(compare)
 app.command()(questions)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""

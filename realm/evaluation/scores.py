@@ -195,7 +195,7 @@ def _differences(
     before: Mapping[str, Judged], after: Mapping[str, Judged], ids: Sequence[str], samples: int, seed: int
 ) -> dict[str, Interval]:
     found = {}
-    for name, value_of in _PER_QUESTION.items():
+    for name, value_of in PER_QUESTION.items():
         pairs = [(before[i].group, value_of(before[i]), value_of(after[i])) for i in ids]
         both = [(group, x, y) for group, x, y in pairs if x is not None and y is not None]
         if both:
@@ -215,7 +215,7 @@ def _within(name: str, k: int) -> Callable[[Judged], float | None]:
     return value
 
 
-_PER_QUESTION: dict[str, Callable[[Judged], float | None]] = {
+PER_QUESTION: dict[str, Callable[[Judged], float | None]] = {
     "exact_match": lambda one: one.exact_match,
     "exact_match_squad": lambda one: one.exact_match_squad,
     "f1": lambda one: one.f1,
@@ -224,3 +224,4 @@ _PER_QUESTION: dict[str, Callable[[Judged], float | None]] = {
     "retrieval_utility": lambda one: one.retrieval_utility,
     "seconds": lambda one: one.seconds,
 }
+"""A figure of one question by name; None where it is not known or not defined."""

@@ -225,10 +225,10 @@ class OpenQA:
             return found
 
     @torch.no_grad()
-    def search(self, questions: Sequence[str], k: int, *, query: Tokens | None = None) -> Hits:
+    def search(self, queries: Sequence[str], k: int, *, query: Tokens | None = None) -> Hits:
         """The k best passages of each question, or as many as there are; nothing is read."""
         with self._at_rest():
-            found = self.retriever.candidates(questions, self.tokens(questions) if query is None else query, k)
+            found = self.retriever.candidates(queries, self.tokens(queries) if query is None else query, k)
         return Hits(found.rows_BE, found.score_BE.cpu())
 
     @contextmanager

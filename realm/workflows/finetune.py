@@ -6,6 +6,7 @@ The run folder has the shape of pre-training's (see `realm.workflows.run`), and:
 
   evaluations/step-000100.json   figures on the dev questions at each checkpoint
   model/                         the best checkpoint (see `realm.answering.answerer`)
+  result.json                    what `finetune` returns, when all is done
 
 The same command goes on from wherever it was stopped.
 """
@@ -46,6 +47,7 @@ from realm.workflows.store import open_knowledge_base
 from realm.workflows.workbench import Stop, threads
 
 STAGE = "qa"
+RESULT = "result.json"
 
 
 def finetune(
@@ -99,9 +101,14 @@ def finetune(
                 "dev_fingerprint": _fingerprint(dev_set),
             },
         )
+        done = _finished(run)
+        if done is not None:
+            return done
         with Metrics(run.path, tensorboard=config.loop.tensorboard) as metrics:
             desk = _Desk(run, config, start, snapshot, metrics, reporter, should_stop, licence)
-            return desk.work(train_set, dev_set)
+            result = desk.work(train_set, dev_set)
+        files.write_json(run.path / RESULT, result)
+        return result
 
 
 def resume(
@@ -121,6 +128,16 @@ def resume(
         reporter=reporter,
         should_stop=should_stop,
     )
+
+
+def _finished(run: Run) -> dict[str, Any] | None:
+    """What a run that has nothing left to do came to; None where a step, or the model, is missing."""
+    newest = latest_checkpoint(run.checkpoints)
+    if newest is None or not (run.path / RESULT).exists() or not (run.path / "model" / files.MANIFEST).exists():
+        return None
+    result: dict[str, Any] = files.read_json(run.path / RESULT)
+    places = {"run": str(run.path), "model": str(run.path / "model")}  # it may have been moved
+    return {**result, **places} if int(read_facts(newest)["step"]) == result["steps"] else None
 
 
 def split(

@@ -1,0 +1,153 @@
+"""Systems side by side: the same knowledge base, questions, reader, budget and judge; several seeds.
+
+OUT/
+  SYSTEM-sSEED/           a leg: where it is fine-tuned, an ordinary run of `realm finetune`
+    evaluations/SET/      its report on a test set
+  comparison.json         every figure with its interval, and every paired difference
+  comparison.csv, differences.csv, comparison.txt, comparison.svg
+
+The same command goes on from wherever it was stopped: finished legs and reports are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from realm.config import override, to_json
+from realm.errors import UsageError
+from realm.settings_finetune import FinetuneConfig
+from realm.workflows.compare_tables import write_tables
+from realm.workflows.judged_legs import PART, Figures, Judging, TestSet, difference, judge_leg, open_tests, read_leg
+from realm.workflows.reporting import Reporter, Silent
+from realm.workflows.systems import Leg, find_system
+from realm.workflows.workbench import Stop
+
+FIGURES = ("exact_match", "f1", *(f"recall_string@{k}" for k in (1, 5, 20, 100)))
+COMPARED = ("exact_match", "f1", "recall_string@5", "recall_string@20")
+FORMAT = "realm comparison"
+
+
+def compare_systems(
+    kb_path: Path,
+    questions: Path,
+    tests: Mapping[str, Path],
+    systems: Sequence[str],
+    out: Path,
+    config: FinetuneConfig,
+    *,
+    starts: Mapping[str, str] | None = None,
+    seeds: Sequence[int] = (0,),
+    dev: Path | None = None,
+    judging: Judging | None = None,
+    limit: int = 0,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+    should_stop: Stop | None = None,
+) -> dict[str, Any]:
+    """Train, judge and compare; returns what ``comparison.json`` holds.
+
+    questions, dev: what every system learns from, and what chooses its best checkpoint. tests: name to file; records
+    may say ``in_kb``, whether the knowledge base can answer them, and then figures are given for that part, too.
+    systems: names of `systems.SYSTEMS`. starts: by system, what it starts from; ``{seed}`` stands for the seed.
+    config: of every fine-tuning, but for the seed. limit: of each test set, so many questions, spread evenly.
+
+    Raises what fine-tuning raises; UsageError for a system, start or test set that is none; KeyboardInterrupt after
+    `should_stop`, with everything saved.
+    """
+    reporter, how = reporter or Silent(), judging or Judging()
+    _check(systems, seeds, starts or {})
+    sets = open_tests(tests, limit)
+    legs = {
+        (name, seed): Leg(
+            folder=Path(out) / f"{name}-s{seed}",
+            knowledge_base=Path(kb_path),
+            questions=Path(questions),
+            dev=dev,
+            config=override(config, [f"loop.seed={seed}"]),
+            start=_start(name, dict(starts or {}), seed),
+            device=device,
+            reporter=reporter,
+            should_stop=should_stop,
+        )
+        for seed in seeds
+        for name in systems
+        if find_system(name).seeded or seed == seeds[0]
+    }
+    result: dict[str, Any] = {}
+    done: dict[str, list[int]] = {}
+    for (name, seed), leg in legs.items():
+        reporter.note(f"{name}, seed {seed}: {leg.folder}")
+        system = find_system(name)
+        system.train(leg)
+        facts = {"system": name, "seed": seed, "start": leg.start, "knowledge_base": str(leg.knowledge_base.absolute())}
+        judge_leg(leg.folder, system.fingerprint(leg), partial(system.open, leg), sets, how, reporter, facts)
+        done.setdefault(name, []).append(seed)
+        result = _result(Path(out), done, sets, config, kb_path, questions)
+        write_tables(Path(out), result)  # what there is so far: the next leg may take hours
+    return result
+
+
+def _check(systems: Sequence[str], seeds: Sequence[int], starts: Mapping[str, str]) -> None:
+    for what, given in (("systems", systems), ("seeds", seeds)):
+        if not given or len(set(given)) < len(given):
+            raise UsageError(f"found {what} {', '.join(map(str, given)) or 'none'}: expected some, each once")
+    for name in (*systems, *starts):
+        find_system(name)
+
+
+def _start(name: str, starts: dict[str, str], seed: int) -> str | None:
+    found = find_system(name).find_start(name, starts)
+    return None if found is None else found.replace("{seed}", str(seed))
+
+
+def _result(
+    out: Path,
+    done: Mapping[str, Sequence[int]],
+    sets: Sequence[TestSet],
+    config: FinetuneConfig,
+    kb_path: Path,
+    questions: Path,
+) -> dict[str, Any]:
+    figures: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    for test in sets:
+        found = {
+            name: Figures([read_leg(out / f"{name}-s{seed}", test.name) for seed in seeds])
+            for name, seeds in done.items()
+        }
+        for part in ("all", PART) if test.in_kb else ("all",):
+            size = len(test.questions) if part == "all" else len(test.in_kb or ())
+            about = {"set": test.name, "part": part, "questions": size}
+            for name, reports in found.items():
+                for figure in FIGURES:
+                    interval = reports.interval(figure, part)
+                    if interval is not None:
+                        mean, low, high = interval
+                        each = [r.report["figures"][part].get(figure) for r in reports.reports]
+                        row = {**about, "system": name, "figure": figure, "mean": mean, "low": low, "high": high}
+                        figures.append({**row, "by_seed": each})
+                latency = reports.latency()
+                if part == "all" and latency is not None:
+                    figures.append({**about, "system": name, "figure": "latency_p50_ms", "mean": latency})
+            for (one, before), (other, after) in combinations(found.items(), 2):
+                for figure in COMPARED:
+                    gain = difference(before, after, figure, part)
+                    if gain is not None:
+                        row = {**about, "system": other, "minus": one, "figure": figure, **gain._asdict()}
+                        differences.append({**row, "clear": gain.clear})
+    return {
+        "format": FORMAT,
+        "format_version": 1,
+        "knowledge_base": str(Path(kb_path).absolute()),
+        "questions": str(Path(questions).absolute()),
+        "systems": {name: {"title": find_system(name).title, "seeds": list(seeds)} for name, seeds in done.items()},
+        "sets": {test.name: {"questions": len(test.questions), "in_kb": len(test.in_kb or ())} for test in sets},
+        "figures": figures,
+        "differences": differences,
+        "configuration": to_json(config),
+        "intervals": "95%, bootstrap over seeds and over groups of questions that share a gold passage",
+    }
