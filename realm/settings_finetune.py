@@ -80,6 +80,8 @@ class QaConfig:
     """BM25's scores are divided by it before a span's score is added."""
     num_passages: Count = 5
     """Passages read for each question."""
+    read_batch: Count | None = None
+    """So many of the questions of a part are read; all when none. The early loss, which costs little, is of all."""
     num_early: Natural = 5000
     """Passages of the early loss, as many as there are; 0 leaves the loss out."""
     early_weight: Annotated[float, Range(low=0.0)] = 1.0

@@ -84,6 +84,7 @@ class OpenQA:
         *,
         normalize: Callable[[str], str],
         num_passages: int = 5,
+        read_batch: int | None = None,
         num_early: int = 5000,
         early_weight: float = 1.0,
         level: str = "joint",
@@ -95,7 +96,8 @@ class OpenQA:
         """
         retriever: of rows of `corpus`; see `methods.retrievers`.
         normalize: of a text; answers that are equal after it are the same.
-        num_passages: K, read for each question. num_early: passages of the early loss, as many as the corpus has; 0
+        num_passages: K, read for each question. read_batch: so many questions of a batch are read, its first; all when
+            None. Reading is what costs, and the early loss learns from large batches. num_early: passages of the early loss, as many as the corpus has; 0
             leaves it out, as it must be for a retriever that learns nothing.
         early_weight: of the early loss beside the reader's; the release adds them.
         level: see `objectives_qa.span_log_prob_BKS`.
@@ -106,7 +108,7 @@ class OpenQA:
             raise ValueError(f"found labelled {labelled!r}: expected one of {', '.join(LABELLED)}")
         self.retriever, self.reader, self.corpus = retriever, reader, corpus
         self.normalize, self.level = normalize, level
-        self.num_passages, self.num_early = num_passages, num_early
+        self.num_passages, self.read_batch, self.num_early = num_passages, read_batch, num_early
         self.early_weight = early_weight if num_early else 0.0
         self.labelled, self.aggregate = labelled, aggregate
         self.max_reader_tokens, self.reader_title = max_reader_tokens, reader_title
@@ -116,7 +118,7 @@ class OpenQA:
     def loss(self, batch: QuestionBatch) -> Loss:
         """The reader's loss plus the early one, each 0 for a question that has nothing correct in its own set.
 
-        The mean is over all questions of the batch. Stats: both losses over the questions that have one, ``no_span``
+        The means are over all questions of the batch, and over all that are read. Stats: both losses over the questions that have one, ``no_span``
         and ``no_passage``, the shares that have not; ``recall@k`` of the search, by the answers' word pieces;
         ``span_match``, how often the likeliest span is a right one; the entropy of p(z|x) over the passages read.
         """
@@ -128,15 +130,16 @@ class OpenQA:
         correct_BE = holds_BE | found.labelled_BE  # a label is right even where its text says it otherwise
         early_B, has_passage_B = objectives_qa.early_nll_B(found.score_BE, correct_BE.to(device))
 
-        rows_BK, score_BK = self._to_read(found)
-        spans, span_BKS, valid_BKS = self.read(batch.query, rows_BK)
+        size = len(found.rows_BE)
+        read = min(self.read_batch or size, size)
+        rows_BK, score_BK = (each[:read] for each in self._to_read(found))
+        spans, span_BKS, valid_BKS = self.read(batch.query.select(torch.arange(read)), rows_BK)
         correct_BKS = self._correct(batch, rows_BK, spans).to(span_BKS.device)
         score_BK = score_BK.to(span_BKS.device)
         reader_B, has_span_B = objectives_qa.reader_nll_B(score_BK, span_BKS, correct_BKS, valid_BKS, level=self.level)
 
-        count = float(len(rows_BK))
-        total = objectives_qa.mean_of_counted(reader_B, has_span_B, count)
-        total = total + self.early_weight * objectives_qa.mean_of_counted(early_B, has_passage_B, count)
+        total = objectives_qa.mean_of_counted(reader_B, has_span_B, float(read))
+        total = total + self.early_weight * objectives_qa.mean_of_counted(early_B, has_passage_B, float(size))
         with torch.no_grad():
             joint_BC = objectives_qa.span_log_prob_BKS(score_BK, span_BKS, valid_BKS, level=self.level).flatten(1)
             right_BC = (correct_BKS & valid_BKS).flatten(1)
@@ -157,7 +160,8 @@ class OpenQA:
             for k in sorted({*RECALL_AT, self.num_passages}):
                 if k <= found.retrieved:
                     stats[f"recall@{k}"] = holds_BE[:, : min(k, found.retrieved)].any(-1).float().mean()
-        return Loss(total, stats, (reader_B + self.early_weight * early_B).detach())
+        whole_B = nn.functional.pad(reader_B, (0, size - read)) + self.early_weight * early_B
+        return Loss(total, stats, whole_B.detach())
 
     def _to_read(self, found: Candidates) -> tuple[Tensor, Tensor]:
         """Rows and scores of the best passages by live scores, and of the first labelled one if it is to be read."""

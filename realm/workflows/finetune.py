@@ -235,6 +235,7 @@ class _Desk:
             self.snapshot,
             normalize=self.normalize,
             num_passages=config.qa.num_passages,
+            read_batch=config.qa.read_batch,
             num_early=config.qa.num_early if config.qa.retriever == "dense" else 0,
             early_weight=config.qa.early_weight,
             level=config.qa.level,

@@ -272,3 +272,12 @@ def test_training_goes_on_in_the_mode_it_was_in(folder: Path, snapshot: Snapshot
     dense(found).encoder.train(True), found.reader.train(True)
     found.answer(["who ?"])
     assert dense(found).encoder.training and found.reader.training
+
+
+def test_few_are_read_and_all_are_ranked(folder: Path, snapshot: Snapshot, batches: QuestionBatches) -> None:
+    whole, first = batches.pick(np.arange(4)), batches.pick(np.arange(2))
+    read_alone = method(folder, snapshot, num_early=0)
+    ranked = method(folder, snapshot).loss(whole).total - read_alone.loss(whole).total
+    found = method(folder, snapshot, read_batch=2).loss(whole)
+    torch.testing.assert_close(found.total, read_alone.loss(first).total + ranked, rtol=1e-5, atol=1e-6)
+    assert found.per_example is not None and found.per_example.shape == (4,)
