@@ -97,8 +97,9 @@ class OpenQA:
         retriever: of rows of `corpus`; see `methods.retrievers`.
         normalize: of a text; answers that are equal after it are the same.
         num_passages: K, read for each question. read_batch: so many questions of a batch are read, its first; all when
-            None. Reading is what costs, and the early loss learns from large batches. num_early: passages of the early loss, as many as the corpus has; 0
-            leaves it out, as it must be for a retriever that learns nothing.
+            None. Reading is what costs, and the early loss learns from large batches.
+        num_early: passages of the early loss, as many as the corpus has; 0 leaves it out, as it must be for a retriever
+            that learns nothing.
         early_weight: of the early loss beside the reader's; the release adds them.
         level: see `objectives_qa.span_log_prob_BKS`.
         labelled: rows that the set names are put behind the retrieved ones: of the "early" loss, or of "both".
@@ -118,9 +119,10 @@ class OpenQA:
     def loss(self, batch: QuestionBatch) -> Loss:
         """The reader's loss plus the early one, each 0 for a question that has nothing correct in its own set.
 
-        The means are over all questions of the batch, and over all that are read. Stats: both losses over the questions that have one, ``no_span``
-        and ``no_passage``, the shares that have not; ``recall@k`` of the search, by the answers' word pieces;
-        ``span_match``, how often the likeliest span is a right one; the entropy of p(z|x) over the passages read.
+        The means are over all questions of the batch, and over all that are read. Stats: both losses over the questions
+        that have one, ``no_span`` and ``no_passage``, the shares that have not; ``recall@k`` of the search, by the
+        answers' word pieces; ``span_match``, how often the likeliest span is a right one; the entropy of p(z|x) over
+        the passages read.
         """
         labelled_BG = batch.labelled_rows if self.labelled != "none" else None
         most = max(self.num_early, self.num_passages)
