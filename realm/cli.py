@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from realm.cli_ask import ask
 from realm.cli_compare import compare
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
 from realm.cli_qa import calibrate, evaluate, finetune
@@ -28,15 +29,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(docs, name="docs")
+app.command()(ask)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(calibrate)
-app.command()(compare)
 app.command()(questions)
+app.command()(compare)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 
-MODEL = Annotated[Path, typer.Option("--model", help="A run, or one of its checkpoints.")]
 SETTINGS = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. realm.steps=500.")
 ]
@@ -180,34 +181,6 @@ def search(
         typer.echo(f"{hit['score']:8.3f}  {hit['title']}  [{hit['id']}]\n          {short(hit['text'], 200)}")
     if not found:
         typer.echo("nothing found")
-
-
-@app.command()
-def ask(
-    question: Annotated[
-        str,
-        typer.Argument(
-            help='A sentence with a blank ("Guernica was painted by [MASK]."), or, of a fine-tuned model, a question.'
-        ),
-    ],
-    kb: KB,
-    model: MODEL,
-    k: Annotated[int, typer.Option(min=1, help="Passages to read.")] = 5,
-    where: WHERE = None,
-    as_of: AS_OF = None,
-    as_json: JSON = False,
-) -> None:
-    """Fill a blank, or answer a question, and show what the answer rests on."""
-    from realm.console import Terminal
-    from realm.workflows.ask import answer_json, ask_question
-
-    answer = ask_question(question, kb, model=model, k=k, where=where, as_of=as_of, reporter=Terminal(quiet=as_json))
-    if as_json:
-        print_json(answer_json(answer))
-    else:
-        from realm.console import print_answer
-
-        print_answer(answer)
 
 
 @app.command()

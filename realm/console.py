@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from realm.types import Answer
+    from realm.types import Answer, Evidence
 
 PLAIN_INTERVAL_SECONDS = 10.0
 """How often a bar reports when standard error is a file."""
@@ -169,25 +169,48 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 def print_answer(answer: Answer) -> None:
     """Print an answer and its evidence on standard output; the answer is marked in the passages."""
     out = Console(highlight=False, soft_wrap=True)
-    if answer.abstained:
-        out.print(f"{escape(answer.question)}\n  [yellow]no answer in these documents[/]")
-        return
     others = ", ".join(f"{text} {share:.0%}" for text, share in answer.alternatives)
+    if answer.abstained:
+        instead = f"  [dim]the likeliest would be {escape(others)}[/]" if others else ""
+        out.print(f"{escape(answer.question)}\n  [yellow]no answer in these documents[/]{instead}")
+        _print_conflicts(out, answer)
+        return
     out.print(
         f"{escape(answer.question)}\n  [bold green]{escape(answer.text)}[/] {answer.confidence:.0%}"
         + (f"  [dim]then {escape(others)}[/]" if others else "")
     )
+    _print_conflicts(out, answer)
+    # Without a null passage (a span reader has none) RU is not defined, and is not shown.
     read_alone = not all(math.isnan(evidence.retrieval_utility) for evidence in answer.evidence)
     null = f"null passage: p(z|x) {answer.null_prior:.3f}" if read_alone else ""
     out.print(f"  [dim]p(z|x)  p(z|x,y)      {'RU' if read_alone else '  '}[/]   [dim]{null}[/]".rstrip())
     for evidence in answer.evidence:
-        passage, utility = evidence.passage, evidence.retrieval_utility
+        utility = evidence.retrieval_utility
         out.print(
             f"   {evidence.prior:.3f}     {evidence.posterior:.3f}  {f'{utility:+6.2f}' if read_alone else ' ' * 6}   "
-            f"[bold]{escape(passage.title)}[/] "
-            f"[dim]{escape(passage.document_id)}, version {evidence.document_version}[/]\n"
-            f"                            {_marked(passage.text, evidence.span)}"
+            f"{_source(evidence)}\n                            {_marked(evidence.passage.text, evidence.span)}"
         )
+
+
+def _print_conflicts(out: Console, answer: Answer) -> None:
+    """Which passages disagree, newest first."""
+    if not answer.conflicts:
+        return
+    from realm.answering.conflicts import told
+
+    out.print(f"  [yellow]{escape(told(answer.conflicts))}[/]")
+    for side in answer.conflicts:
+        out.print(f"    [bold]{escape(side.text)}[/] {side.mass:.0%}{'  (the answer given)' if side.preferred else ''}")
+        for evidence in side.evidence:
+            out.print(f"      {_source(evidence)}\n        {_marked(evidence.passage.text, evidence.span)}")
+
+
+def _source(evidence: Evidence) -> str:
+    """Title, document, version, and what is known of date, source and the answer's place."""
+    parts = [evidence.passage.document_id, f"version {evidence.document_version}"]
+    parts += [str(known) for known in (evidence.date, evidence.source) if known is not None]
+    parts += [f"characters {evidence.span[0]} to {evidence.span[1]}"] if evidence.span else []
+    return f"[bold]{escape(evidence.passage.title)}[/] [dim]{escape(', '.join(parts))}[/]"
 
 
 def _marked(text: str, span: tuple[int, int] | None, width: int = 160) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ from torch import Tensor
 
 from realm import objectives
 from realm.answering.candidates import Candidate, find_candidates, open_tagger
+from realm.answering.conflicts import CONSIDERED, ConflictRule, find_conflict
 from realm.answering.pretrained import open_parts, save_model
 from realm.answering.retrieving import DenseRetrieval
 from realm.answering.tokens import body_tokens, cloze_tokens, pad
 from realm.config import PretrainConfig
+from realm.errors import UsageError
+from realm.evaluation.answers import normalize_orqa
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
+from realm.methods.extraction import AGGREGATES, Extracted
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.types import Answer, Evidence, Progress, Tokens
@@ -82,20 +87,68 @@ class Realm:
     # ------------------------------------------------------------ answering
 
     def ask(
-        self, question: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: int | None = None
+        self,
+        question: str,
+        kb: KnowledgeBase,
+        k: int = 5,
+        where: str | None = None,
+        as_of: int | None = None,
+        *,
+        aggregate: str | None = None,
+        conflicts: ConflictRule | None = None,
     ) -> Answer:
         """Fill the blank: p(y|x) = sum over z of p(z|x) p(y|z,x), z over retrieved passages and the null passage.
 
         question: a sentence with one blank, [MASK] or ____. k: answers are looked for in the first k passages, and so
         many are shown; read are at least as many as in training, where p(null|x) learnt how many it stands against.
         where: a predicate on the documents. as_of: a version.
+        aggregate: "marginal" is the sum (also when None), "best-span" its largest term, the single best passage.
+        conflicts: when passages count as disagreeing.
         Answers of different lengths are compared by log p(y|x) per word piece. The answer abstains (and is empty) when
         no passage satisfies `where`, or none holds a name or a date. UsageError without exactly one blank.
         """
-        cloze_tokens(self.tokenizer, question, 1, self.config.data.max_query_tokens)  # the question is checked first
+        (answer,) = self.ask_many([question], kb, k, where, as_of, aggregate=aggregate, conflicts=conflicts)
+        return answer
+
+    def ask_many(
+        self,
+        questions: Iterable[str],
+        kb: KnowledgeBase,
+        k: int = 5,
+        where: str | None = None,
+        as_of: int | None = None,
+        *,
+        aggregate: str | None = None,
+        conflicts: ConflictRule | None = None,
+        batch: int = 64,
+    ) -> Iterator[Answer]:
+        """The answers that `ask` would give, in order, as they come. The questions of a batch are encoded and searched
+        together; each is read for itself. UsageError without exactly one blank, before any of its batch is answered."""
+        if aggregate not in (None, *AGGREGATES) or min(batch, k) < 1:
+            known = ", ".join(AGGREGATES)
+            raise UsageError(f"found aggregate={aggregate!r}, batch={batch}, k={k}: expected {known}; at least 1")
         in_training = self.config.realm.num_candidates - int(self.config.realm.null_passage)
-        matches = self.search(question, kb, max(k, in_training), where, as_of)
-        version = kb.version if as_of is None else as_of
+
+        def answers() -> Iterator[Answer]:
+            waiting = iter(questions)
+            while part := list(islice(waiting, batch)):
+                for question in part:  # they are checked first
+                    cloze_tokens(self.tokenizer, question, 1, self.config.data.max_query_tokens)
+                found = self.retrieval.search_many(part, kb, max(k, in_training), where, as_of)
+                for question, matches in zip(part, found.matches, strict=True):
+                    yield self._answer(question, matches, found.version, k, aggregate == "best-span", conflicts)
+
+        return answers()
+
+    def _answer(
+        self,
+        question: str,
+        matches: list[Match],
+        version: int,
+        k: int,
+        best_alone: bool,
+        conflicts: ConflictRule | None,
+    ) -> Answer:
         passages = [match.passage for match in matches[:k]]
         if self._tagger is None and passages:
             self._tagger = open_tagger(self.config.data.spans_pipeline)
@@ -106,11 +159,18 @@ class Realm:
         )
         if not candidates:
             return Answer(question, "", 0.0, True, (), 1.0, (), version)
-        return self._read(question, matches, candidates, version, k)
+        return self._read(question, matches, candidates, version, k, best_alone, conflicts)
 
     @torch.inference_mode()
     def _read(
-        self, question: str, matches: list[Match], candidates: list[Candidate], version: int, shown: int
+        self,
+        question: str,
+        matches: list[Match],
+        candidates: list[Candidate],
+        version: int,
+        shown: int,
+        best_alone: bool,
+        conflicts: ConflictRule | None,
     ) -> Answer:
         # ---- p(z|x), the null passage being candidate 0
         null = pad([[self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.tokenizer.sep_token_id]], 0, [2])
@@ -132,15 +192,41 @@ class Realm:
 
         # ---- the marginal, per word piece so that short answers have no advantage
         length_C = torch.tensor([len(candidate.ids) for candidate in candidates])
-        marginal_C = (log_prior_K[:, None] + logp_KC).logsumexp(0) / length_C
+        log_joint_KC = log_prior_K[:, None] + logp_KC
+        total_C = log_joint_KC.amax(0) if best_alone else log_joint_KC.logsumexp(0)
+        marginal_C = total_C / length_C
         confidence_C = marginal_C.softmax(0)
         order = marginal_C.argsort(descending=True, stable=True).tolist()
         best = order[0]
-        posterior_K = (log_prior_K + logp_KC[:, best]).softmax(0)
+        posterior_KC = log_joint_KC.softmax(0)
+
+        def evidence_of(answer: Extracted) -> list[Evidence]:
+            """Of some passages' answer: whose word is one of the candidates, the places and shares its own."""
+            logp_K = logp_KC[:, number_of[answer.text]]
+            return [
+                _evidence(
+                    match,
+                    float(log_prior_K[i].exp()),
+                    math.exp(answer.log_posterior(i - 1)),
+                    float(logp_K[i] - logp_K[0]),
+                    answer.places.get(i - 1),
+                )
+                for i, match in enumerate(matches, start=1)
+            ]
+
+        number_of = {candidate.text: c for c, candidate in enumerate(candidates)}
+        logp_K, posterior_K = logp_KC[:, best], posterior_KC[:, best]
         evidence = [
-            _evidence(match, i, candidates[best], score_K, log_prior_K, posterior_K, logp_KC[:, best])
+            _evidence(
+                match,
+                float(log_prior_K[i].exp()),
+                float(posterior_K[i]),
+                float(logp_K[i] - logp_K[0]),
+                candidates[best].places.get(i - 1) or _standing(candidates[best].text, match.passage.text),
+            )
             for i, match in enumerate(matches, start=1)
         ]
+        given = _given([candidates[c] for c in order[:CONSIDERED]], confidence_C[order], posterior_KC[:, order])
         return Answer(
             question=question,
             text=candidates[best].text,
@@ -150,6 +236,7 @@ class Realm:
             null_prior=float(log_prior_K[0].exp()),
             alternatives=tuple((candidates[c].text, float(confidence_C[c])) for c in order[1 : 1 + ALTERNATIVES]),
             knowledge_base_version=version,
+            conflicts=find_conflict(given, evidence_of, normalize=normalize_orqa, rule=conflicts),
         )
 
     def _log_prob(self, question: str, bodies: Tokens, candidates: Sequence[Candidate]) -> Tensor:
@@ -171,17 +258,24 @@ def _standing(answer: str, text: str) -> tuple[int, int] | None:
     return found.span() if found else None
 
 
-def _evidence(
-    match: Match, i: int, answer: Candidate, score_K: Tensor, log_prior_K: Tensor, posterior_K: Tensor, logp_K: Tensor
-) -> Evidence:
+def _given(candidates: Sequence[Candidate], confidence_C: Tensor, posterior_KC: Tensor) -> list[Extracted]:
+    """Candidates as the passages in which they stand give them: a passage has the share p(z|x,y) of the confidence."""
+    log_mass_CK = (confidence_C.log() + posterior_KC.log()).T.tolist()
+    return [
+        Extracted(candidate.text, log_total, dict(candidate.places), {k: log_mass_K[k + 1] for k in candidate.places})
+        for candidate, log_total, log_mass_K in zip(candidates, confidence_C.log().tolist(), log_mass_CK, strict=False)
+    ]
+
+
+def _evidence(match: Match, prior: float, posterior: float, utility: float, span: tuple[int, int] | None) -> Evidence:
     return Evidence(
         passage=match.passage,
         document_version=match.document_version,
-        score=float(score_K[i]),
-        prior=float(log_prior_K[i].exp()),
-        posterior=float(posterior_K[i]),
-        retrieval_utility=float(logp_K[i] - logp_K[0]),
-        span=answer.places.get(i - 1) or _standing(answer.text, match.passage.text),
+        score=match.score,
+        prior=prior,
+        posterior=posterior,
+        retrieval_utility=utility,
+        span=span,
         source=match.source,
         date=match.date,
         url=match.url,

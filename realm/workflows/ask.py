@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from realm.answering.ask import Realm
+from realm.answering.conflicts import ConflictRule, told
 from realm.answering.questions import QuestionAnswering, open_model
+from realm.knowledge.asked import read_asked
 from realm.knowledge.base import KnowledgeBase
-from realm.types import Answer
+from realm.types import Answer, Question
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.store import open_knowledge_base
 
@@ -56,17 +59,66 @@ def ask_question(
     kb_path: Path,
     *,
     model: Path,
-    k: int = 5,
+    k: int | None = None,
     where: str | None = None,
     as_of: int | None = None,
+    aggregate: str | None = None,
+    conflicts: ConflictRule | None = None,
     reporter: Reporter | None = None,
 ) -> Answer:
-    """Fill one blank, or answer one question, from a knowledge base; see `Realm.ask` and `QuestionAnswering.ask`."""
+    """Fill one blank, or answer one question, from a knowledge base; see `Realm.ask` and `QuestionAnswering.ask`.
+
+    k: as in training when None; of a pre-trained model 5.
+    """
+    kb, opened = _opened(kb_path, model, as_of, reporter)
+    k = _passages(opened, k)
+    return opened.ask(question, kb, k=k, where=where, as_of=as_of, aggregate=aggregate, conflicts=conflicts)
+
+
+def ask_questions(
+    questions: Path,
+    kb_path: Path,
+    *,
+    model: Path,
+    k: int | None = None,
+    where: str | None = None,
+    as_of: int | None = None,
+    aggregate: str | None = None,
+    conflicts: ConflictRule | None = None,
+    batch: int = 64,
+    reporter: Reporter | None = None,
+) -> Iterator[tuple[Question, Answer]]:
+    """The questions of a file with their answers, as they come, `batch` at a time. Raises what `read_asked` and
+    `ask_question` raise."""
+    asked = read_asked(questions)
+    kb, opened = _opened(kb_path, model, as_of, reporter)
+    answers = opened.ask_many(
+        [question.text for question in asked],
+        kb,
+        _passages(opened, k),
+        where,
+        as_of,
+        aggregate=aggregate,
+        conflicts=conflicts,
+        batch=batch,
+    )
+    yield from zip(asked, answers, strict=True)
+
+
+def _opened(
+    kb_path: Path, model: Path, as_of: int | None, reporter: Reporter | None
+) -> tuple[KnowledgeBase, Realm | QuestionAnswering]:
     kb = open_knowledge_base(kb_path)
     opened = open_model(model)
     if as_of is None:
         embed_missing(opened, kb, reporter or Silent())
-    return opened.ask(question, kb, k=k, where=where, as_of=as_of)
+    return kb, opened
+
+
+def _passages(model: Realm | QuestionAnswering, k: int | None) -> int:
+    if k is not None:
+        return k
+    return model.config.qa.num_passages if isinstance(model, QuestionAnswering) else 5
 
 
 def embed_missing(model: Realm | QuestionAnswering, kb: KnowledgeBase, reporter: Reporter) -> None:
@@ -80,13 +132,18 @@ def embed_missing(model: Realm | QuestionAnswering, kb: KnowledgeBase, reporter:
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON values; dates in ISO form."""
+    """An answer as JSON values; dates in ISO form. `conflict` says in words what `conflicts` holds."""
     value = asdict(answer)
-    for evidence, found in zip(value["evidence"], answer.evidence, strict=True):
+    pairs = [*zip(value["evidence"], answer.evidence, strict=True)]
+    for told_side, side in zip(value["conflicts"], answer.conflicts, strict=True):
+        pairs += zip(told_side["evidence"], side.evidence, strict=True)
+        told_side["date"] = side.date.isoformat() if side.date else None
+    for evidence, found in pairs:
         evidence["date"] = found.date.isoformat() if found.date else None
         evidence["passage"]["id"] = found.passage.id
         evidence["passage"].pop("sentences")
         if math.isnan(found.retrieval_utility):  # there was no null passage to compare with
             evidence["retrieval_utility"] = None
         evidence["span"] = list(found.span) if found.span else None
+    value["conflict"] = told(answer.conflicts) or None
     return value

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from contextlib import redirect_stdout
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
+import dots
 import pytest
 import qa_world
-from story import error, result
+from story import error, realm, result
 
 from realm import KnowledgeBase, Realm
 from realm.answering import answerer
+from realm.answering.agreement import agree
+from realm.answering.conflicts import ConflictRule
 from realm.answering.questions import QuestionAnswering, open_model
-from realm.errors import ArtefactError
+from realm.console import print_answer
+from realm.errors import ArtefactError, UsageError
+from realm.types import Document
 from realm.workflows import run as runs
+from realm.workflows.ask import answer_json
 from realm.workflows.store import open_knowledge_base
 
 ASKED = qa_world.questions()[0]
@@ -75,6 +84,82 @@ def test_the_command_answers_plain_questions(world: Path) -> None:
     assert answer["text"]
     assert answer["evidence"][0]["retrieval_utility"] is None
     assert "empty question" in error("ask", "  ", "--kb", world / "kb", "--model", world / "run")[1]
+
+
+def test_many_questions_have_the_answers_they_have_alone(world: Path) -> None:
+    model, kb = QuestionAnswering.from_pretrained(world / "run"), open_knowledge_base(world / "kb")
+    texts = [*(q.text for q in qa_world.questions()[:9]), "who " * 80, "wer malte das Bild?", "?!"]
+    for settings in ({}, {"aggregate": "best-span", "k": 7}):
+        together = list(model.ask_many(texts, kb, batch=5, **settings))  # type: ignore[arg-type]
+        for text, answer in zip(texts, together, strict=True):
+            alone = model.ask(text, kb, **settings)  # type: ignore[arg-type]
+            assert (answer.question, answer.text) == (text, alone.text)
+            assert answer.confidence == pytest.approx(alone.confidence, abs=1e-5)
+            assert [(e.passage, e.span) for e in answer.evidence] == [(e.passage, e.span) for e in alone.evidence]
+            assert [side.text for side in answer.conflicts] == [side.text for side in alone.conflicts]
+    asked = model.ask_many(["who ?", "  "], kb)
+    with pytest.raises(UsageError, match=r"an empty question \(number 2\)"):
+        next(asked)
+    assert list(model.ask_many([], kb)) == []
+    for wrong in ({"aggregate": "mean"}, {"batch": 0}, {"k": 0}):
+        with pytest.raises(UsageError, match="expected"):
+            model.ask_many(["who ?"], kb, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_best_span_has_no_more_than_the_marginal(world: Path) -> None:
+    model, kb = QuestionAnswering.from_pretrained(world / "run"), open_knowledge_base(world / "kb")
+    for question in qa_world.questions()[:5]:
+        marginal, best = (model.ask(question.text, kb, aggregate=a) for a in ("marginal", "best-span"))
+        assert best.confidence <= marginal.confidence + 1e-6
+        assert marginal == model.ask(question.text, kb)
+
+
+def test_an_edit_is_seen_by_the_next_batch(world: Path) -> None:
+    model, kb = QuestionAnswering.from_pretrained(world / "run"), open_knowledge_base(world / "kb")
+    document = kb.get(ASKED.gold[0])
+    assert document is not None
+    asked = model.ask_many([ASKED.text] * 4, kb, k=200, batch=2)
+    ids = [{e.passage.document_id for e in next(asked).evidence}]
+    kb.delete(document.id)
+    ids += [{e.passage.document_id for e in answer.evidence} for answer in asked]
+    kb.add([document])
+    assert [document.id in found for found in ids] == [True, True, False, False]
+
+
+def test_a_file_of_questions_is_answered_a_line_each(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "asked.txt").write_text(f"{ASKED.text}\n\nwho ?\n", encoding="utf-8")
+    common = ("--kb", world / "kb", "--model", world / "run", "--questions", tmp_path / "asked.txt")
+    code, out, _ = realm("ask", *common, "--json", "--aggregate", "best-span", "--conflict-ratio", "0.9")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [(line["id"], line["question"]) for line in lines] == [("1", ASKED.text), ("3", "who ?")]
+    assert all(line["text"] and line["evidence"] for line in lines)
+    code, out, _ = realm("ask", *common)
+    assert code == 0 and ASKED.text in out and "version" in out
+    assert "expected a question, or a file" in error("ask", "who ?", *common)[1]
+    assert "expected a question, or a file" in error("ask", *common[:4])[1]
+    assert "expected one of marginal, best-span" in error("ask", *common, "--aggregate", "sum")[1]
+    assert "expected a ratio" in error("ask", *common, "--conflict-ratio", "2")[1]
+
+
+def test_passages_that_disagree_are_shown(world: Path, tmp_path: Path) -> None:
+    """Each document says one word, so that any reader has to read it there."""
+    kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split, splitter=dots.SETTINGS)
+    texts = {"old": "Ramo .", "new": "Teso ."}
+    days = {"old": date(1999, 1, 1), "new": date(2020, 1, 1)}
+    kb.add([Document(id, id, text, source="press", date=days[id]) for id, text in texts.items()])
+    model = QuestionAnswering.from_pretrained(world / "run")
+    answer = model.ask("where is Bado from ?", kb, k=2, conflicts=ConflictRule(ratio=1e-6, least=0.0))
+    assert [side.date for side in answer.conflicts] == [days["new"], days["old"]]
+    assert [e.passage.document_id for side in answer.conflicts for e in side.evidence] == ["new", "old"]
+    (given,) = [side for side in answer.conflicts if side.preferred]
+    assert agree(given.text, answer.text, model.normalize)
+    value = answer_json(answer)
+    assert json.loads(json.dumps(value))["conflicts"][0]["evidence"][0]["date"] == "2020-01-01"
+    assert value["conflict"].startswith("the passages disagree")
+    with redirect_stdout(io.StringIO()) as out:
+        print_answer(answer)
+    assert "the passages disagree" in out.getvalue() and "2020-01-01, press" in out.getvalue()
 
 
 def test_a_long_question_is_cut_and_answered(world: Path) -> None:
