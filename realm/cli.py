@@ -16,6 +16,7 @@ import typer
 from realm.cli_ask import ask
 from realm.cli_compare import compare
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
+from realm.cli_edit_test import edit_test
 from realm.cli_qa import calibrate, evaluate, finetune
 from realm.cli_questions import questions
 from realm.errors import RealmError, UsageError
@@ -35,6 +36,7 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(questions)
 app.command()(compare)
+app.command("edit-test")(edit_test)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 

@@ -1,0 +1,30 @@
+"""Work that is done line by line: what a stopped process wrote is there when the next one asks."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """A file of JSON objects, a line each. A line that a killed process left half written is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = path.read_bytes() if path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        self.entries: list[dict[str, Any]] = [json.loads(line) for line in whole.split(b"\n") if line]
+        if len(whole) < len(data):
+            with open(path, "r+b") as stream:
+                stream.truncate(len(whole))
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write an entry; it is on the disk when this returns."""
+        with open(self.path, "ab") as stream:
+            stream.write((json.dumps(entry) + "\n").encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.entries.append(entry)
