@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from realm.answering.held import HeldVectors
 from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.models.backbone import pieces
@@ -38,6 +39,7 @@ class DenseRetrieval:
         self.max_query_tokens, self.max_passage_tokens = max_query_tokens, max_passage_tokens
         self._named: tuple[list[tuple[int, int]], str] | None = None
         self._prepared: tuple[Path, int, str] | None = None
+        self.held = HeldVectors()
 
     @property
     def passage_encoder(self) -> PassageEncoder:
@@ -91,20 +93,29 @@ class DenseRetrieval:
         as_of: int | None = None,
     ) -> Found:
         """`search` for several queries: they are encoded together, and the vectors are read once. All see one
-        version."""
-        query_BD = self.query_vectors(*queries).float().cpu().numpy()
+        version, and from the second time on its vectors are searched in memory, where they fit; see `HeldVectors`."""
+        vector_BD = self.query_vectors(*queries).float().cpu()
+        query_BD = vector_BD.numpy()
         encoder = self.passage_encoder
         if as_of is not None:
             return Found(_search_past(kb, as_of, query_BD, k, where, encoder), as_of)
-        if self._prepared != (kb.path, kb.version, encoder.fingerprint):
-            self.prepare(kb)
-        now = kb.at(kb.version)
-        self._prepared = (kb.path, now.version, encoder.fingerprint)
+        now = self._prepared_version(kb, encoder)
         if encoder.fingerprint not in now.encoders():  # not a single passage to embed
             return Found([[] for _ in queries], now.version)
+        held = self.held.search(now, vector_BD, k, encoder.fingerprint) if where is None else None
+        if held is not None:
+            return Found(held, now.version)
         if len(queries) == 1:
             return Found([now.search_vectors(query_BD[0], k, where, encoder.fingerprint)], now.version)
         return Found(now.search_many(query_BD, k, where, encoder.fingerprint), now.version)
+
+    def _prepared_version(self, kb: KnowledgeBase, encoder: PassageEncoder) -> KnowledgeBase:
+        """The newest version, every passage of which has a vector. Looked for once: a version does not change."""
+        while self._prepared != (this := (kb.path, kb.version, encoder.fingerprint)):
+            # Somebody else may write meanwhile: a version counts that was found complete and is still the newest.
+            if kb.embed_missing(encoder) == 0 and kb.version == this[1]:
+                self._prepared = this
+        return kb.at(this[1])
 
 
 def _search_past(

@@ -246,6 +246,20 @@ class KnowledgeBase:
         with self._store.errors("searched"):
             return reading.search_many(self._store.at(), vectors, k, where, encoder)
 
+    def embedded(self, encoder: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Addresses uint64[N] and vectors float32[N, D] of all embedded passages of one version, part by part.
+
+        For a search of one's own; `matches_at` tells what stands at an address, of this version alone: open it by `at`.
+        """
+        table = self._store.at()
+        with self._store.errors("read"):
+            yield from reading.embedded(table, None, encoder)
+
+    def matches_at(self, addresses: np.ndarray, scores: np.ndarray) -> list[list[Match]]:
+        """The passages at addresses uint64[B, K] that `embedded` gave of this version; scores: float[B, K], theirs."""
+        with self._store.errors("read"):
+            return reading.matches_at(self._store.at(), addresses, scores)
+
     def stored_vectors(self, encoder: str) -> dict[str, np.ndarray]:
         """The vectors of an encoder by text hash, float32[D] each; empty when it has none."""
         if encoder not in self.encoders():
@@ -313,7 +327,10 @@ class KnowledgeBase:
 
         Vectors are committed every `commit_every` passages, so an interruption loses at most that much work.
         """
-        return vectors.embed_missing(self._store, encoder, self._writer.timeout, batch, commit_every, progress)
+        done = vectors.embed_missing(self._store, encoder, self._writer.timeout, batch, commit_every, progress)
+        if done:  # rows that get a vector move to where neither the text index nor that of the ids knows them
+            self._writer.tidy()
+        return done
 
     def forget_encoder(self, encoder: str) -> None:
         """Drop the vectors of an encoder from this version on. UsageError when there are none."""

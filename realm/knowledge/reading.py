@@ -227,28 +227,43 @@ def search_many(
     table: LanceTable, vector_BD: np.ndarray, k: int, where: str | None, encoder: str | None
 ) -> list[list[Match]]:
     """`search_vectors` for B queries at once: every vector is read once, whatever B is."""
-    name, dim = vec.choose(table.schema, encoder)
+    _, dim = vec.choose(table.schema, encoder)
     query_BD = np.stack([np.asarray(vec.query_vector(vector, dim), np.float32) for vector in vector_BD])
-    rows = f"{condition(table, PASSAGES, where)} AND {name} IS NOT NULL"
-    score_BE = np.zeros((len(query_BD), 0), np.float32)
-    address_BE = np.zeros((len(query_BD), 0), np.uint64)
-    for batch in table.search().where(rows).select([name]).with_row_id(True).to_batches(_VECTORS_AT_ONCE):
-        vector_ND = batch[name].flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, dim)
-        address_BN = np.broadcast_to(batch["_rowid"].to_numpy(), (len(query_BD), batch.num_rows))
+    score_BE: np.ndarray = np.zeros((len(query_BD), 0), np.float32)
+    address_BE: np.ndarray = np.zeros((len(query_BD), 0), np.uint64)
+    for address_N, vector_ND in embedded(table, where, encoder):
+        address_BN = np.broadcast_to(address_N, (len(query_BD), len(address_N)))
         score_BE = np.concatenate([score_BE, query_BD @ vector_ND.T], axis=1)
         address_BE = np.concatenate([address_BE, address_BN], axis=1)
         if score_BE.shape[1] > k:
             best_BK = np.argpartition(-score_BE, k - 1, axis=1)[:, :k]
             score_BE, address_BE = (np.take_along_axis(of, best_BK, axis=1) for of in (score_BE, address_BE))
-    if not score_BE.size:
-        return [[] for _ in query_BD]
     order_BK = np.lexsort((address_BE, -score_BE), axis=1)
-    wanted = np.unique(address_BE)
-    found = table.take_row_ids(wanted.tolist()).select(_FOUND).with_row_id().to_arrow().to_pylist()
+    return matches_at(table, *(np.take_along_axis(of, order_BK, axis=1) for of in (address_BE, score_BE)))
+
+
+def embedded(table: LanceTable, where: str | None, encoder: str | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Addresses uint64[N] and vectors float32[N, D] of the passages that an encoder has embedded, part by part.
+
+    An address holds for this version alone.
+    """
+    name, dim = vec.choose(table.schema, encoder)
+    rows = f"{condition(table, PASSAGES, where)} AND {name} IS NOT NULL"
+    for batch in table.search().where(rows).select([name]).with_row_id(True).to_batches(_VECTORS_AT_ONCE):
+        vector_ND = batch[name].flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, dim)
+        yield batch["_rowid"].to_numpy(), vector_ND
+
+
+def matches_at(table: LanceTable, address_BK: np.ndarray, score_BK: np.ndarray) -> list[list[Match]]:
+    """What stands at addresses that a search of this version chose."""
+    if not address_BK.size:
+        return [[] for _ in address_BK]
+    wanted = np.unique(address_BK).tolist()
+    found = table.take_row_ids(wanted).select(_FOUND).with_row_id().to_arrow().to_pylist()
     by_address = {row["_rowid"]: row for row in found}
     return [
-        [_match(by_address[int(addresses[at])], float(scores[at])) for at in order]
-        for addresses, scores, order in zip(address_BE, score_BE, order_BK, strict=True)
+        [_match(by_address[address], score) for address, score in zip(addresses, scores, strict=True)]
+        for addresses, scores in zip(address_BK.tolist(), score_BK.tolist(), strict=True)
     ]
 
 

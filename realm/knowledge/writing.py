@@ -73,7 +73,7 @@ class Writer:
             if progress is not None:
                 progress(total.added + total.updated + total.unchanged, None)
         if total.added or total.updated:
-            self._tidy()
+            self.tidy()
         return replace(total, version=self.store.version)
 
     def _write_batch(self, documents: Sequence[Document], mode: Mode, encoder: vec.PassageEncoder | None) -> Counts:
@@ -144,10 +144,11 @@ class Writer:
                 for i in ids
             ]
             _commit(table, sc.table_of(rows, table.schema), ids)
-        self._tidy()
+        self.tidy()
         return Counts(deleted=len(ids), version=self.store.version)
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """`tidy`, where it is worth its time and nobody else writes."""
         # The documents are committed: housekeeping that can't be done now waits for the next write.
         with suppress(InUseError), self.store.writing(0.0) as table, self.store.errors("tidied"):
             tidy(table)

@@ -463,6 +463,31 @@ def test_stored_vectors_and_matches(kb: KnowledgeBase) -> None:
         kb.match(passage, 0.5)
 
 
+def test_embedded_vectors_lead_to_their_passages(kb: KnowledgeBase) -> None:
+    kb.add([FRANCE])
+    kb.embed_missing(PassageEncoder("e", Counting()))
+    kb.add([KOREA])  # has no vectors yet
+    now = kb.at(kb.version)
+    parts = list(now.embedded("e"))
+    address_N, vector_ND = (np.concatenate(column) for column in zip(*parts, strict=True))
+    found = now.matches_at(address_N[None], np.arange(len(address_N), dtype=np.float32)[None])[0]
+    assert {m.passage.id for m in found} == {p.id for p in now.passages("document_id = 'fr'")}
+    assert [[float(len(m.passage.text)), 1.0] for m in found] == vector_ND.tolist()
+    assert [m.score for m in found] == list(range(len(found)))
+    assert now.matches_at(np.zeros((2, 0), np.uint64), np.zeros((2, 0))) == [[], []]
+
+
+def test_after_embedding_the_text_index_holds_all_passages(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    kb.add([FRANCE, KOREA])
+    kb.compact()
+    monkeypatch.setattr(writing, "MANY_FRAGMENTS", 0)
+    kb.embed_missing(PassageEncoder("e", Counting()))
+    for name in ("text_idx", "title_idx", "document_id_idx"):
+        stats = kb._store.table.index_stats(name)
+        assert stats is not None and stats.num_unindexed_rows == 0
+    assert kb.search_text("capital", k=1)[0].passage.text.endswith("capital")
+
+
 def test_two_encoders_live_side_by_side(kb: KnowledgeBase) -> None:
     kb.add([FRANCE])
     kb.embed_missing(PassageEncoder("old", Counting()))
