@@ -135,9 +135,21 @@ def calibrate(
     kb: Annotated[Path, typer.Option("--kb", help="The knowledge base.")],
     suite: Annotated[str, typer.Option(help="Questions it did not learn from, as for evaluate --suite.")],
     benchmark: Annotated[Path | None, typer.Option(help="The folder of the standing benchmark.")] = None,
+    unanswerable: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file whose questions without an answer are asked, too. May be repeated."),
+    ] = None,
+    remove_passages: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Ask this share again, the passages that answer it passed over."),
+    ] = 0.0,
     accuracy: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Abstain where fewer answers than this share are right.")
     ] = None,
+    coverage: Annotated[
+        float | None, typer.Option(min=0.01, max=1.0, help="Answer this share of the questions.")
+    ] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="Passages to read; as in training by default.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="So many questions, spread evenly; 0 for all.")] = 0,
     as_json: JSON = False,
 ) -> None:
@@ -146,13 +158,26 @@ def calibrate(
     from realm.workflows.calibrate_answers import calibrate_answers
 
     terminal = Terminal(quiet=as_json)
-    result = calibrate_answers(model, suite, kb, accuracy=accuracy, benchmark=benchmark, limit=limit, reporter=terminal)
+    result = calibrate_answers(
+        model,
+        suite,
+        kb,
+        unanswerable=unanswerable or (),
+        remove_passages=remove_passages,
+        accuracy=accuracy,
+        coverage=coverage,
+        benchmark=benchmark,
+        k=k,
+        limit=limit,
+        reporter=terminal,
+    )
     if as_json:
         print_json(result)
         return
     before, after = result["before"], result["after"]
     rows = [[name, f"{before[name]:.3f}" if name in before else "–", f"{value:.3f}"] for name, value in after.items()]
     table(f"{result['questions']['judged']:,} questions that nothing was fitted on", ["", "before", "after"], rows)
+    typer.echo(f"the plots: {result['page']}")
 
 
 def _print_curve(result: dict[str, Any]) -> None:

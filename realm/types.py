@@ -142,6 +142,8 @@ class Answer:
     knowledge_base_version: int | None = None
     conflicts: tuple[Side, ...] = ()
     """Answers of comparable mass that passages disagree about, newest first; empty where they agree."""
+    signals: Mapping[str, float] = field(default_factory=dict)
+    """What else tells a right answer from a wrong one, by name; a calibration may weigh it."""
 
 
 # ---------------------------------------------------------------- what the program computes with

@@ -31,7 +31,7 @@ class Confidence:
         if answer.abstained:
             return answer
         masses = [answer.confidence, *(share for _, share in answer.alternatives)]
-        claimed = float(self.calibration([masses])[0])
+        claimed = float(self.calibration([masses], [answer.signals])[0])
         if claimed >= self.threshold:
             return replace(answer, confidence=claimed)
         others = ((answer.text, answer.confidence), *answer.alternatives)
@@ -55,4 +55,5 @@ def open_confidence(folder: Path) -> Confidence:
         raise ArtefactError(
             f"{folder / FILE} is no calibration of realm: calibrate the model again, or remove the file"
         )
-    return Confidence(Calibration.from_json({name: value[name] for name in names}), float(value["threshold"]))
+    curve = {**{name: value[name] for name in names}, "weights": value.get("weights", {})}
+    return Confidence(Calibration.from_json(curve), float(value["threshold"]))

@@ -30,7 +30,7 @@ from realm.answering.tokens import pad
 from realm.errors import UsageError
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
-from realm.methods.extraction import AGGREGATES, Extracted, as_answer, extract
+from realm.methods.extraction import AGGREGATES, Extracted, as_answer, extract, signals_of
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
 from realm.models.span import SpanReader
@@ -147,10 +147,10 @@ class QuestionAnswering:
         version: of the knowledge base they are from. The rest as for `ask`.
         """
         self._check(aggregate)
-        joint, start_S, end_S, offsets = self._spans(questions, matches)
+        joint, signals_of_each, start_S, end_S, offsets = self._spans(questions, matches)
         confidence = self.confidence if aggregate in (None, self.config.qa.aggregate) else Confidence()
         answers = []
-        for question, mine, joint_KS in zip(questions, matches, joint, strict=True):
+        for question, mine, joint_KS, signals in zip(questions, matches, joint, signals_of_each, strict=True):
             found = extract(
                 joint_KS,
                 start_S,
@@ -162,7 +162,8 @@ class QuestionAnswering:
             )
             evidence = _Evidence(mine)
             sides = find_conflict(found, evidence, normalize=self.normalize, rule=conflicts)
-            answers.append(confidence(replace(as_answer(question, found, evidence, version), conflicts=sides)))
+            answer = as_answer(question, found, evidence, version, signals)
+            answers.append(confidence(replace(answer, conflicts=sides)))
         return answers
 
     def _check(self, aggregate: str | None) -> None:
@@ -171,14 +172,14 @@ class QuestionAnswering:
 
     def _spans(
         self, questions: Sequence[str], matches: Sequence[Sequence[Match]]
-    ) -> tuple[list[Tensor], Tensor, Tensor, dict[str, np.ndarray]]:
-        """log p(s, z | x) of each question's passages, Float[K, S] on the CPU; the spans; and where each passage's word
-        pieces stand in its text."""
+    ) -> tuple[list[Tensor], list[dict[str, float]], Tensor, Tensor, dict[str, np.ndarray]]:
+        """log p(s, z | x) of each question's passages, Float[K, S] on the CPU, and its signals; the spans; and where
+        each passage's word pieces stand in its text."""
         tokenizer, budget = self.retrieval.tokenizer, self.config.reader.max_tokens - 3
         flat = [match for mine in matches for match in mine]
         if not flat:
             nothing = torch.zeros(0, dtype=torch.long)
-            return [torch.zeros(0, 0) for _ in matches], nothing, nothing, {}
+            return [torch.zeros(0, 0) for _ in matches], [{} for _ in matches], nothing, nothing, {}
         texts = list(dict.fromkeys(match.passage.text for match in flat))
         made = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids = dict(zip(texts, made["input_ids"], strict=True))
@@ -195,14 +196,12 @@ class QuestionAnswering:
             before_N=before_N,
         )
         score_N = torch.tensor([match.score for match in flat], device=spans.logit_NS.device)
-        joint = [
-            objectives_qa.span_log_prob_BKS(score_K[None], logit_KS[None], valid_KS[None], level=self.config.qa.level)
-            for score_K, logit_KS, valid_KS in zip(
-                score_N.split(counts), spans.logit_NS.split(counts), spans.valid_NS.split(counts), strict=True
-            )
-        ]
+        each = list(zip(score_N.split(counts), spans.logit_NS.split(counts), spans.valid_NS.split(counts), strict=True))
+        level = self.config.qa.level
+        joint = [objectives_qa.span_log_prob_BKS(*(of[None] for of in one), level=level)[0].cpu() for one in each]
+        signals = [signals_of(*one) for one in each]
         offsets = {t: np.array(o).reshape(-1, 2) for t, o in zip(texts, made["offset_mapping"], strict=True)}
-        return [joint_1KS[0].cpu() for joint_1KS in joint], spans.start_S.cpu(), spans.end_S.cpu(), offsets
+        return joint, signals, spans.start_S.cpu(), spans.end_S.cpu(), offsets
 
 
 class _Evidence:

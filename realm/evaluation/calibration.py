@@ -6,8 +6,8 @@ says whether that answer was right (it never is for a question that has none).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +21,12 @@ BINS = 15
 """Of equal mass: each holds the same number of questions (Nguyen & O'Connor 2015). Bins of equal width would leave
 most of them empty, because the confidences of a weak model lie close together."""
 
+SIGNALS = ("support", "prior_entropy")
+"""Of an answer, in the order in which a calibration takes them up; see `methods.extraction.signals_of`."""
+RIDGE = 0.01
+
 _TINY = 1e-12
+Signals = Sequence[Mapping[str, float]]
 Loss = Literal["nll", "ece"]
 
 
@@ -34,32 +39,42 @@ class Calibration:
     slope: float = 1.0
     """Platt (1999): sigmoid(slope * logit(p) + intercept). At 1 and 0 it changes nothing."""
     intercept: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of `Answer.signals` in the sigmoid, by name."""
 
     def __post_init__(self) -> None:
-        values = (self.temperature, self.slope, self.intercept)
+        values = (self.temperature, self.slope, self.intercept, *self.weights.values())
         if not all(np.isfinite(values)) or self.temperature <= 0 or self.slope < 0:
             raise UsageError(
                 f"found temperature {self.temperature}, slope {self.slope}, intercept {self.intercept}: expected "
                 "finite numbers, a temperature above 0 and a slope of at least 0"
             )
 
-    def __call__(self, masses: Sequence[Sequence[float]]) -> FloatArray:
-        """Claimed confidence of the best answer of each question, Float[P]. masses: as for `fit_temperature`."""
-        top_P = _tempered(_ratios(masses), self.temperature)
-        if self.slope == 1.0 and self.intercept == 0.0:
-            return top_P
-        return _sigmoid(self.slope * _logit(top_P) + self.intercept)
+    def __call__(self, masses: Sequence[Sequence[float]], signals: Signals | None = None) -> FloatArray:
+        """Claimed confidence of the best answer of each question, Float[P]. masses: as for `fit_temperature`.
 
-    def to_json(self) -> dict[str, float]:
-        return asdict(self)
+        signals: of each question, `Answer.signals`. UsageError where one that was weighed is missing.
+        """
+        top_P = _tempered(_ratios(masses), self.temperature)
+        if self.slope == 1.0 and self.intercept == 0.0 and not self.weights:
+            return top_P
+        value_P = self.slope * _logit(top_P) + self.intercept
+        for name, weight in self.weights.items():
+            value_P = value_P + weight * signal_column(name, signals, len(top_P))
+        return _sigmoid(value_P)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "weights": dict(self.weights)}
 
     @classmethod
     def from_json(cls, value: Any) -> Calibration:
         """ArtefactError when it is not what `to_json` gave."""
-        if not isinstance(value, dict) or set(value) != {"temperature", "slope", "intercept"}:
+        numbers = {"temperature", "slope", "intercept"}
+        if not isinstance(value, dict) or set(value) - {"weights"} != numbers:
             raise ArtefactError(f"found {value!r}: expected temperature, slope and intercept; calibrate again")
         try:
-            return cls(**{name: float(number) for name, number in value.items()})
+            weights = {str(name): float(weight) for name, weight in dict(value.get("weights", {})).items()}
+            return cls(**{name: float(value[name]) for name in numbers}, weights=weights)
         except (TypeError, ValueError) as error:
             raise ArtefactError(f"found {value!r} ({error}): expected numbers; calibrate again") from None
 
@@ -81,30 +96,93 @@ def fit_temperature(masses: Sequence[Sequence[float]], right: Sequence[bool], by
     return Calibration(2.0 ** _search(loss, -5.0, 5.0))
 
 
-def fit_logistic(masses: Sequence[Sequence[float]], right: Sequence[bool], temperature: float = 1.0) -> Calibration:
+def fit_logistic(
+    masses: Sequence[Sequence[float]],
+    right: Sequence[bool],
+    temperature: float = 1.0,
+    signals: Signals | None = None,
+    names: Sequence[str] = (),
+) -> Calibration:
     """Platt's curve over the share of the best answer at a temperature, by Newton's method on the log loss.
 
     A temperature alone can't bring a share of 0.9 below the share that equal answers would have; where a model is
     rarely right this can. Targets are Platt's (a pair of questions counts on the other side), so that it also has a
-    finite answer when all or none are right.
+    finite answer when all or none are right. names: signals that are weighed, too; a ridge keeps each near 0 where
+    there is little to learn it from.
     """
     right_P = _right(right, len(masses))
-    x_P = _logit(Calibration(temperature)(masses))
+    logit_P = _logit(Calibration(temperature)(masses))
+    columns = np.stack([logit_P, *(signal_column(name, signals, len(masses)) for name in names)], axis=1)
+    # Signals are put on one scale, so that the ridge means the same for each; the share's own slope is left free.
+    centre, scale = columns.mean(0), np.maximum(columns.std(0), 1e-9)
+    centre[0], scale[0] = 0.0, 1.0
+    design_PF = np.column_stack([(columns - centre) / scale, np.ones(len(right_P))])
+    ridge = np.diag([1e-6, *(RIDGE for _ in names), 1e-6])
     positive = float(right_P.sum())
     target_P = np.where(right_P > 0, (positive + 1) / (positive + 2), 1 / (len(right_P) - positive + 2))
-    weights = np.array([1.0, _logit(np.array([target_P.mean()]))[0]])
+    prior = np.array([1.0, *(0.0 for _ in names), 0.0])
+    weights = np.array([1.0, *(0.0 for _ in names), _logit(np.array([target_P.mean()]))[0]])
     for _ in range(100):
-        p_P = _sigmoid(weights[0] * x_P + weights[1])
-        design_P2 = np.stack([x_P, np.ones_like(x_P)], axis=1)
-        gradient = design_P2.T @ (p_P - target_P) + 1e-6 * (weights - [1.0, 0.0])
-        hessian = (design_P2 * (p_P * (1 - p_P))[:, None]).T @ design_P2 + 1e-6 * np.eye(2)
+        p_P = _sigmoid(design_PF @ weights)
+        gradient = design_PF.T @ (p_P - target_P) + ridge @ (weights - prior)
+        hessian = (design_PF * (p_P * (1 - p_P))[:, None]).T @ design_PF + ridge
         step = np.linalg.solve(hessian, gradient)
         weights = weights - step * min(1.0, 5.0 / float(np.abs(step).max() + _TINY))  # long steps overshoot
         if float(np.abs(step).max()) < 1e-9:
             break
     if weights[0] < 0:  # more confident where it is wrong: the share of right answers is all that can be claimed
-        weights = np.array([0.0, _logit(np.array([target_P.mean()]))[0]])
-    return Calibration(temperature, float(weights[0]), float(weights[1]))
+        return Calibration(temperature, 0.0, float(_logit(np.array([target_P.mean()]))[0]))
+    slopes = weights[:-1] / scale
+    intercept = float(weights[-1] - (slopes * centre).sum())
+    weighed = {name: float(weight) for name, weight in zip(names, slopes[1:], strict=True)}
+    return Calibration(temperature, float(slopes[0]), intercept, weighed)
+
+
+def fit_best(
+    masses: Sequence[Sequence[float]], right: Sequence[bool], signals: Signals, folds: int = 5
+) -> tuple[Calibration, dict[str, float]]:
+    """The curve with as many of `SIGNALS`, in their order, as foretell best on questions it was not fitted on.
+
+    (fitted on all; the log loss of each choice over `folds` parts, each judged by a fit on the others). A signal that
+    some question lacks is no choice, nor any behind it; among equals the fewest.
+    """
+    right_P = _right(right, len(masses))
+    there = [name for name in SIGNALS if all(np.isfinite(one.get(name, np.nan)) for one in signals)]
+    choices = [tuple(SIGNALS[:count]) for count in range(len(SIGNALS) + 1) if set(SIGNALS[:count]) <= set(there)]
+    part_P = np.arange(len(masses)) % folds
+    losses = {}
+    for names in choices:
+        total = 0.0
+        for part in range(folds):
+            inside, outside = np.nonzero(part_P != part)[0], np.nonzero(part_P == part)[0]
+            if not len(inside) or not len(outside):
+                continue
+            curve = _fitted(_at(masses, inside), right_P[inside], _at(signals, inside), names)
+            claimed = curve(_at(masses, outside), _at(signals, outside))
+            total += _log_loss(claimed, right_P[outside]) * len(outside) / len(masses)
+        losses[" + ".join(("share", *names))] = total
+    best = min(range(len(choices)), key=lambda at: list(losses.values())[at] + 1e-4 * at)
+    return _fitted(masses, right_P, signals, choices[best]), losses
+
+
+def _fitted(masses: Any, right_P: FloatArray, signals: Signals, names: Sequence[str]) -> Calibration:
+    right = [bool(value) for value in right_P]
+    return fit_logistic(masses, right, fit_temperature(masses, right).temperature, signals, names)
+
+
+def _at(values: Sequence[Any], index: Any) -> list[Any]:
+    return [values[i] for i in index.tolist()]
+
+
+def signal_column(name: str, signals: Signals | None, count: int) -> FloatArray:
+    """Float[P]: a signal of each question. UsageError where one has none."""
+    values = [one.get(name, np.nan) for one in signals or ()]
+    if len(values) != count or not np.isfinite(values).all():
+        raise UsageError(
+            f"found questions without the signal {name!r}: expected it of each; answer with the model that was "
+            "calibrated, or calibrate again"
+        )
+    return np.asarray(values, np.float64)
 
 
 def expected_calibration_error(
@@ -116,6 +194,22 @@ def expected_calibration_error(
     does not matter. With fewer questions than bins there are as many bins as questions.
     """
     return float(sum(bin.share * abs(bin.right - bin.confidence) for bin in reliability(confidence, right, bins)))
+
+
+def error_by_chance(confidence: Sequence[float] | FloatArray, bins: int = BINS, draws: int = 200) -> float:
+    """The calibration error that claims like these would have if they were exactly true, on so few questions.
+
+    Right and wrong are drawn by the claims themselves: what a bin differs by then is chance. A measured error about as
+    large says nothing against the claims; a smaller one can only be luck. Deterministic.
+    """
+    confidence_P, random = _finite(confidence), np.random.default_rng(0)
+    found = [
+        expected_calibration_error(
+            confidence_P, (random.random(len(confidence_P)) < confidence_P).astype(np.float64), bins
+        )
+        for _ in range(draws)
+    ]
+    return float(np.mean(found))
 
 
 class Bin(NamedTuple):

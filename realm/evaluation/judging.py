@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from realm.errors import ArtefactError
@@ -38,6 +38,8 @@ class Judged:
     confidence: float | None = None
     masses: tuple[float, ...] = ()
     """Of the answer and those that came after it: what a calibration is fitted on."""
+    signals: Mapping[str, float] = field(default_factory=dict)
+    """`Answer.signals`."""
     abstained: bool | None = None
     exact_match: bool | None = None
     """By ORQA's convention; for patterns the anchored match; without an answer to find, whether none was given."""
@@ -57,14 +59,15 @@ class Judged:
 
     def to_json(self) -> dict[str, Any]:
         """Question and prediction first, so that the line is one of NQ-open's predictions, too."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {"question": self.question, "prediction": self.prediction, **values}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Judged:
         """Back from a line. ArtefactError when it is not one."""
         try:
-            values = {field.name: value[field.name] for field in fields(cls)}
+            values = {one.name: value[one.name] for one in fields(cls) if one.name != "signals"}
+            values["signals"] = value.get("signals", {})  # reports of before had none
             return cls(**{**values, "answers": tuple(value["answers"]), "masses": tuple(value["masses"])})
         except (KeyError, TypeError) as error:
             raise ArtefactError(
@@ -136,6 +139,7 @@ def _answered(question: Question, matcher: PatternMatcher, answer: Answer) -> di
         "prediction": text,
         "confidence": answer.confidence if math.isfinite(answer.confidence) else None,
         "masses": (answer.confidence, *(mass for _, mass in answer.alternatives)),
+        "signals": dict(answer.signals),
         "abstained": answer.abstained,
         "retrieval_utility": sum(known) / len(known) if known else None,
     }

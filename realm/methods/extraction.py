@@ -6,7 +6,7 @@ Legend: K passages, S spans of a passage.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,18 +112,35 @@ def merged(answers: Sequence[Extracted]) -> Extracted:
     return Extracted(first.text, _log_sum(list(log_mass.values())), places, log_mass)
 
 
+def signals_of(score_K: Tensor, span_KS: Tensor, valid_KS: Tensor) -> dict[str, float]:
+    """What p(y|x) can't say, being normalised over what was read; {} where nothing was.
+
+    ``support``: log of the sum of exp(f(x, z) + s) over all spans, before the softmax: low where no passage has much to
+    say. ``prior_entropy``: of p(z|x) over the passages, in nats: high where none stands out.
+    """
+    if not bool(valid_KS.any()):
+        return {}
+    weight_KS = (span_KS + score_K[:, None]).masked_fill(~valid_KS, -math.inf)
+    log_prior_K = score_K[valid_KS.any(-1)].log_softmax(-1)
+    return {
+        "support": float(weight_KS.flatten().logsumexp(0)),
+        "prior_entropy": float(-(log_prior_K.exp() * log_prior_K).sum()),
+    }
+
+
 def as_answer(
     question: str,
     found: Sequence[Extracted],
     evidence_of: Callable[[Extracted], Sequence[Evidence]],
     version: int | None,
+    signals: Mapping[str, float] | None = None,
 ) -> Answer:
     """The likeliest of the extracted answers, with the others behind it; an abstention where there is none.
 
     A span reader has no null passage: `null_prior` is 0, and evidence has NaN for a `retrieval_utility`.
     """
     if not found:
-        return Answer(question, "", 0.0, True, (), 0.0, knowledge_base_version=version)
+        return Answer(question, "", 0.0, True, (), 0.0, knowledge_base_version=version, signals=dict(signals or {}))
     best = found[0]
     return Answer(
         question=question,
@@ -134,6 +151,7 @@ def as_answer(
         null_prior=0.0,
         alternatives=tuple((other.text, math.exp(other.log_prob)) for other in found[1 : 1 + ALTERNATIVES]),
         knowledge_base_version=version,
+        signals=dict(signals or {}),
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from realm import objectives, objectives_qa
-from realm.methods.extraction import Extracted, as_answer, extract
+from realm.methods.extraction import Extracted, as_answer, extract, signals_of
 from realm.methods.realm import Corpus as Read
 from realm.methods.retrievers import Candidates, QuestionRetriever
 from realm.models.span import SpanLogits, SpanReader
@@ -33,6 +34,8 @@ LABELLED = ("none", "early", "both")
 RECALL_AT = (1, 5, 20)
 QUESTIONS_AT_ONCE = 16
 """Answered together; their spans' scores are in memory."""
+PASSED_OVER = 100
+"""Passages behind the first k that are looked at when some are passed over."""
 
 
 class Corpus(Read, Protocol):
@@ -142,6 +145,8 @@ class OpenQA:
 
         total = objectives_qa.mean_of_counted(reader_B, has_span_B, float(read))
         total = total + self.early_weight * objectives_qa.mean_of_counted(early_B, has_passage_B, float(size))
+        if torch.is_grad_enabled() and not total.requires_grad:  # words found nothing to read for any of them
+            total = total + 0.0 * next(p for p in self.reader.parameters() if p.requires_grad).sum()
         with torch.no_grad():
             joint_BC = objectives_qa.span_log_prob_BKS(score_BK, span_BKS, valid_BKS, level=self.level).flatten(1)
             right_BC = (correct_BKS & valid_BKS).flatten(1)
@@ -157,7 +162,7 @@ class OpenQA:
                 "prior_entropy": objectives.entropy_B(objectives.prior_BK(score_BK)).mean(),
             }
             for name, nll_B, has_B in (("reader_loss", reader_B, has_span_B), ("early_loss", early_B, has_passage_B)):
-                if bool(has_B.any()):
+                if bool(has_B.any()) and (self.num_early or name != "early_loss"):
                     stats[name] = objectives_qa.mean_of_counted(nll_B, has_B)
             for k in sorted({*RECALL_AT, self.num_passages}):
                 if k <= found.retrieved:
@@ -214,11 +219,19 @@ class OpenQA:
 
     @torch.no_grad()
     def answer(
-        self, questions: Sequence[str], k: int | None = None, *, query: Tokens | None = None, batch: int | None = None
+        self,
+        questions: Sequence[str],
+        k: int | None = None,
+        *,
+        query: Tokens | None = None,
+        batch: int | None = None,
+        without: Callable[[int, int], bool] | None = None,
     ) -> list[Answer]:
         """Answers with their evidence. k: passages to read; as in training when None.
 
         query: the questions as [CLS] question [SEP]; by default the reader's tokenizer makes them.
+        without: (number of a question, row) -> whether the passage is passed over, as if it were not there; of those
+            behind it so many are looked at as `k` and `PASSED_OVER` allow.
         An answer's confidence is p(y|x), the probability of its text among all spans read; evidence is every passage
         read, those with the answer first. A span reader has no null passage: `retrieval_utility` is NaN and
         `null_prior` 0. Where there is nothing to read, or no span with a letter, the answer abstains.
@@ -227,7 +240,9 @@ class OpenQA:
         with self._at_rest():
             found: list[Answer] = []
             for at in torch.arange(len(questions)).split(batch or QUESTIONS_AT_ONCE):
-                found += self._answer([questions[i] for i in at.tolist()], query.select(at), k or self.num_passages)
+                texts, wanted = [questions[i] for i in at.tolist()], k or self.num_passages
+                kept = None if without is None else partial(_shifted, without, int(at[0]))
+                found += self._answer(texts, query.select(at), wanted, kept)
             return found
 
     @torch.no_grad()
@@ -256,11 +271,15 @@ class OpenQA:
         ids, lengths = made["input_ids"], made["attention_mask"].sum(1)
         return Tokens(ids, torch.zeros_like(ids), lengths)
 
-    def _answer(self, questions: Sequence[str], query: Tokens, k: int) -> list[Answer]:
-        found = self.retriever.candidates(questions, query, k)
-        rows_BK = found.rows_BE
+    def _answer(
+        self, questions: Sequence[str], query: Tokens, k: int, without: Callable[[int, int], bool] | None
+    ) -> list[Answer]:
+        found = self.retriever.candidates(questions, query, k if without is None else k + PASSED_OVER)
+        rows_BK, score_BK = found.rows_BE, found.score_BE
+        if without is not None:
+            rows_BK, score_BK = _passing_over(rows_BK, score_BK, k, without)
         spans, span_BKS, valid_BKS = self.read(query, rows_BK)
-        score_BK = found.score_BE.to(span_BKS.device)
+        score_BK = score_BK.to(span_BKS.device)
         joint_BKS = objectives_qa.span_log_prob_BKS(score_BK, span_BKS, valid_BKS, level=self.level).cpu()
         prior_BK = objectives.prior_BK(score_BK).cpu()
         start_S, end_S = spans.start_S.cpu(), spans.end_S.cpu()
@@ -276,11 +295,18 @@ class OpenQA:
                 normalize=self.normalize,
                 aggregate=self.aggregate,
             )
-            answers.append(self._told(question, rows, score_BK[b].tolist(), prior_BK[b].tolist(), extracted))
+            signals = signals_of(score_BK[b], span_BKS[b], valid_BKS[b])
+            answers.append(self._told(question, rows, score_BK[b].tolist(), prior_BK[b].tolist(), extracted, signals))
         return answers
 
     def _told(
-        self, question: str, rows: list[int], score_K: list[float], prior_K: list[float], found: list[Extracted]
+        self,
+        question: str,
+        rows: list[int],
+        score_K: list[float],
+        prior_K: list[float],
+        found: list[Extracted],
+        signals: Mapping[str, float],
     ) -> Answer:
         def evidence(best: Extracted) -> list[Evidence]:
             return [
@@ -297,7 +323,7 @@ class OpenQA:
                 if row != NO_ROW
             ]
 
-        return as_answer(question, found, evidence, self.corpus.version)
+        return as_answer(question, found, evidence, self.corpus.version, signals)
 
     # ------------------------------------------------------------ for the loop
 
@@ -306,3 +332,21 @@ class OpenQA:
 
     def modules(self) -> Mapping[str, Trainable]:
         return {**self.retriever.modules(), "reader": self.reader}
+
+
+def _shifted(without: Callable[[int, int], bool], first: int, number: int, row: int) -> bool:
+    return without(first + number, row)
+
+
+def _passing_over(
+    rows_BE: Tensor, score_BE: Tensor, k: int, without: Callable[[int, int], bool]
+) -> tuple[Tensor, Tensor]:
+    """The first k of each question that are not passed over; NO_ROW and -inf where there are fewer."""
+    out_BE = torch.tensor(
+        [[row == NO_ROW or without(b, row) for row in rows] for b, rows in enumerate(rows_BE.tolist())]
+    )
+    order_BK = out_BE.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
+    out_BK = out_BE.gather(1, order_BK)
+    rows_BK = rows_BE.gather(1, order_BK).masked_fill(out_BK, NO_ROW)
+    score_BK = score_BE.gather(1, order_BK.to(score_BE.device))
+    return rows_BK, score_BK.masked_fill(out_BK.to(score_BE.device), -torch.inf)

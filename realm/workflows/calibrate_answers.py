@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from realm import files
-from realm.answering.answerer import answerer_folder
+from realm.answering.answerer import CARD, answerer_folder
 from realm.answering.confidence import Confidence, save_confidence
-from realm.errors import DataError
-from realm.evaluation.calibration import (
-    expected_calibration_error,
-    fit_logistic,
-    fit_temperature,
-    threshold_between,
-    threshold_for_accuracy,
-)
+from realm.errors import DataError, UsageError
+from realm.evaluation import calibration as cal
 from realm.evaluation.judging import Judged
+from realm.evaluation.patterns import PatternMatcher
+from realm.evaluation.retrieval import holds_answer
 from realm.evaluation.scores import answer_is_right, read_report
-from realm.workflows.judge_answers import judge_answers
-from realm.workflows.reporting import Reporter
+from realm.knowledge.snapshot import Snapshot
+from realm.methods.open_qa import OpenQA
+from realm.types import Answer, Question
+from realm.workflows import parts
+from realm.workflows.calibration_page import write_page
+from realm.workflows.evaluate import evaluate, open_suite
+from realm.workflows.judge_answers import open_method
+from realm.workflows.reporting import Reporter, Silent
+from realm.workflows.store import open_knowledge_base
 
 FEWEST = 20
 """Judged questions, below which a fit would be an accident."""
+REMOVED = "passages removed"
+
+
+class Source(NamedTuple):
+    """Questions of one origin."""
+
+    name: str
+    questions: list[Question]
+    removed: bool = False
+    """Whether they are asked as if no passage that answers them were there."""
+
+
+class Kept(NamedTuple):
+    """A judged question of a source."""
+
+    source: str
+    one: Judged
 
 
 def calibrate_answers(
@@ -32,76 +56,186 @@ def calibrate_answers(
     suite: str,
     kb_path: Path,
     *,
+    unanswerable: Sequence[Path] = (),
+    remove_passages: float = 0.0,
     accuracy: float | None = None,
+    coverage: float | None = None,
     benchmark: Path | None = None,
     k: int | None = None,
     limit: int = 0,
+    batch_size: int = 16,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Fit temperature, logistic curve and threshold of abstention, and write them into the model's folder.
+    """Fit temperature, logistic curve and threshold of abstention, and write them into the model's folder, with what
+    was judged and a page of plots beside it, in MODEL.calibration.
 
     suite, benchmark, limit: questions the model did not learn from, as for `judge_answers`; half of them, by the hash
-    of their ids, is fitted on, and the figures are of the other half. accuracy: answers at or above the threshold
-    should be right in this share. Without it the threshold parts questions with an answer from those without, where
-    there are both; else everything is answered.
+        of their ids, is fitted on, and the figures are of the other half.
+    unanswerable: further files; of them the questions that say they have no answer, up to `limit` each.
+    remove_passages: this share of the suite's answerable questions is asked a second time as if no passage that is gold
+        or holds an answer were there: then they are unanswerable.
+    accuracy: answers at or above the threshold should be right in this share. coverage: so many questions of the suite
+        should be answered. With neither, the threshold parts questions with an answer from those without, where there
+        are both; else everything is answered.
 
     Returns the figures before and after, as JSON values. DataError with too few questions; UsageError where the
     accuracy can't be reached.
     """
+    if accuracy is not None and coverage is not None:
+        raise UsageError("found an accuracy and a coverage: expected one of them, the other follows from it")
+    if not 0 <= remove_passages <= 1:
+        raise UsageError(f"found remove_passages={remove_passages}: expected a share from 0 to 1")
+    reporter = reporter or Silent()
     folder = answerer_folder(model)
     place = folder.parent / f"{folder.name}.calibration"
-    judge_answers(
-        suite, kb_path, place, model=model, benchmark=benchmark, k=k, limit=limit, depth=1, raw=True, reporter=reporter
-    )
-    judged = [
-        one
-        for one in read_report(place).judged.values()
-        if one.masses and one.abstained is False and answer_is_right(one) is not None
-    ]
-    fitted = [one for one in judged if int(files.fingerprint(one.id), 16) % 2]
-    others = [one for one in judged if not int(files.fingerprint(one.id), 16) % 2]
+    sources = _sources(suite, benchmark, unanswerable, remove_passages, limit)
+    method, snapshot = open_method(model, open_knowledge_base(kb_path), parts.choose_device("auto"), reporter)
+    k = k or method.num_passages
+    kept: list[Kept] = []
+    for number, source in enumerate(sources):
+        where = place if number == 0 else place / re.sub(r"\W+", "-", source.name)
+        _judge(method, snapshot, source, where, k, batch_size, reporter)
+        judged = read_report(where).judged.values()
+        kept += [Kept(source.name, one) for one in judged if one.masses and not one.abstained and _is_known(one)]
+    kept.sort(key=lambda one: (files.fingerprint(one.one.id), one.source))  # in the fit's folds the sources are mixed
+    fitted = [one for one in kept if int(files.fingerprint(one.one.id), 16) % 2]
+    others = [one for one in kept if not int(files.fingerprint(one.one.id), 16) % 2]
     if min(len(fitted), len(others)) < FEWEST:
         raise DataError(
             f"found {len(fitted)} and {len(others)} answered questions in the two halves of {suite}: expected at least "
             f"{FEWEST} in each to fit on one and to judge on the other"
         )
-    masses, right = [one.masses for one in fitted], _right(fitted)
-    curve = fit_logistic(masses, right, fit_temperature(masses, right).temperature)
-    claimed = curve(masses)
-    answerable = [one.answerable for one in fitted]
-    threshold = 0.0
-    if accuracy is not None:
-        threshold = threshold_for_accuracy(claimed, right, accuracy)
-    elif not all(answerable) and any(answerable):
-        threshold = threshold_between(claimed, answerable)
+    curve, losses = cal.fit_best(_masses(fitted), _right(fitted).tolist(), _signals(fitted))
+    threshold = _threshold(fitted, curve(_masses(fitted), _signals(fitted)), accuracy, coverage, sources[0].name)
+    shares = np.array([one.one.masses[0] for one in others])
+    claimed = curve(_masses(others), _signals(others))
     result = {
         "questions": {"fitted": len(fitted), "judged": len(others)},
+        "passages": k,
         "calibration": curve.to_json(),
+        "log_loss_in_cross_validation": losses,
         "threshold": threshold,
-        "before": _figures(others, np.array([one.masses[0] for one in others]), 0.0),
-        "after": _figures(others, curve([one.masses for one in others]), threshold),
+        "before": _figures(others, shares, 0.0, sources),
+        "after": _figures(others, claimed, threshold, sources),
     }
     save_confidence(folder, Confidence(curve, threshold), {"suite": suite, **result})
-    return {**result, "model": str(folder)}
+    page = place / "calibration.html"
+    write_page(page, folder, suite, result, _right(others), shares, claimed)
+    _tell_card(folder, suite, result)
+    return {**result, "model": str(folder), "page": str(page)}
 
 
-def _right(judged: list[Judged]) -> list[bool]:
-    return [bool(answer_is_right(one)) for one in judged]
+def _sources(
+    suite: str, benchmark: Path | None, unanswerable: Sequence[Path], removed: float, limit: int
+) -> list[Source]:
+    asked = open_suite(suite, benchmark, limit=limit)
+    sources = [Source(asked.name, asked.questions)]
+    for path in unanswerable:
+        found = [question for question in open_suite(str(path)).questions if not question.answerable]
+        if not found:
+            raise DataError(f"{path}: found no question without an answer, expected some with answerable: false")
+        count = len(found)
+        some = [found[i * count // limit] for i in range(limit)] if 0 < limit < count else found
+        sources.append(Source(f"{path.parent.name}/{path.name}".strip("/"), some))
+    known = [question for question in asked.questions if question.answerable and question.answers]
+    again = _share(known, removed)
+    return [*sources, Source(REMOVED, again, removed=True)] if again else sources
 
 
-def _figures(judged: list[Judged], claimed_P: Any, threshold: float) -> dict[str, float]:
-    right_P, answered_P = np.array(_right(judged)), claimed_P >= threshold
-    half_P = np.argsort(-claimed_P, kind="stable")[: max(1, len(judged) // 2)]
+def _share(questions: list[Question], share: float) -> list[Question]:
+    """By the hash of the ids, so that a longer file chooses the same."""
+    return [q for q in questions if int(files.fingerprint("removed", q.id), 16) % 10_000 < share * 10_000]
+
+
+def _judge(
+    method: OpenQA, snapshot: Snapshot, source: Source, out: Path, k: int, batch_size: int, reporter: Reporter
+) -> None:
+    matcher = PatternMatcher()
+    originals = {question.id: question for question in source.questions}
+
+    def answer(questions: list[Question], number: int) -> list[Answer]:
+        def answers_it(at: int, row: int) -> bool:
+            question, passage = originals[questions[at].id], snapshot.passage(row)
+            gold = passage.document_id in question.gold or passage.id in question.gold
+            return gold or holds_answer(question, passage.text, matcher)
+
+        texts = [question.text for question in questions]
+        return method.answer(texts, number, batch=batch_size, without=answers_it if source.removed else None)
+
+    asked = source.questions
+    if source.removed:
+        asked = [replace(question, answers=(), gold=(), answerable=False) for question in asked]
+    with torch.inference_mode():
+        evaluate(answer, asked, out, suite=source.name, k=k, batch_size=batch_size, reporter=reporter)
+
+
+def _is_known(one: Judged) -> bool:
+    return answer_is_right(one) is not None
+
+
+def _right(kept: Sequence[Kept]) -> cal.FloatArray:
+    return np.array([float(bool(answer_is_right(one.one))) for one in kept])
+
+
+def _masses(kept: Sequence[Kept]) -> list[Sequence[float]]:
+    return [one.one.masses for one in kept]
+
+
+def _signals(kept: Sequence[Kept]) -> list[Any]:
+    return [one.one.signals for one in kept]
+
+
+def _threshold(
+    fitted: Sequence[Kept], claimed: cal.FloatArray, accuracy: float | None, coverage: float | None, suite: str
+) -> float:
+    own = np.array([one.source == suite for one in fitted])
+    if accuracy is not None:
+        return cal.threshold_for_accuracy(claimed, _right(fitted), accuracy)
+    if coverage is not None:
+        return cal.threshold_for_coverage(claimed[own], coverage)
+    answerable = [one.one.answerable for one in fitted]
+    return 0.0 if all(answerable) or not any(answerable) else cal.threshold_between(claimed, answerable)
+
+
+def _figures(
+    kept: Sequence[Kept], claimed: cal.FloatArray, threshold: float, sources: Sequence[Source]
+) -> dict[str, float]:
+    """Exact match over the suite, error of the claims over all, abstentions by kind and by source."""
+    right, answered = _right(kept), claimed >= threshold
+    own = np.array([one.source == sources[0].name for one in kept])
+    best_half = np.argsort(-claimed[own], kind="stable")[: max(1, int(own.sum()) // 2)]
     found = {
-        "exact_match": float(right_P.mean()),
-        "exact_match_at_half": float(right_P[half_P].mean()),
-        "ece": expected_calibration_error(claimed_P, right_P),
-        "coverage": float(answered_P.mean()),
+        "exact_match": float(right[own].mean()),
+        "exact_match_at_half": float(right[own][best_half].mean()),
+        "ece": cal.expected_calibration_error(claimed, right),
+        "ece_by_chance": cal.error_by_chance(claimed),
+        "aurc": cal.area_under_risk_coverage(claimed, right),
+        "coverage": float(answered.mean()),
     }
-    if answered_P.any():
-        found["exact_match_answered"] = float(right_P[answered_P].mean())
+    if answered.any():
+        found["exact_match_answered"] = float(right[answered].mean())
     for name, kind in (("answerable", True), ("unanswerable", False)):
-        some_P = np.array([one.answerable is kind for one in judged])
-        if some_P.any():
-            found[f"abstained_{name}"] = float((~answered_P[some_P]).mean())
+        some = np.array([one.one.answerable is kind for one in kept])
+        if some.any():
+            found[f"abstained_{name}"] = float((~answered[some]).mean())
+    for source in sources[1:]:
+        some = np.array([one.source == source.name for one in kept])
+        if some.any():
+            found[f"abstained: {source.name}"] = float((~answered[some]).mean())
     return found
+
+
+def _tell_card(folder: Path, suite: str, result: dict[str, Any]) -> None:
+    """The model card's line about confidence."""
+    place, after = folder / CARD, result["after"]
+    if not place.exists():
+        return
+    questions, threshold = result["questions"], result["threshold"]
+    told = "it answers every question, answerable or not"
+    if threshold > 0:
+        told = f"it does not answer where it claims less than {threshold:.2f}"
+    line = (
+        f"- Its confidence was calibrated on {questions['fitted']:,} questions of {suite}; its error on "
+        f"{questions['judged']:,} others is {after['ece']:.3f} (by chance alone {after['ece_by_chance']:.3f}); {told}."
+    )
+    files.write_text(place, re.sub(r"(?m)^- Its confidence .*$", lambda _: line, place.read_text(encoding="utf-8")))

@@ -22,6 +22,7 @@ from realm.answering.conflicts import ConflictRule
 from realm.answering.questions import QuestionAnswering, open_model
 from realm.console import print_answer
 from realm.errors import ArtefactError, UsageError
+from realm.evaluation.scores import read_report
 from realm.types import Document
 from realm.workflows import run as runs
 from realm.workflows.ask import answer_json
@@ -209,22 +210,35 @@ def test_a_calibrated_model_claims_less_and_abstains(world: Path, tmp_path: Path
     ]
     suite = tmp_path / "dev.jsonl"
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "none.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[-40:]))
     command = ("calibrate", "--model", tmp_path / "model", "--kb", world / "kb", "--suite", suite)
-    found = result(*command)
-    assert found["questions"]["fitted"] + found["questions"]["judged"] == 160
+    found = result(*command, "--remove-passages", "0.5", "--unanswerable", tmp_path / "none.jsonl")
+    removed = read_report(tmp_path / "model.calibration" / "passages-removed").judged
+    assert 40 <= len(removed) <= 80 and not any(one.answerable or one.exact_match for one in removed.values())
+    assert found["questions"]["fitted"] + found["questions"]["judged"] == 200 + len(removed)
     assert found["after"]["ece"] <= found["before"]["ece"] + 0.02
     assert found["before"]["exact_match"] == found["after"]["exact_match"]
+    assert {"abstained: passages removed", "abstained_answerable", "ece_by_chance"} <= set(found["after"])
+    page = Path(found["page"]).read_text(encoding="utf-8")
+    assert "Reliability" in page and "Risk and coverage" in page
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "Its confidence was calibrated on" in card and "is not calibrated" not in card
 
     calibrated, own = (QuestionAnswering.from_pretrained(p) for p in (tmp_path / "model", world / "run"))
     plain = own.ask(ASKED.text, kb)
     masses = [plain.confidence, *(share for _, share in plain.alternatives)]
-    assert calibrated.ask(ASKED.text, kb).confidence == pytest.approx(calibrated.confidence.calibration([masses])[0])
+    claimed = calibrated.confidence.calibration([masses], [plain.signals])[0]
+    assert calibrated.ask(ASKED.text, kb).confidence == pytest.approx(claimed)
     refused = replace(calibrated.confidence, threshold=1.1)(plain)
     assert refused.abstained
     assert (refused.text, refused.alternatives[0]) == ("", (plain.text, plain.confidence))
     assert refused.evidence == plain.evidence
 
     assert "expected a target up to it" in error(*command, "--accuracy", "1.0")[1]
+    assert "expected one of them" in error(*command, "--accuracy", "0.5", "--coverage", "0.5")[1]
+    assert "no question without an answer" in error(*command, "--unanswerable", world / "qa.jsonl")[1]
+    half = result(*command, "--coverage", "0.5")
+    assert half["threshold"] > 0 and half["after"]["coverage"] >= 0.4
     (tmp_path / "model" / "calibration.json").write_text("[]")
     assert "is no calibration" in error("ask", "who ?", "--kb", world / "kb", "--model", tmp_path / "model")[1]
 

@@ -12,7 +12,9 @@ from realm.evaluation.calibration import (
     BINS,
     Calibration,
     area_under_risk_coverage,
+    error_by_chance,
     expected_calibration_error,
+    fit_best,
     fit_logistic,
     fit_temperature,
     reliability,
@@ -61,6 +63,45 @@ def test_the_curve_reaches_what_a_temperature_cannot() -> None:
     assert expected_calibration_error(tempered(masses), right) > 0.2
     assert expected_calibration_error(curved(masses), right) < 0.05
     assert curved(masses).mean() == pytest.approx(right.mean(), abs=0.02)
+
+
+def signalled(questions: int = 800, seed: int = 0, weight: float = 2.0) -> tuple[list[list[float]], list[bool], list]:
+    """Shares that say something about being right, and a signal that says more (nothing at weight 0)."""
+    random = np.random.default_rng(seed)
+    share, support = random.uniform(0.2, 0.9, questions), 50 + 10 * random.normal(size=questions)
+    chance = 1 / (1 + np.exp(-(3 * (share - 0.6) + weight * (support - 50) / 10)))
+    signals = [{"support": float(s), "prior_entropy": float(e)} for s, e in zip(support, random.random(questions))]  # noqa: B905
+    return [[value] for value in share], (random.random(questions) < chance).tolist(), signals
+
+
+def test_a_signal_that_helps_is_weighed_and_one_that_does_not_is_left() -> None:
+    masses, right, signals = signalled()
+    curve, losses = fit_best(masses, right, signals)
+    assert set(curve.weights) == {"support"} and curve.weights["support"] == pytest.approx(0.2, rel=0.3)
+    assert losses["share + support"] < losses["share"] - 0.05
+    others, judged, told = signalled(seed=1)
+    plain = fit_logistic(masses, right)
+    assert area_under_risk_coverage(curve(others, told), judged) < area_under_risk_coverage(plain(others), judged) - 0.1
+    assert expected_calibration_error(curve(others, told), judged) < 0.06
+    assert Calibration.from_json(curve.to_json()) == curve
+    useless, _ = fit_best(*signalled(weight=0.0))
+    assert not useless.weights
+    alone, losses = fit_best(masses, right, [{} for _ in masses])  # answers of before had no signals
+    assert not alone.weights and list(losses) == ["share"]
+    with pytest.raises(UsageError, match="without the signal 'support'"):
+        curve(others)
+    with pytest.raises(UsageError, match="without the signal"):
+        curve([[0.5]], [{"support": float("nan")}])
+
+
+def test_true_claims_have_the_error_of_chance() -> None:
+    random = np.random.default_rng(0)
+    claimed = random.uniform(0, 1, 300)
+    by_chance = error_by_chance(claimed)
+    true = [expected_calibration_error(claimed, random.random(300) < claimed) for _ in range(20)]
+    assert by_chance == pytest.approx(np.mean(true), rel=0.15) and by_chance > 0.05
+    assert error_by_chance(random.uniform(0, 1, 30_000), draws=3) < 0.01
+    assert error_by_chance([1.0] * 20) == 0
 
 
 @settings(max_examples=15)
