@@ -13,6 +13,7 @@ Legend for shapes: B questions, N pairs of a question and a passage, L tokens or
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,11 +97,15 @@ class SpanHead(nn.Module):
         """Float[N, L, W]: of the span that begins at each piece and is 1, 2, ... W pieces wide."""
         if hidden_NLH.shape[1] == 0:  # a chunk of empty passages
             return hidden_NLH.new_zeros(len(hidden_NLH), 0, self.max_width)
+        length = hidden_NLH.shape[1]
         start_NLD, end_NLD = self.project(hidden_NLH).chunk(2, dim=-1)
-        end_NLDW = nn.functional.pad(end_NLD, (0, 0, 0, self.max_width - 1)).unfold(1, self.max_width, 1)
-        span_NLWD = nn.functional.relu(start_NLD[:, :, None] + end_NLDW.transpose(2, 3))
-        score_NLW: Tensor = self.score(self.norm(span_NLWD))[..., 0]
-        return score_NLW
+        end_NLD = nn.functional.pad(end_NLD, (0, 0, 0, self.max_width - 1))
+        # Width by width: L * D numbers stay in a cache on their way through the network, L * W * D don't.
+        score_WNL = [
+            self.score(self.norm(nn.functional.relu(start_NLD + end_NLD[:, more : more + length])))[..., 0]
+            for more in range(self.max_width)
+        ]
+        return torch.stack(score_WNL, dim=-1)
 
 
 class SpanReader(nn.Module):
@@ -120,6 +125,9 @@ class SpanReader(nn.Module):
         self.head = SpanHead(int(model.config.hidden_size), settings.span_size, settings.max_width)
         self.token_budget: int | None = None
         """Most padded tokens in one pass, which bounds memory; None is the device's default."""
+        self.bf16 = False
+        """Compute the transformer's products in bfloat16 (the span network never): as training does where the hardware
+        has it, and for half the time."""
         limit = max_tokens(model)
         self.max_length = settings.max_length if limit is None else min(settings.max_length, limit)
         set_dropout(model, settings.backbone_dropout)
@@ -234,7 +242,9 @@ class SpanReader(nn.Module):
             hidden_NLH = hidden_NTH.gather(1, place_NL[..., None].expand(-1, -1, hidden_NTH.shape[-1]))
             return nn.functional.pad(self._score(hidden_NLH), (0, 0, 0, longest - len(position_L)))
 
-        return _spans(by_length(read, joint.tokens, self.token_budget), count_N)
+        # One context for all passes, so that weights are converted once.
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            return _spans(by_length(read, joint.tokens, self.token_budget), count_N)
 
     def _score(self, hidden_NLH: Tensor) -> Tensor:
         """Float[N, L, W] in full precision. The L * W vectors of D numbers are made again for the backward pass:

@@ -118,6 +118,16 @@ def test_a_passage_that_is_cut_has_no_span_behind_the_cut(folder: Path) -> None:
         )
 
 
+def test_in_bfloat16_it_reads_nearly_the_same(reader: SpanReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = read(reader)
+    monkeypatch.setattr(reader, "bf16", True)
+    spans = read(reader)
+    assert spans.logit_NS.dtype == torch.float32, "the span network keeps its precision"
+    valid = plain.valid_NS
+    difference = (spans.logit_NS - plain.logit_NS)[valid].abs().max() / plain.logit_NS[valid].std()
+    assert 0 < difference < 0.1 and torch.equal(spans.valid_NS, valid)
+
+
 def test_nothing_to_read(reader: SpanReader) -> None:
     query = tiny.tokens_of(reader.tokenizer, QUESTIONS)
     none = reader.span_logits(query, tiny.bodies_of(reader.tokenizer, []), torch.zeros(0, dtype=torch.long))
