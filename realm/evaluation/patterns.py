@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from functools import lru_cache
-from typing import Any
-
-import regex
 
 from realm.errors import UsageError
-
-LONGEST = 10_000
-"""Characters of a pattern; a longer one counts as invalid."""
+from realm.knowledge.regexes import compiled_pattern
 
 
 class PatternMatcher:
@@ -50,21 +43,6 @@ class PatternMatcher:
         except TimeoutError:
             self.timed_out.add(pattern)
             return False
-
-
-@lru_cache(maxsize=8192)
-def compiled_pattern(pattern: str) -> Any:
-    """The pattern as `regex` compiles it, which can be stopped; None when it is invalid.
-
-    `re` says what is valid, because a brace that means nothing to `re` is an error or a fuzzy match to `regex`.
-    """
-    if len(pattern) > LONGEST:
-        return None
-    try:
-        re.compile(pattern, re.IGNORECASE | re.UNICODE | re.MULTILINE)
-        return regex.compile(pattern, regex.VERSION0 | regex.IGNORECASE | regex.UNICODE | regex.MULTILINE)
-    except (re.error, regex.error, ValueError, OverflowError, RecursionError, MemoryError):
-        return None
 
 
 def needed_literals(pattern: str) -> tuple[str, ...] | None:

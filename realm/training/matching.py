@@ -9,7 +9,6 @@ regular expressions, ignoring case, whatever the setting; they come from outside
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -22,6 +21,7 @@ import regex
 import torch
 
 from realm.errors import UsageError
+from realm.knowledge.regexes import compiled_pattern
 from realm.models.backbone import pieces
 from realm.types import Question, Tokens
 
@@ -205,13 +205,9 @@ class AnswerMatcher:
         return [(start, end) for start, end in found if end > start]
 
     def _compile(self, pattern: str) -> Any:
-        try:
-            # `re` says what is valid: a brace that means nothing to it is an error or a fuzzy match to `regex`.
-            re.compile(pattern, re.IGNORECASE | re.UNICODE | re.MULTILINE)
-            return regex.compile(pattern, regex.VERSION0 | regex.IGNORECASE | regex.UNICODE | regex.MULTILINE)
-        except (re.error, regex.error, ValueError, OverflowError, RecursionError, MemoryError):
-            self.patterns_refused += 1
-            return None
+        compiled = compiled_pattern(pattern)
+        self.patterns_refused += compiled is None
+        return compiled
 
 
 def _to_pieces(places: Sequence[tuple[int, int]], offsets_L2: np.ndarray) -> IntArray:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm.errors import UsageError
-from realm.evaluation.patterns import PatternMatcher, compiled_pattern, folded, needed_literals
+from realm.evaluation.patterns import PatternMatcher, folded, needed_literals
+from realm.knowledge.regexes import compiled_pattern
 
 HANGS = r"(a|aa)+$"
 LONG = "a" * 60 + "b"
