@@ -156,4 +156,8 @@ def as_answer(
 
 
 def _log_sum(values: Sequence[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).logsumexp(0))
+    """log of the sum of exp. Called for every span of an answer, where a tensor's overhead would be all its time."""
+    highest = max(values)
+    if highest == -math.inf:
+        return -math.inf
+    return highest + math.log(math.fsum(math.exp(value - highest) for value in values))
