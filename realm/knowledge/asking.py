@@ -150,9 +150,12 @@ def in_place(text: str, sentence: Sentence, span: Span) -> str | None:
         return None
     kind = next((kind for kind, labels in _KINDS.items() if label in labels), "what")
     before, after = text[sentence.start : start], text[end : sentence.end]
-    word = _WORDS[language_of(text)][kind]
+    language = language_of(text)
+    word = _WORDS[language][kind]
+    if kind == "when":  # "in" of a date, which their words for "when" don't take
+        after = re.sub({"ko": r"^에(?=\s)", "ja": "^に"}.get(language, "(?!)"), "", after)
     whole = f"{before}{word}{after}".strip().rstrip(".!?。．！？…")
-    return f"{whole[:1].upper()}{whole[1:]}{'？' if language_of(text) in ('ja', 'zh') else '?'}"
+    return f"{whole[:1].upper()}{whole[1:]}{'？' if language in ('ja', 'zh') else '?'}"
 
 
 def language_of(text: str) -> str:

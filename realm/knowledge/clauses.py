@@ -138,7 +138,16 @@ def clause_of(tree: Tree, verb: int) -> Clause | None:
         return None
     leave = {*auxiliaries, *subjects, *gap, *_left_out(tree, verb, subject)}
     rest = [place for place in tree.phrase(verb, but=tuple(leave)) if place != verb]
-    return Clause(verb, subject, tuple(words), tuple(auxiliaries), tuple(rest), made, tuple(joined))
+    return Clause(verb, subject, tuple(_bare(tree, words)), tuple(auxiliaries), tuple(rest), made, tuple(joined))
+
+
+def _bare(tree: Tree, places: list[int]) -> list[int]:
+    """Without the commas at both ends."""
+    while places and tree.words[places[-1]].tag == ",":
+        places = places[:-1]
+    while places and tree.words[places[0]].tag == ",":
+        places = places[1:]
+    return places
 
 
 def _described(tree: Tree, verb: int) -> tuple[int, list[int]]:

@@ -20,6 +20,8 @@ from realm.knowledge.taggers import Span
 from realm.knowledge.wh_words import NUMBERS, PLACES, adverbial, subject_word
 
 BE = frozenset({"be", "'s", "'re", "'m"})
+CORES = frozenset({"nsubj", "nsubjpass", "dobj", "attr", "oprd"})
+"""Relations of subjects and objects to their verb."""
 DO = {"VBD": "did", "VBZ": "does", "VBP": "do"}
 
 
@@ -157,7 +159,7 @@ class _Target:
         rest = [i for i in tree.phrase(owned, but=[self.head]) if i > self.head]
         if self.label == "PERSON":
             return ["whose", *rest]
-        word = subject_word(self.label, "")
+        word = subject_word(self.label)
         return [f"{word}'s", *rest] if word and self.label in ("ORG", "GPE") else None
 
     def _how_many(self) -> list[int | str] | None:
@@ -169,41 +171,53 @@ class _Target:
         return ["how many", *(i for i in tree.phrase(counted, but=drop) if i > self.head)]
 
     def _climb(self, noun: int) -> tuple[int, int | None, int] | None:
-        """(what moves in front or is the subject, its preposition, the verb), from the answer's noun phrase upwards."""
-        tree, node, hops = self.tree, noun, 0
-        while True:
-            relation, above = tree.relation(node), tree.head(node)
-            if tree.is_root(node):
-                return None
-            if relation in ("nsubj", "nsubjpass", "dobj", "attr", "oprd") and tree.is_verb(above):
-                return node, None, above
-            if relation == "npadvmod" and tree.is_verb(above) and self.label in ("DATE", "TIME"):
-                return node, -1, above
-            if relation != "pobj" or tree.relation(above) not in ("prep", "agent", "dative"):
-                return None
-            over = tree.head(above)
-            if tree.is_verb(over):
-                return above, above, over
-            if tree.relation(over) == "acomp" and tree.is_verb(tree.head(over)):
-                return above, above, tree.head(over)
-            if not tree.is_noun(over) or hops:
-                return None
-            hops += 1
-            preposition = tree.words[above].text.lower()
-            verb = self._verb_above(over)
-            loose = self.label in ("DATE", "TIME") or self._object_place(over)
-            if preposition != "of" and verb is not None and loose:
-                return above, above, verb
-            node = over
+        """(what moves in front or is the subject, its preposition, the verb), from the answer's noun phrase upwards.
 
-    def _object_place(self, noun: int) -> bool:
-        """Whether a place stands behind an object: "a centre in Armenia" is asked for by "where"."""
-        return self.label in PLACES and self.tree.relation(noun) == "dobj"
+        The preposition is the answer's own, -1 for a date without one, None for a subject or an object.
+        """
+        tree, relation, above = self.tree, self.tree.relation(noun), self.tree.head(noun)
+        if tree.is_root(noun):
+            return None
+        if relation in CORES and tree.is_verb(above):
+            return noun, None, above
+        if relation == "npadvmod" and tree.is_verb(above) and self.label in ("DATE", "TIME"):
+            return noun, -1, above
+        if relation != "pobj" or tree.relation(above) not in ("prep", "agent", "dative"):
+            return None
+        over = tree.head(above)
+        if tree.is_verb(over):
+            return above, above, over
+        if tree.relation(over) == "acomp" and tree.is_verb(tree.head(over)):
+            return above, above, tree.head(over)
+        if not tree.is_noun(over):
+            return None
+        own = tree.words[above].text.lower() != "of" and self._loose(over)
+        verb = self._verb_above(over) if own else None
+        if verb is not None:
+            return above, above, verb
+        if tree.relation(over) in CORES and tree.is_verb(tree.head(over)):
+            return over, None, tree.head(over)
+        return None
+
+    def _loose(self, noun: int) -> bool:
+        """Whether a date or a place behind a noun may belong to the verb: parsers seldom know, and a question about
+        either is right. "A centre in Armenia" is asked for by "where"; in a subject the place is part of the name."""
+        if self.label in ("DATE", "TIME"):
+            return True
+        return self.label in PLACES and self.tree.relation(noun) not in ("nsubj", "nsubjpass")
 
     def _verb_above(self, noun: int) -> int | None:
+        """The verb that a noun, or the noun it depends on by a preposition, belongs to."""
         tree = self.tree
-        if tree.relation(noun) in ("nsubj", "nsubjpass", "dobj", "attr") and tree.is_verb(tree.head(noun)):
-            return tree.head(noun)
+        for _ in range(2):
+            above = tree.head(noun)
+            if tree.relation(noun) in CORES and tree.is_verb(above):
+                return above
+            if tree.relation(noun) != "pobj" or tree.is_root(above):
+                return None
+            noun = tree.head(above)
+            if tree.is_verb(noun):
+                return noun
         return None
 
     # ------------------------------------------------------------ the shapes of a question
@@ -215,6 +229,8 @@ class _Target:
         front = phrase if node == noun else self._replaced(node, noun, phrase)
         if front is None or tree.relation(clause.subject) == "expl" or self._plural(clause, node == noun):
             return None
+        if not (clause.auxiliaries or clause.auxiliary or tree.words[clause.verb].tag in ("VBD", "VBZ", "VBP")):
+            return None  # no finite verb: a heading, or a parse gone wrong
         helper = [clause.auxiliary] if clause.auxiliary else []
         return self._draft([*front, *helper, *clause.auxiliaries, *self._predicate(clause)], "subject")
 
@@ -291,12 +307,26 @@ class _Target:
             auxiliaries = [DO[verb.tag]]
             rest = [verb.lemma if i == clause.verb else i for i in rest]
         rest = [i for i in rest if i not in gone]
+        if not subject or not self._agree(clause.subject, auxiliaries[0]):
+            return None
         return self._draft([*front, auxiliaries[0], *subject, *auxiliaries[1:], *rest], rule, clause.subject)
+
+    def _agree(self, subject: int, auxiliary: int | str) -> bool:
+        """Whether subject and auxiliary are of one number; where not, the parse took another word for the subject."""
+        tree = self.tree
+        said = auxiliary if isinstance(auxiliary, str) else tree.words[auxiliary].text.lower()
+        if tree.find(subject, "conj"):
+            return True
+        tag = tree.words[subject].tag
+        return not (
+            (tag in ("NNS", "NNPS") and said in ("is", "was", "has", "does"))
+            or (tag == "NN" and said in ("are", "were", "have", "do"))
+        )
 
     def by_description(self) -> Iterator[Draft]:
         """What stands beside a name and says who or what it is: an apposition, or a relative clause."""
         tree, words = self.tree, self.tree.words
-        word = subject_word(self.label, "")
+        word = subject_word(self.label)
         if word is None or self.label in ("DATE", "NORP", PHRASE):
             return
         who = "who" if self.label == "PERSON" else "what"

@@ -35,22 +35,37 @@ def noun_phrases(sentence: Sentence) -> Iterator[Span]:
         first = head
         while first > 0 and tree.head(first - 1) in range(first - 1, head + 1) and _describes(words[first - 1].tag):
             first -= 1
-        last = head
+        short, last = head, head
         for child in tree.find(head, "prep"):
             below = tree.subtree(child)
             whole = below == list(range(head + 1, below[-1] + 1))
             if words[child].text.lower() == "of" and whole and below[-1] - first < LONGEST:
                 last = below[-1]
-        inside = words[first : last + 1]
-        start, end = inside[0].start, inside[-1].end
-        article = first > 0 and words[first - 1].text.lower() in ("the", "this", "that", "these", "those", "such")
-        bare = first == last and (article or word.lemma.lower() in EMPTY)
-        # "in reference to": a preposition of two words. "season nine": a name by its number.
-        fixed = last == head and bool(tree.find(head, "nummod") or (_governed(tree, head) and tree.find(head, "prep")))
-        pointing = any(each.tag in ("PRP", "PRP$", "WDT", "WP", ",") or each.tag.startswith("VBD") for each in inside)
-        salient = any(a < end and start < b for a, b, _ in sentence.spans)
-        if not (bare or fixed or pointing or salient) and len(inside) <= LONGEST:
-            yield start, end, PHRASE
+        for end in dict.fromkeys((last, short)):  # without what follows "of", where that is a name
+            if _stands(tree, first, head, end) and not any(
+                a < words[end].end and words[first].start < b for a, b, _ in sentence.spans
+            ):
+                yield words[first].start, words[end].end, PHRASE
+                break
+
+
+def _stands(tree: Tree, first: int, head: int, last: int) -> bool:
+    """Whether the words from `first` to `last` are a phrase that says something by itself."""
+    words, word = tree.words, tree.words[head]
+    if last - first >= LONGEST:
+        return False
+    if words[first].text.startswith("-") or (first > 0 and words[first - 1].tag == "HYPH"):
+        return False
+    if any(w.tag in ("PRP", "PRP$", "WDT", "WP", ",", "VBD") for w in words[first : last + 1]):
+        return False
+    # "in reference to": a preposition of two words. "season nine": a name by its number.
+    if last == head and (tree.find(head, "nummod") or (_governed(tree, head) and tree.find(head, "prep"))):
+        return False
+    if first < last:
+        return True
+    article = first > 0 and words[first - 1].text.lower() in ("the", "this", "that", "these", "those", "such")
+    idiom = _governed(tree, head) and word.tag == "NN" and not tree.find(head, "det")  # "put on hold"
+    return not (article or idiom or word.lemma.lower() in EMPTY)
 
 
 def _governed(tree: Tree, head: int) -> bool:

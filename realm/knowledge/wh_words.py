@@ -27,6 +27,7 @@ NUMBERS = frozenset({"CARDINAL"})
 WITH_NAMES = {
     "PERSON": frozenset({"about", "after", "against", "by", "for", "from", "of", "to", "under", "with"}),
     "GPE": frozenset({"against", "by", "for", "with"}),
+    "NORP": frozenset({"against", "among", "by", "from", "to", "with"}),
     "": frozenset({"about", "against", "at", "by", "during", "for", "from", "in", "into", "of", "on", "to", "with"}),
 }
 """Prepositions that a name is asked for with, by its label; behind others the parse or the label is mostly wrong."""
@@ -101,7 +102,7 @@ def adverbial(label: str, answer: str, preposition: str, kind: str, even: bool) 
 def _date(answer: str, preposition: str, even: bool) -> Asking | None:
     if _AGE.search(answer):
         return None
-    if _DURATION.search(answer) and not answer.lower().endswith("century"):
+    if _DURATION.search(answer) and not _DAY.search(answer):
         return Asking("for how long" if even else "how long") if preposition == "for" else None
     if _YEAR.fullmatch(answer):
         unit = "year"

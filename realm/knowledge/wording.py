@@ -62,7 +62,7 @@ def word_question(sentence: Sentence, draft: Draft, topic: Topic) -> str | None:
     places: list[int | None] = []
     named = False
     """Whether something came that a pronoun may stand for."""
-    titled = False
+    noun = titled = False
     for at, piece in enumerate(draft.pieces):
         if isinstance(piece, str):
             texts.append(piece)
@@ -70,7 +70,10 @@ def word_question(sentence: Sentence, draft: Draft, topic: Topic) -> str | None:
             named = named or (at == 0 and piece.startswith(("who", "which", "what ")))
             continue
         word = words[piece]
-        new, titled_now = _say(word, topic, named, titled, piece == draft.subject)
+        owned = named and word.text.lower() in OWNED
+        if word.tag[:3] == "PRP" and not titled and not owned and _may_be_another(words, piece):
+            return None
+        new, titled_now = _say(word, topic, named, titled, noun and piece != draft.subject)
         if new is not None and not titled_now:
             new = _lowered(sentence, piece, new)
         if new is None:
@@ -79,17 +82,26 @@ def word_question(sentence: Sentence, draft: Draft, topic: Topic) -> str | None:
         places.append(piece)
         titled = titled or titled_now
         named = named or titled_now or word.tag[:2] == "NN"
+        noun = noun or titled_now or word.tag[:2] == "NN"
     text = _joined(_with_title(texts, places, words, topic, titled), places, words)
     return text[:1].upper() + text[1:] + "?" if text else None
 
 
-def _say(word: Word, topic: Topic, named: bool, titled: bool, subject: bool) -> tuple[str | None, bool]:
-    """(a word's text in the question or None where it can't be said, whether it is the title)."""
+def _may_be_another(words: Sequence[Word], place: int) -> bool:
+    """Whether a subject that stands before a pronoun in the sentence may be what it means, and not the title."""
+    return any(word.relation in ("nsubj", "nsubjpass") and word.tag[:2] == "NN" for word in words[:place])
+
+
+def _say(word: Word, topic: Topic, named: bool, titled: bool, meant: bool) -> tuple[str | None, bool]:
+    """(a word's text in the question or None where it can't be said, whether it is the title).
+
+    named: whether a possessive has someone to belong to. meant: whether "it" has something to stand for.
+    """
     low = word.text.lower()
     if word.tag in ("PRP", "PRP$") or low in REFUSED:
         if low in OWNED and word.tag == "PRP$" and named:
             return low, False
-        if low in PERSONS | THINGS and (titled or (low == "it" and named and not subject)):
+        if low in PERSONS | THINGS and (titled or (low == "it" and meant)):
             return low, False
         fits = (low in PERSONS and topic.person) or (low in THINGS and not topic.person)
         if not topic.title or not fits:
@@ -156,9 +168,12 @@ def content_words(text: str) -> list[str]:
 def fault(question: str, answer: str, title: str, *, min_words: int, max_words: int, min_content: int) -> str | None:
     """Why a question is not worth keeping; None where it is.
 
-    "short", "long", "vague" (too few words that say something, or no name and no number among them), "tells" (a word
-    of the answer stands in it), "broken" (brackets, quotation marks or dashes that lost their other half).
+    "no answer" (a letter, a sign), "short", "long", "vague" (too few words that say something, or no name and no
+    number among them), "tells" (a word of the answer stands in it), "broken" (brackets, quotation marks or dashes that
+    lost their other half).
     """
+    if not re.search(r"\w\w|\d", answer):
+        return "no answer"
     count = len(question.split())
     if count < min_words:
         return "short"
@@ -170,7 +185,8 @@ def fault(question: str, answer: str, title: str, *, min_words: int, max_words: 
         return "tells"
     if any(question.count(a) != question.count(b) for a, b in ("()", "[]", "“”")) or question.count('"') % 2:
         return "broken"
-    if re.search(r"[;:/–—]|\s['‘-]|\.\s|\?\S|\?.*\?", question):
+    # A full stop inside is that of an initial or a title, or the end of a sentence that was taken for none.
+    if re.search(r"[;:/]|\s['‘–—-]|[–—]\s|\w{4}\.\s|\?\S|\?.*\?", question):
         return "broken"
     specific = any(re.search(r"[A-Z0-9]", word) for word in question.split()[1:]) or bool(
         set(content_words(title)) & set(content)

@@ -44,7 +44,14 @@ def finetune_from_corpus(
     else:
         run.check_place()
         make_questions(
-            model, kb_path, questions, made, device=config.loop.device, reporter=reporter, should_stop=should_stop
+            model,
+            kb_path,
+            questions,
+            made,
+            finetuning=config,
+            device=config.loop.device,
+            reporter=reporter,
+            should_stop=should_stop,
         )
     return finetune(
         model,

@@ -33,6 +33,7 @@ from realm.knowledge.parsing import Parser, load_parser
 from realm.knowledge.snapshot import Snapshot
 from realm.knowledge.taggers import find_tagger
 from realm.settings_corpus import CorpusQuestionsConfig
+from realm.settings_finetune import FinetuneConfig
 from realm.workflows import finetune_start as starts
 from realm.workflows import parts
 from realm.workflows.question_check import Check, open_check
@@ -55,6 +56,7 @@ def make_questions(
     out: Path,
     config: CorpusQuestionsConfig,
     *,
+    finetuning: FinetuneConfig | None = None,
     device: str = "auto",
     reporter: Reporter | None = None,
     should_stop: Stop | None = None,
@@ -62,17 +64,21 @@ def make_questions(
     """Write the questions file `out`, or leave it as it is where the same call made it; returns what it is made from.
 
     model: what checks the questions, and what they are for: anything that fine-tuning starts from, or a model that
-    answers. MismatchError when `out` was made otherwise, ArtefactError when it is something else, DataError when the
+    answers. finetuning: says how a plain encoder is opened; a trained one brings that.
+
+    MismatchError when `out` was made otherwise, ArtefactError when it is something else, DataError when the
     text gives no question; KeyboardInterrupt after `should_stop`, with everything finished kept.
     """
     reporter, out = reporter or Silent(), Path(out)
     start = starts.find_start(model)
     kb = open_knowledge_base(kb_path)
     snapshot = parts.prepare_snapshot(kb, starts.tokenizer_of(start), reporter)
+    settled = starts.settle(finetuning or FinetuneConfig(), start)
     _, parser_version = find_tagger(config.pipeline)
     facts = {
         "snapshot": snapshot.fingerprint,
         "model_fingerprint": start.fingerprint,
+        "encoder": None if start.trained else to_json(settled.encoder),
         "pipeline_version": parser_version,
         "settings": to_json(config),
     }
@@ -83,7 +89,7 @@ def make_questions(
     maker = _Maker(snapshot, config, out.with_name(f".{out.name}.parts-{key}"))
     with reporter.stage("load the pipeline and the model"):
         maker.parser = load_parser(config.pipeline)
-        maker.check = open_check(model, start, kb, snapshot, config, device, reporter)
+        maker.check = open_check(model, start, kb, snapshot, config, settled, device, reporter)
     with reporter.stage("questions from the text", "questions") as progress:
         for found in maker.work():
             progress(min(found, config.count), config.count)
@@ -211,7 +217,7 @@ class _Maker:
             by_row.setdefault(row, []).append((made, rank))
         for row, entries in by_row.items():
             best = _spread([made for made, _ in entries], self.config.per_passage)
-            rank_of = {made: rank for made, rank in entries}
+            rank_of = dict(entries)
             records += [self._record(row, made, rank_of[made]) for made in best]
             left["enough of the passage"] += len(entries) - len(best)
         return {"records": records, "left_out": dict(left)}
@@ -260,6 +266,6 @@ def _read_part(place: Path) -> dict[str, Any] | None:
 
 def read_made(out: Path, count: int) -> list[Record]:
     """Some of a made file's questions, spread evenly over it."""
-    lines = [line for line in out.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in out.read_text(encoding="utf-8").split("\n") if line.strip()]
     wanted = min(count, len(lines))
     return [json.loads(lines[i * len(lines) // wanted]) for i in range(wanted)]

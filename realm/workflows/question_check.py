@@ -105,17 +105,18 @@ def open_check(
     kb: KnowledgeBase,
     snapshot: Snapshot,
     config: CorpusQuestionsConfig,
+    settled: FinetuneConfig,
     device: str,
     reporter: Reporter,
 ) -> Check:
     """The check that the settings ask for, by the kind of model that `model` names. Its vectors are kept beside the
-    snapshot, where judging finds them again."""
+    snapshot, where judging finds them again. settled: the settings of fine-tuning, as `finetune_start.settle` left
+    them."""
     on = parts.choose_device(device)
     if is_answerer(Path(model)) and (config.top or config.min_f1):
         return RoundTrip(open_method(Path(model), kb, on, reporter)[0], config.top, config.min_f1)
     if not config.top:
         return NoCheck()
-    settled = starts.settle(FinetuneConfig(), start)
     encoder = starts.open_encoder(start, None, settled, snapshot, on)
     tokens = settled.questions.max_passage_tokens
     folder = snapshot.path.with_name(f"{snapshot.path.name}.vectors-{encoder.fingerprint()}-{tokens}")
