@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from realm.cli_ask import ask
-from realm.cli_compare import compare
+from realm.cli_compare import ablate, compare
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
 from realm.cli_edit_test import edit_test
 from realm.cli_qa import calibrate, evaluate, finetune
@@ -36,6 +36,7 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(questions)
 app.command()(compare)
+app.command()(ablate)
 app.command("edit-test")(edit_test)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""

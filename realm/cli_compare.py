@@ -1,4 +1,4 @@
-"""``realm compare``: systems side by side on the same knowledge base, questions and budget."""
+"""``realm compare`` and ``realm ablate``: systems, and parts of one, side by side on the same questions and budget."""
 
 from __future__ import annotations
 
@@ -62,6 +62,53 @@ def compare(
             seeds=numbers(seeds),
             dev=dev,
             judging=Judging(k=k, depth=depth, batch_size=batch),
+            limit=limit,
+            reporter=terminal,
+            should_stop=should_stop,
+        )
+    print_json(result) if as_json else typer.echo(as_text(result))
+
+
+def ablate(
+    kb: Annotated[Path, typer.Option("--kb", help="The knowledge base: pre-trained on, and searched.")],
+    train: Annotated[Path, typer.Option("--train", help="Questions that every row is fine-tuned on.")],
+    test: TEST,
+    out: Annotated[Path, typer.Option(help="Where everything goes; the same folder goes on.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]...", help="Settings of both trainings; pretrain:NAME=VALUE or finetune:... of one."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of pre-training; qa.steps are fine-tuning's.")] = None,
+    seeds: SEEDS = "0",
+    rows: Annotated[str, typer.Option(help="Rows of the table, with commas; all by default.")] = "",
+    dev: Annotated[
+        Path | None, typer.Option("--dev", help="Questions that choose the best checkpoints; else some of --train.")
+    ] = None,
+    limit: LIMIT = 0,
+    as_json: JSON = False,
+) -> None:
+    """The paper's table 2 at your budget: what each part of REALM is worth, published beside measured."""
+    from realm.console import Terminal, finish_step_on_interrupt
+    from realm.recipes.ablation import build_ablation
+    from realm.workflows.ablate import ROWS
+    from realm.workflows.ablate import ablate as work
+    from realm.workflows.ablate_tables import as_text
+
+    terminal = Terminal(quiet=as_json)
+    pretraining, finetuning = build_ablation(settings or [], steps)
+    with finish_step_on_interrupt(terminal) as should_stop:
+        result = work(
+            kb,
+            train,
+            {name: Path(path) for name, path in pairs("--test", test).items()},
+            out,
+            pretraining,
+            finetuning,
+            seeds=numbers(seeds),
+            rows=[name.strip() for name in rows.split(",") if name.strip()] or list(ROWS),
+            dev=dev,
             limit=limit,
             reporter=terminal,
             should_stop=should_stop,

@@ -5,11 +5,12 @@ Settings given on the command line come on top of the recipe; ``LEG:name=value``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from realm.config import PretrainConfig, override
 from realm.errors import UsageError
 from realm.recipes import build
+from realm.recipes.variants import Changes, joint, rare_refresh, same
 
 from .design import design_legs
 
@@ -20,57 +21,30 @@ another number."""
 EVERYWHERE = ("refresh.mode=sync", "loop.threads=1", "loop.tensorboard=false", "loop.keep_checkpoints=1000")
 """One core a run, and refreshes on it: wall times of legs can be compared, and the result does not hang on timing."""
 
-Changes = Callable[[PretrainConfig], Sequence[str]]
-
-
-def _same(*settings: str) -> Changes:
-    return lambda config: settings
-
 
 def _ict_only(config: PretrainConfig) -> Sequence[str]:
     return ("realm.steps=0", f"ict.steps={config.ict.steps + ICT_STEPS_A_REALM_STEP * config.realm.steps}")
 
 
-def _rare_refresh(config: PretrainConfig) -> Sequence[str]:
-    return (f"refresh.every_steps={30 * config.refresh.every_steps}",)
-
-
-def _joint(copy_head: bool) -> Changes:
-    """The paper's reader costs more a candidate: smaller steps, and two fifths as many, take about the same time (3.6 s
-    against 1.5 s on one thread). The index is refreshed as many times."""
-
-    def changes(config: PretrainConfig) -> Sequence[str]:
-        return (
-            "reader.interaction=joint",
-            f"reader.copy_head={copy_head}",
-            "realm.batch_size=16",
-            "realm.num_candidates=8",
-            f"realm.steps={2 * config.realm.steps // 5}",
-            f"refresh.every_steps={max(1, 2 * config.refresh.every_steps // 5)}",
-        )
-
-    return changes
-
-
 LEGS: Mapping[str, Changes] = {
-    "ict-realm": _same(),
+    "ict-realm": same(),
     "ict-only": _ict_only,
-    "realm-only": _same("ict.steps=0"),
+    "realm-only": same("ict.steps=0"),
     # ---- the parts, one at a time
-    "salient": _same(),
-    "random-token": _same("data.masking=random-token"),
-    "random-span": _same("data.masking=random-span"),
-    "no-null": _same("realm.null_passage=false", "encoder.null_bias=none"),
-    "no-ict": _same("ict.steps=0"),
-    "no-exclusion": _same("data.exclude=none", "data.exclude_duplicates=false"),
-    "joint": _joint(True),
-    "joint-no-copy": _joint(False),
-    "rare-refresh": _rare_refresh,
+    "salient": same(),
+    "random-token": same("data.masking=random-token"),
+    "random-span": same("data.masking=random-span"),
+    "no-null": same("realm.null_passage=false", "encoder.null_bias=none"),
+    "no-ict": same("ict.steps=0"),
+    "no-exclusion": same("data.exclude=none", "data.exclude_duplicates=false"),
+    "joint": joint(True),
+    "joint-no-copy": joint(False),
+    "rare-refresh": rare_refresh,
     # ---- what the retriever is trained by
-    "emdr2": _same("realm.objective=emdr2"),
-    "perplexity-distillation": _same("realm.objective=perplexity-distillation"),
-    "leave-one-out": _same("realm.objective=leave-one-out"),
-    **{name: _same(*settings) for name, settings in design_legs().items()},
+    "emdr2": same("realm.objective=emdr2"),
+    "perplexity-distillation": same("realm.objective=perplexity-distillation"),
+    "leave-one-out": same("realm.objective=leave-one-out"),
+    **{name: same(*settings) for name, settings in design_legs().items()},
 }
 CURVES = ("ict-realm", "ict-only", "realm-only")
 DEFAULTS = ("salient", "ict-realm")

@@ -44,7 +44,6 @@ def compare_systems(
     dev: Path | None = None,
     judging: Judging | None = None,
     limit: int = 0,
-    device: str = "auto",
     reporter: Reporter | None = None,
     should_stop: Stop | None = None,
 ) -> dict[str, Any]:
@@ -69,7 +68,6 @@ def compare_systems(
             dev=dev,
             config=override(config, [f"loop.seed={seed}"]),
             start=_start(name, dict(starts or {}), seed),
-            device=device,
             reporter=reporter,
             should_stop=should_stop,
         )

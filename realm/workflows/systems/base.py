@@ -26,7 +26,6 @@ class Leg:
     """With the leg's own seed."""
     start: str | None
     """What `--start SYSTEM=` says; see `finetune_start.find_start`."""
-    device: str
     reporter: Reporter
     should_stop: Stop | None
 
@@ -34,7 +33,8 @@ class Leg:
 class Opened(NamedTuple):
     """A system that is ready to be asked."""
 
-    answer: AnswerMany
+    answer: AnswerMany | None
+    """None where nothing answers yet, and the search alone is judged."""
     search: Search | None
     """None where it retrieves nothing."""
     k: int

@@ -35,7 +35,7 @@ def train_tuned(leg: Leg, settings: Sequence[str] = ()) -> None:
         leg.start,
         leg.knowledge_base,
         leg.folder,
-        override(leg.config, [*settings, f"loop.device={leg.device}"]),
+        override(leg.config, settings),
         questions=leg.questions,
         dev=leg.dev,
         reporter=leg.reporter,
@@ -55,7 +55,7 @@ def open_tuned(leg: Leg) -> Iterator[Opened]:
     """The best checkpoint over the version of the knowledge base that the run stands on."""
     version = Run(leg.folder, FINETUNING).facts()["parents"]["knowledge_base_version"]
     kb = open_knowledge_base(leg.knowledge_base).at(version)
-    method, snapshot = open_method(leg.folder, kb, parts.choose_device(leg.device), leg.reporter)
+    method, snapshot = open_method(leg.folder, kb, parts.choose_device(leg.config.loop.device), leg.reporter)
 
     def answer(questions: list[Question], k: int) -> list[Answer]:
         found: list[Answer] = method.answer([question.text for question in questions], k, batch=len(questions))
