@@ -73,6 +73,16 @@ class DenseRetrieval:
                 rows.append([cls, *pieces(self.tokenizer, [query])[0][: self.max_query_tokens - 2], sep])
         return pad(rows, self.tokenizer.pad_token_id)
 
+    def remark(self, query: str) -> str:
+        """What of a query is not seen, in words: what is over the length of training, and what is unknown; else ""."""
+        ids = pieces(self.tokenizer, [query])[0]
+        room, unknown = self.max_query_tokens - 2, ids.count(self.tokenizer.unk_token_id)
+        if len(ids) > room:
+            return f"of the question's {len(ids):,} word pieces the first {room} are read, as in training"
+        if 2 * unknown >= len(ids):
+            return f"the model knows {len(ids) - unknown} of the question's {len(ids)} word pieces: another language?"
+        return ""
+
     @torch.inference_mode()
     def query_vectors(self, *queries: str) -> Tensor:
         """Float[B, D]"""

@@ -72,6 +72,8 @@ def ask_question(
     """
     kb, opened = _opened(kb_path, model, as_of, reporter)
     k = _passages(opened, k)
+    if reporter is not None and question.strip() and (remark := opened.retrieval.remark(question)):
+        reporter.note(remark)
     return opened.ask(question, kb, k=k, where=where, as_of=as_of, aggregate=aggregate, conflicts=conflicts)
 
 

@@ -105,6 +105,11 @@ def calibrate_answers(
             f"found {len(fitted)} and {len(others)} answered questions in the two halves of {suite}: expected at least "
             f"{FEWEST} in each to fit on one and to judge on the other"
         )
+    if not _right(fitted).any():
+        raise DataError(
+            f"found none of {len(fitted)} answers right: expected some, or nothing could be claimed of any answer; "
+            "give questions that these documents answer, or train on"
+        )
     curve, losses = cal.fit_best(_masses(fitted), _right(fitted).tolist(), _signals(fitted))
     threshold = _threshold(fitted, curve(_masses(fitted), _signals(fitted)), accuracy, coverage, sources[0].name)
     shares = np.array([one.one.masses[0] for one in others])

@@ -145,10 +145,10 @@ def test_answers_that_agree_are_one_side() -> None:
 
 
 def test_what_is_comparable_is_a_setting() -> None:
-    found = said("Oslo", z0=0.5), said("Bergen", z1=0.2)
+    found = said("Oslo", z0=0.5), said("Bergen", z1=0.14)
     assert sides(*found) == ()
-    assert len(sides(*found, rule=ConflictRule(ratio=0.4))) == 2
-    assert sides(*found, rule=ConflictRule(ratio=0.4, least=0.3)) == ()
+    assert len(sides(*found, rule=ConflictRule(ratio=0.25))) == 2
+    assert sides(*found, rule=ConflictRule(ratio=0.25, least=0.2)) == ()
     assert sides() == () and told(()) == ""
     for wrong in ({"ratio": 0.0}, {"ratio": 1.5}, {"least": 1.0}):
         with pytest.raises(UsageError, match="expected a ratio"):
