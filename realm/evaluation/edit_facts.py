@@ -1,69 +1,24 @@
-"""Facts that can be edited: which words of a document are the answer, of which type they are, and what else of that
-type may stand in their place.
+"""Facts that can be edited: which words of a document are the answer, and what is written in their place.
 
 A *fact* is a question with the passages retrieved for it, at least one of which holds an accepted answer. Its *old*
-value is the form of the answer that is replaced; the type comes from the tagger that finds salient spans.
+value is the form of the answer that is replaced (see `edit_values` for its type and for what replaces it).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import regex
 
 from realm.evaluation.answers import normalize_orqa
-from realm.evaluation.retrieval import answer_in_text, answer_tokens
-from realm.files import fingerprint
-from realm.knowledge.taggers import Span, dates, trim
+from realm.evaluation.edit_values import Value, opening, tags_of, value_of
+from realm.evaluation.retrieval import answer_in_text
+from realm.knowledge.parsing import Sentence
+from realm.knowledge.taggers import trim
 
-TYPES: Mapping[str, str] = {
-    "PERSON": "person",
-    "GPE": "place",
-    "LOC": "place",
-    "FAC": "place",
-    "ORG": "organisation",
-    "NORP": "group",
-    "DATE": "date",
-    "TIME": "number",
-    "PERCENT": "number",
-    "MONEY": "number",
-    "QUANTITY": "number",
-    "CARDINAL": "number",
-    "ORDINAL": "number",
-    "NAME": "name",
-}
-"""A tagger's label to a type; other labels (WORK_OF_ART, EVENT, ...) are "name". What is no span is a "phrase"."""
-
-_YEAR = regex.compile(r"1\d{3}|20\d{2}")
-_NUMBER = regex.compile(r"[$€£¥]?\d[\d.,]*(?:st|nd|rd|th|%)?")
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _SHORTEST_SURNAME = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """Words with their type, so that others like them can be found."""
-
-    text: str
-    type: str
-    label: str = ""
-    """The tagger's, where it has one."""
-    asked: str = ""
-    """How a question begins that it answers; empty for words that were found in a passage."""
-
-    @property
-    def shape(self) -> str:
-        """What it looks like: "May 12, 1969" is "A 9 9", "two weeks" "a a"."""
-        return " ".join(_shape(word) for word in self.text.split())
-
-
-def _shape(word: str) -> str:
-    if any(c.isdigit() for c in word):
-        ending = regex.sub(r"[\d.,]+", "", word).strip("()[]\"'")
-        return f"9{ending.lower()}"
-    return "A" if word[:1].isupper() else "a"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,51 +98,34 @@ def core(answer: str) -> str:
     return "" if span is None else answer[span[0] : span[1]]
 
 
-def opening(question: str) -> str:
-    """How a question begins, which says what it asks for: "how many", "what country"."""
-    words = regex.findall(r"\w+", question.casefold())
-    asks = next((i for i, word in enumerate(words) if word in _ASKING), 0)
-    return " ".join(words[asks : asks + 2])
-
-
-_ASKING = frozenset(["who", "whom", "whose", "what", "which", "when", "where", "why", "how"])
-
-
-def choose_old(question: str, answers: Sequence[str], texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> Value:
+def choose_old(
+    question: str, answers: Sequence[str], texts: Sequence[str], parsed: Sequence[Sequence[Sentence]]
+) -> Value:
     """The form of the answer that is replaced, with its type.
 
-    texts: passages that hold an answer. spans: of each, what the tagger found. The longest form that is a span of the
-    tagger's, or lies within one, is taken; then a span that makes up most of an answer ("1 trillion" of "1 trillion
-    RMB": its unit stays); else the longest form that stands there, which is a phrase of its own kind.
+    texts: passages that hold an answer. parsed: each of them, with its salient spans. The longest form that is a span
+    or lies within one is taken; then an amount that makes up most of an answer ("1 trillion" of "1 trillion RMB": its
+    unit stays); else the longest form that stands there, which is a phrase: a type of its own.
     """
     forms = sorted({core(answer) for answer in answers} - {""}, key=lambda form: (-len(form), form))
-    here = [form for form in forms if any(stands_in(text, [form]) for text in texts)]
-    inner: list[Value] = []
-    for form in here:
-        for text, found in zip(texts, spans, strict=True):
+    asked = opening(question)
+    amounts: list[Value] = []
+    phrases: list[Value] = []
+    for form in forms:
+        for text, sentences in zip(texts, parsed, strict=True):
+            spans = [span for sentence in sentences for span in sentence.spans]
             for start, end, _ in _occurrences(text, [form]):
-                for first, last, label in found:
+                for first, last, label in spans:
                     if first <= start and end <= last:
-                        return value_of(form, label, question)
+                        return value_of(form, label, tags_of(sentences, start, end), asked)
                     part = text[first:last]
                     if start <= first and last <= end and 2 * len(part) >= len(form):
-                        inner.append(value_of(part, label, question))
-    if inner:
-        return inner[0]
-    form = here[0]
-    return value_of(form, "", question)
+                        amounts.append(value_of(part, label, tags_of(sentences, first, last), asked))
+                phrases.append(value_of(form, "", tags_of(sentences, start, end), asked))
+    return next((value for value in amounts if value.type in _AMOUNTS), phrases[0])
 
 
-def value_of(text: str, label: str, question: str = "") -> Value:
-    """Words with the type that a tagger's label and their look say."""
-    kind = TYPES.get(label, "name") if label else "phrase"
-    if _YEAR.fullmatch(text) and kind in ("date", "number", "phrase"):
-        kind = "year"
-    elif kind == "date" and not dates(text):
-        kind = "period"
-    if _NUMBER.fullmatch(text) and kind in ("period", "phrase"):
-        kind = "number"
-    return Value(text, kind, label, opening(question) if question else "")
+_AMOUNTS = ("number", "year", "date", "period")
 
 
 def substitution(old: str, kind: str, new: str, question: str, answers: Sequence[str]) -> Substitution:
@@ -205,63 +143,3 @@ def substitution(old: str, kind: str, new: str, question: str, answers: Sequence
         if normalize_orqa(form) not in map(normalize_orqa, words) and not stands_in(form, [old]):
             words[form] = new
     return Substitution(words)
-
-
-# ---------------------------------------------------------------- what takes its place
-
-
-class Pool:
-    """Values to draw from: answers of the questions and spans of the passages."""
-
-    def __init__(self, values: Iterable[Value]) -> None:
-        by_type: dict[str, dict[str, Value]] = {}
-        for value in values:
-            by_type.setdefault(value.type, {}).setdefault(f"{value.text}\0{value.asked}", value)
-        self._by_type = {kind: [found[key] for key in sorted(found)] for kind, found in by_type.items()}
-
-    def draw(
-        self,
-        old: Value,
-        question: str,
-        answers: Sequence[str],
-        texts: Sequence[str],
-        *,
-        seed: int,
-        identity: str,
-        fits: Callable[[str], bool] = bool,
-    ) -> str | None:
-        """Another value of the type of `old`, as like it as there is, or None.
-
-        It is no accepted answer, nor part of one or the other way round, and stands neither in `texts` (title and text
-        of the passages retrieved) nor in the question. The same seed and identity draw the same. fits: whether a text
-        could be an answer at all.
-        """
-        random_ = random.Random(fingerprint(str(seed), identity))
-        named = old.type not in ("date", "period", "number", "year", "phrase")
-        words = set(answer_tokens(" ".join([old.text, *answers])))
-
-        def usable(value: Value) -> bool:
-            if any(answer_in_text(value.text, a) or answer_in_text(a, value.text) for a in [old.text, *answers]):
-                return False
-            if named and words.intersection(answer_tokens(value.text)):
-                return False
-            return not any(answer_in_text(value.text, text) for text in [question, *texts]) and fits(value.text)
-
-        for like in _LIKENESS:
-            found = [value for value in self._by_type.get(old.type, []) if like(value, old) and value.text != old.text]
-            random_.shuffle(found)
-            chosen = next((value for value in found if answer_tokens(value.text) and usable(value)), None)
-            if chosen is not None:
-                return chosen.text
-        return None
-
-
-_LIKENESS: tuple[Callable[[Value, Value], bool], ...] = (
-    lambda a, b: a.label == b.label and a.shape == b.shape and a.asked == b.asked,
-    lambda a, b: a.label == b.label and a.shape == b.shape,
-    lambda a, b: a.shape == b.shape,
-    lambda a, b: len(a.shape.split()) == len(b.shape.split()),
-    lambda a, b: a.type != "phrase",
-)
-"""From close to far: first the answers to questions that begin alike, which are surer than a tagger's spans. A phrase
-is never replaced by one of another length."""

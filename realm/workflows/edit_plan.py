@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from realm import files
-from realm.answering.candidates import open_tagger
+from realm.errors import MissingLibraryError, UnavailableError
 from realm.evaluation.answers import exact_match
-from realm.evaluation.edit_facts import Pool, choose_old, core, substitution, value_of
+from realm.evaluation.edit_facts import choose_old, core, substitution
+from realm.evaluation.edit_values import Pool, Value, values_in
 from realm.evaluation.edit_verdicts import Said, said_of
 from realm.evaluation.retrieval import answer_in_text
-from realm.knowledge.taggers import Span, Tagger, tag_texts
+from realm.knowledge.parsing import Parser, load_parser
+from realm.knowledge.taggers import PATTERN
 from realm.types import Question
 from realm.workflows.edit_rounds import Asker, Plan, Scratch, holds, said
 from realm.workflows.journal import Journal
@@ -46,8 +48,7 @@ class Facts:
         self.seed, self.only = seed, only
         self.by_id = {question.id: question for question in questions}
         self.order = sorted(self.by_id, key=lambda identity: files.fingerprint(str(seed), identity))
-        self.tagger: Tagger = open_tagger(tagger)
-        self.tagger_name = f"{self.tagger.name} {self.tagger.version}"
+        self.parser = open_parser(tagger)
         self.asked = 0
         self.skipped: Counter[str] = Counter()
 
@@ -110,19 +111,14 @@ class Facts:
         texts = [seen.text for seen in before.passages if holds(seen.text, question.answers)]
         if not texts:  # a pre-trained model shows the passages it rests on, not the first ones
             return {"skip": NOT_READ}
-        spans = [list(found) for found in tag_texts(self.tagger, texts, ())]
-        return {"group": group, "before": asdict(before), "texts": texts, "spans": spans}
+        parsed = list(self.parser.parse(texts))
+        old = choose_old(question.text, question.answers, texts, parsed)
+        values = [value for text, found in zip(texts, parsed, strict=True) for value in values_in(text, found)]
+        return {"group": group, "before": asdict(before), "old": astuple(old), "values": [astuple(v) for v in values]}
 
     def _draw(self, facts: Sequence[Mapping[str, Any]]) -> list[Plan]:
-        olds = []
-        values = []
-        for fact in facts:
-            question = self.by_id[fact["id"]]
-            spans: list[list[Span]] = [[(s, e, label) for s, e, label in found] for found in fact["spans"]]
-            olds.append(choose_old(question.text, question.answers, fact["texts"], spans))
-            for text, found in zip(fact["texts"], spans, strict=True):
-                values += [value_of(text[start:end], label) for start, end, label in found]
-        pool = Pool([*olds, *values])
+        olds = [Value(*fact["old"]) for fact in facts]
+        pool = Pool([*olds, *(Value(*value) for fact in facts for value in fact["values"])])
         plans = []
         for fact, old in zip(facts, olds, strict=True):
             question, before = self.by_id[fact["id"]], said_of(fact["before"])
@@ -165,3 +161,11 @@ def _unfit(question: Question) -> str:
     if not question.answerable or not cores:
         return "no answer is known"
     return "the question says the answer" if any(answer_in_text(form, question.text) for form in cores) else ""
+
+
+def open_parser(pipeline: str) -> Parser:
+    """A parser by name, or the one that needs nothing installed on a machine that doesn't have it."""
+    try:
+        return load_parser(pipeline)
+    except (MissingLibraryError, UnavailableError):
+        return load_parser(PATTERN)

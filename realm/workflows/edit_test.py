@@ -111,7 +111,7 @@ def edit_test(
             "format_version": VERSION,
             **settings,
             "knowledge_base_version": base,
-            "tagger_used": facts.tagger_name,
+            "tagger_used": f"{facts.parser.name} {facts.parser.version}",
             "asked": facts.asked,
             "left_out": dict(facts.skipped),
             "figures": figures(done),

@@ -1,0 +1,207 @@
+"""Words with a type, and others of that type that may stand in their place: what an edit writes.
+
+The type comes from the tagger that finds salient spans and, where there is a parse, from the parts of speech. What is
+no span is a "phrase", and only gives way to one that is built alike.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import regex
+
+from realm.evaluation.retrieval import answer_in_text, answer_tokens
+from realm.files import fingerprint
+from realm.knowledge.parsing import Sentence, Word, words_of
+from realm.knowledge.taggers import dates
+
+TYPES: Mapping[str, str] = {
+    "PERSON": "person",
+    "GPE": "place",
+    "LOC": "place",
+    "FAC": "place",
+    "ORG": "organisation",
+    "NORP": "group",
+    "DATE": "date",
+    "TIME": "number",
+    "PERCENT": "number",
+    "MONEY": "number",
+    "QUANTITY": "number",
+    "CARDINAL": "number",
+    "ORDINAL": "number",
+    "NAME": "name",
+}
+"""A tagger's label to a type; other labels (WORK_OF_ART, EVENT, ...) are "name". What is no span is a "phrase"."""
+
+_YEAR = regex.compile(r"1\d{3}|20\d{2}")
+_NUMBER = regex.compile(r"[$€£¥]?\d[\d.,]*(?:st|nd|rd|th|%)?")
+_NEAR_YEARS = 30
+_NUMBER_WORDS = words_of(
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Words with their type, so that others like them can be found."""
+
+    text: str
+    type: str
+    label: str = ""
+    """The tagger's, where it has one."""
+    asked: str = ""
+    """How a question begins that it answers; empty for words that were found in a passage."""
+    tags: str = ""
+    """Parts of speech of its words, Penn Treebank's, where there is a parse."""
+
+    @property
+    def shape(self) -> str:
+        """What it looks like: "May 12, 1969" is "A 99, 9999", "two weeks" "a a"."""
+        return " ".join(_shape(word) for word in self.text.split())
+
+    @property
+    def last_tag(self) -> str:
+        return self.tags.split()[-1] if self.tags else ""
+
+
+def _shape(word: str) -> str:
+    if any(c.isdigit() for c in word):
+        return regex.sub(r"\d", "9", word.lower())
+    return "A" if word[:1].isupper() else "a"
+
+
+def value_of(text: str, label: str, tags: str = "", asked: str = "") -> Value:
+    """Words with the type that a tagger's label and their look say."""
+    kind = TYPES.get(label, "name") if label else "phrase"
+    if _YEAR.fullmatch(text) and kind in ("date", "number", "phrase"):
+        kind = "year"
+    elif kind == "date" and not dates(text):
+        kind = "period"
+    counted = all(word in _NUMBER_WORDS for word in text.lower().replace("-", " ").split())
+    if (_NUMBER.fullmatch(text) or counted) and kind in ("period", "phrase"):
+        kind = "number"
+    return Value(text, kind, label, asked, tags)
+
+
+def values_in(text: str, sentences: Sequence[Sentence]) -> list[Value]:
+    """What a passage brings to draw from: its salient spans, and its noun phrases without a name in them."""
+    spans = [span for sentence in sentences for span in sentence.spans]
+    found = [value_of(text[s:e], label, tags_of(sentences, s, e)) for s, e, label in spans]
+    for sentence in sentences:
+        run: list[Word] = []
+        for word in [*sentence.words, None]:
+            if (
+                word is not None
+                and word.tag in _IN_PHRASES
+                and not any(s < word.end and word.start < e for s, e, _ in spans)
+            ):
+                run.append(word)
+                continue
+            while run and not run[-1].tag.startswith("NN"):
+                run.pop()
+            if run:
+                start, end = run[0].start, run[-1].end
+                found.append(value_of(text[start:end], "", tags_of(sentences, start, end)))
+            run = []
+    return [value for value in found if _PLAIN.fullmatch(value.text)]
+
+
+_IN_PHRASES = frozenset({"JJ", "NN", "NNS", "VBN"})
+_PLAIN = regex.compile(r"[\p{L}\p{M}\d$€£%][\p{L}\p{M}\d $€£%&.,'’–-]*")
+"""Without brackets, quotation marks and line breaks, which a tagger takes along by mistake."""
+
+
+def tags_of(sentences: Sequence[Sentence], start: int, end: int) -> str:
+    """Parts of speech of the words of a stretch of the text; empty without a parse."""
+    return " ".join(w.tag for sentence in sentences for w in sentence.words if w.start < end and start < w.end)
+
+
+def opening(question: str) -> str:
+    """How a question begins, which says what it asks for: "how many", "what country"."""
+    words = regex.findall(r"\w+", question.casefold())
+    asks = next((i for i, word in enumerate(words) if word in _ASKING), 0)
+    return " ".join(words[asks : asks + 2])
+
+
+_ASKING = frozenset(["who", "whom", "whose", "what", "which", "when", "where", "why", "how"])
+
+
+# ---------------------------------------------------------------- what takes its place
+
+
+class Pool:
+    """Values to draw from: answers of the questions and spans of the passages."""
+
+    def __init__(self, values: Iterable[Value]) -> None:
+        by_type: dict[str, dict[str, Value]] = {}
+        for value in values:
+            by_type.setdefault(value.type, {}).setdefault(
+                "\0".join([value.text, value.asked, value.label, value.tags]), value
+            )
+        self._by_type = {kind: [found[key] for key in sorted(found)] for kind, found in by_type.items()}
+
+    def draw(
+        self,
+        old: Value,
+        question: str,
+        answers: Sequence[str],
+        texts: Sequence[str],
+        *,
+        seed: int,
+        identity: str,
+        fits: Callable[[str], bool] = bool,
+    ) -> str | None:
+        """Another value of the type of `old`, as like it as there is, or None.
+
+        It is no accepted answer, nor part of one or the other way round, and stands neither in `texts` (title and text
+        of the passages retrieved) nor in the question. The same seed and identity draw the same. fits: whether a text
+        could be an answer at all.
+        """
+        random_ = random.Random(fingerprint(str(seed), identity))
+        named = old.type not in ("date", "period", "number", "year", "phrase")
+        words = set(answer_tokens(" ".join([old.text, *answers])))
+
+        def usable(value: Value) -> bool:
+            if any(answer_in_text(value.text, a) or answer_in_text(a, value.text) for a in [old.text, *answers]):
+                return False
+            if named and words.intersection(answer_tokens(value.text)):
+                return False
+            return not any(answer_in_text(value.text, text) for text in [question, *texts]) and fits(value.text)
+
+        for like in _LIKENESS:
+            found = [value for value in self._by_type.get(old.type, []) if like(value, old) and value.text != old.text]
+            random_.shuffle(found)
+            chosen = next((value for value in found if answer_tokens(value.text) and usable(value)), None)
+            if chosen is not None:
+                return chosen.text
+        return None
+
+
+def _typed(a: Value, b: Value) -> bool:
+    return a.label == b.label and a.shape == b.shape and a.tags == b.tags
+
+
+def _near(a: Value, b: Value) -> bool:
+    """Years of one time."""
+    return a.type != "year" or abs(int(a.text) - int(b.text)) <= _NEAR_YEARS
+
+
+def _coarse(a: Value, b: Value) -> bool:
+    """Of as many words that look alike, whatever the digits."""
+    shapes = (regex.sub(r"9[9.,]*", "9", value.shape) for value in (a, b))
+    return a.last_tag == b.last_tag and len(set(shapes)) == 1
+
+
+_LIKENESS: tuple[Callable[[Value, Value], bool], ...] = (
+    lambda a, b: _typed(a, b) and _near(a, b) and a.asked == b.asked,
+    lambda a, b: _typed(a, b) and _near(a, b),
+    _typed,
+    lambda a, b: _coarse(a, b) and (a.type != "phrase" or a.tags == b.tags),
+    lambda a, b: a.last_tag == b.last_tag and a.type != "phrase",
+    lambda a, b: a.type != "phrase",
+)
+"""From close to far: first the answers to questions that begin alike, which are surer than a tagger's spans. A phrase
+is only replaced by one that is built alike."""
