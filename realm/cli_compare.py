@@ -31,6 +31,12 @@ def compare(
             "--start", metavar="SYSTEM=MODEL", help="What a system starts from; {seed} is the seed. May be repeated."
         ),
     ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run", metavar="NAME=RUN", help="A fine-tuning run from elsewhere, judged as it is; {seed} as above."
+        ),
+    ] = None,
     seeds: SEEDS = "0",
     dev: Annotated[
         Path | None, typer.Option("--dev", help="Questions that choose the best checkpoints; else some of --train.")
@@ -59,6 +65,7 @@ def compare(
             out,
             build_finetuning(recipe, settings or []),
             starts=pairs("--start", start or []),
+            runs=pairs("--run", run or []),
             seeds=numbers(seeds),
             dev=dev,
             judging=Judging(k=k, depth=depth, batch_size=batch),

@@ -17,13 +17,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from realm.config import override, to_json
+from realm import files
+from realm.config import explain, from_json, override, to_json
 from realm.errors import UsageError
 from realm.settings_finetune import FinetuneConfig
 from realm.workflows.compare_tables import write_tables
 from realm.workflows.judged_legs import PART, Figures, Judging, TestSet, difference, judge_leg, open_tests, read_leg
 from realm.workflows.reporting import Reporter, Silent
-from realm.workflows.systems import Leg, find_system
+from realm.workflows.systems import Leg, System, find_system
 from realm.workflows.workbench import Stop
 
 FIGURES = ("exact_match", "f1", *(f"recall_string@{k}" for k in (1, 5, 20, 100)))
@@ -40,6 +41,7 @@ def compare_systems(
     config: FinetuneConfig,
     *,
     starts: Mapping[str, str] | None = None,
+    runs: Mapping[str, str] | None = None,
     seeds: Sequence[int] = (0,),
     dev: Path | None = None,
     judging: Judging | None = None,
@@ -52,64 +54,88 @@ def compare_systems(
     questions, dev: what every system learns from, and what chooses its best checkpoint. tests: name to file; records
     may say ``in_kb``, whether the knowledge base can answer them, and then figures are given for that part, too.
     systems: names of `systems.SYSTEMS`. starts: by system, what it starts from; ``{seed}`` stands for the seed.
-    config: of every fine-tuning, but for the seed. limit: of each test set, so many questions, spread evenly.
+    runs: fine-tuning runs that were trained elsewhere, by a name for each; they are judged as they are, and what of
+    their settings differs is in the result. config: of every other fine-tuning, but for the seed. limit: of each test
+    set, so many questions, spread evenly.
 
     Raises what fine-tuning raises; UsageError for a system, start or test set that is none; KeyboardInterrupt after
     `should_stop`, with everything saved.
     """
-    reporter, how = reporter or Silent(), judging or Judging()
-    _check(systems, seeds, starts or {})
+    reporter, how, runs = reporter or Silent(), judging or Judging(), dict(runs or {})
+    systems = [*systems, *(name for name in runs if name not in systems)]
+    _check(systems, seeds, starts or {}, runs)
     sets = open_tests(tests, limit)
     legs = {
         (name, seed): Leg(
-            folder=Path(out) / f"{name}-s{seed}",
+            folder=Path(runs[name].replace("{seed}", str(seed))) if name in runs else Path(out) / f"{name}-s{seed}",
             knowledge_base=Path(kb_path),
             questions=Path(questions),
             dev=dev,
             config=override(config, [f"loop.seed={seed}"]),
-            start=_start(name, dict(starts or {}), seed),
+            start=_start(find_system(name, runs), name, dict(starts or {}), seed),
             reporter=reporter,
             should_stop=should_stop,
         )
         for seed in seeds
         for name in systems
-        if find_system(name).seeded or seed == seeds[0]
+        if find_system(name, runs).seeded or seed == seeds[0]
     }
     result: dict[str, Any] = {}
-    done: dict[str, list[int]] = {}
+    done: dict[str, dict[int, Leg]] = {}
     for (name, seed), leg in legs.items():
         reporter.note(f"{name}, seed {seed}: {leg.folder}")
-        system = find_system(name)
+        system = find_system(name, runs)
         system.train(leg)
         facts = {"system": name, "seed": seed, "start": leg.start, "knowledge_base": str(leg.knowledge_base.absolute())}
-        judge_leg(leg.folder, system.fingerprint(leg), partial(system.open, leg), sets, how, reporter, facts)
-        done.setdefault(name, []).append(seed)
-        result = _result(Path(out), done, sets, config, kb_path, questions)
+        place = Path(out) / f"{name}-s{seed}"
+        judge_leg(place, system.fingerprint(leg), partial(system.open, leg), sets, how, reporter, facts)
+        done.setdefault(name, {})[seed] = leg
+        result = {
+            "format": FORMAT,
+            "format_version": 1,
+            "knowledge_base": str(Path(kb_path).absolute()),
+            "questions": str(Path(questions).absolute()),
+            "systems": {n: {"title": find_system(n, runs).title, "seeds": list(found)} for n, found in done.items()},
+            **_figures(Path(out), done, sets),
+            "settings_that_differ": _differing({n: next(iter(found.values())) for n, found in done.items()}),
+            "configuration": to_json(config),
+            "intervals": "95%, bootstrap over seeds and over groups of questions that share a gold passage",
+        }
         write_tables(Path(out), result)  # what there is so far: the next leg may take hours
     return result
 
 
-def _check(systems: Sequence[str], seeds: Sequence[int], starts: Mapping[str, str]) -> None:
+def _check(systems: Sequence[str], seeds: Sequence[int], starts: Mapping[str, str], runs: Mapping[str, str]) -> None:
     for what, given in (("systems", systems), ("seeds", seeds)):
         if not given or len(set(given)) < len(given):
             raise UsageError(f"found {what} {', '.join(map(str, given)) or 'none'}: expected some, each once")
     for name in (*systems, *starts):
-        find_system(name)
+        find_system(name, runs)
 
 
-def _start(name: str, starts: dict[str, str], seed: int) -> str | None:
-    found = find_system(name).find_start(name, starts)
+def _start(system: System, name: str, starts: dict[str, str], seed: int) -> str | None:
+    found = system.find_start(name, starts)
     return None if found is None else found.replace("{seed}", str(seed))
 
 
-def _result(
-    out: Path,
-    done: Mapping[str, Sequence[int]],
-    sets: Sequence[TestSet],
-    config: FinetuneConfig,
-    kb_path: Path,
-    questions: Path,
-) -> dict[str, Any]:
+def _differing(legs: Mapping[str, Leg]) -> dict[str, dict[str, Any]]:
+    """Settings by name that are not the same in all fine-tuning runs, each with its values by system."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, leg in legs.items():
+        if (leg.folder / "config.json").exists():
+            # Through the class, so that a setting which came later has its default in older runs.
+            config = from_json(FinetuneConfig, files.read_json(leg.folder / "config.json"))
+            for setting in explain(config):
+                found.setdefault(setting.name, {})[name] = setting.value
+    kept = {name: values for name, values in found.items() if len({str(value) for value in values.values()}) > 1}
+    return {name: {system: _plain(value) for system, value in values.items()} for name, values in kept.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _figures(out: Path, done: Mapping[str, Mapping[int, Leg]], sets: Sequence[TestSet]) -> dict[str, Any]:
     figures: list[dict[str, Any]] = []
     differences: list[dict[str, Any]] = []
     for test in sets:
@@ -137,15 +163,5 @@ def _result(
                     if gain is not None:
                         row = {**about, "system": other, "minus": one, "figure": figure, **gain._asdict()}
                         differences.append({**row, "clear": gain.clear})
-    return {
-        "format": FORMAT,
-        "format_version": 1,
-        "knowledge_base": str(Path(kb_path).absolute()),
-        "questions": str(Path(questions).absolute()),
-        "systems": {name: {"title": find_system(name).title, "seeds": list(seeds)} for name, seeds in done.items()},
-        "sets": {test.name: {"questions": len(test.questions), "in_kb": len(test.in_kb or ())} for test in sets},
-        "figures": figures,
-        "differences": differences,
-        "configuration": to_json(config),
-        "intervals": "95%, bootstrap over seeds and over groups of questions that share a gold passage",
-    }
+    about_sets = {test.name: {"questions": len(test.questions), "in_kb": len(test.in_kb or ())} for test in sets}
+    return {"sets": about_sets, "figures": figures, "differences": differences}

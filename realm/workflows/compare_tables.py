@@ -66,6 +66,8 @@ def as_text(result: Mapping[str, Any]) -> str:
             lines += [f"{name}, {PARTS[part]} ({rows[0]['questions']:,})", *aligned(table)]
             lines += [f"  {said}" for said in _differences(result, name, part, titles)]
             lines.append("")
+    for setting, values in result["settings_that_differ"].items():
+        lines.append(f"{setting}: " + ", ".join(f"{titles[system]} {value}" for system, value in values.items()))
     lines.append(f"EM, F1, recall in %, [intervals: {result['intervals']}]; ms: median a question")
     return "\n".join(lines) + "\n"
 

@@ -178,6 +178,20 @@ def test_what_is_done_is_left_as_it_is_and_another_seed_joins(world: World, whol
     assert json.loads(stale.read_text())["made_from"] == report["made_from"]
 
 
+def test_a_run_from_elsewhere_is_judged_as_it_is(world: World, whole: dict[str, Any]) -> None:
+    leg = world.folder / "whole" / "bm25-s0"
+    before = {path: path.stat().st_mtime_ns for path in leg.rglob("*")}
+    found = result(*world.flags("taken", "closed-book", run=f"words={leg}", seeds="0,1"), *SETTINGS, "qa.num_early=7")
+    assert {path: path.stat().st_mtime_ns for path in leg.rglob("*")} == before
+    assert found["systems"]["words"] == {"title": "words", "seeds": [0]}
+    assert figure(found, "words", "f1") == figure(whole, "bm25", "f1")
+    found = result(*world.flags("taken", "orqa", run=f"words={leg}"), *SETTINGS, "qa.num_early=7")
+    assert found["settings_that_differ"]["qa.num_early"] == {"orqa": 7, "words": 6}
+    assert set(found["settings_that_differ"]) == {"qa.num_early", "qa.retriever"}
+    done = realm(*world.flags("taken", "closed-book", run=f"words={world.folder}"), *SETTINGS)
+    assert done.code == 1 and "run.json" in done.err.splitlines()[-1]
+
+
 def test_wrong_usage(world: World, whole: dict[str, Any]) -> None:
     done = realm(*world.flags("whole", "bm25"), *SETTINGS, "qa.steps=5")
     assert done.code == 1 and "was begun with qa.steps=4: found qa.steps=5" in done.err.splitlines()[-1]

@@ -8,6 +8,8 @@ A system joins by a file here and a line in `SYSTEMS`. It is an object with the 
     fingerprint(leg)    of all that its answers depend on, so that only stale reports are made again
     open(leg)           a context with `answer`: (questions, k) to answers, and `search`: (texts, k) to passages
 
+A run of `realm finetune` that was trained elsewhere is a system, too, under any name (``--run NAME=RUN``, `taken`).
+
 A leg brings the knowledge base, the questions, the settings with the seed, and a reporter; everything it writes goes
 into its folder. Who reads spans of retrieved passages calls `tuned.train_tuned` and is done in thirty lines, as `orqa`
 is; who needs another retriever gives `methods.open_qa.OpenQA` one (see `methods.retrievers`); who generates answers, or
@@ -26,6 +28,7 @@ from realm.workflows.systems.bm25 import Bm25Reader
 from realm.workflows.systems.closed_book import ClosedBook
 from realm.workflows.systems.orqa import Orqa
 from realm.workflows.systems.realm import RealmTuned
+from realm.workflows.systems.taken import Taken
 
 SYSTEMS: Mapping[str, System] = {
     "closed-book": ClosedBook(),
@@ -35,8 +38,11 @@ SYSTEMS: Mapping[str, System] = {
 }
 
 
-def find_system(name: str) -> System:
-    """A system by name. UsageError when there is none."""
+def find_system(name: str, runs: Mapping[str, str] | None = None) -> System:
+    """A system by name. runs: those that were trained elsewhere, by name, which may be any, and where they lie;
+    ``{seed}`` there stands for the seed. UsageError when there is none."""
+    if runs and name in runs:
+        return Taken(SYSTEMS[name].title if name in SYSTEMS else name, seeded="{seed}" in runs[name])
     if name not in SYSTEMS:
         raise UsageError(f"found system {name!r}: expected one of {', '.join(SYSTEMS)}")
     return SYSTEMS[name]

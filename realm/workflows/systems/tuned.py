@@ -10,7 +10,7 @@ import torch
 from realm import files
 from realm.answering.answerer import answerer_folder
 from realm.config import override
-from realm.errors import UsageError
+from realm.errors import MismatchError, UsageError
 from realm.types import Answer, Question
 from realm.workflows import parts
 from realm.workflows.evaluate import search_snapshot
@@ -53,9 +53,14 @@ def tuned_fingerprint(leg: Leg) -> str:
 @contextmanager
 def open_tuned(leg: Leg) -> Iterator[Opened]:
     """The best checkpoint over the version of the knowledge base that the run stands on."""
-    version = Run(leg.folder, FINETUNING).facts()["parents"]["knowledge_base_version"]
-    kb = open_knowledge_base(leg.knowledge_base).at(version)
+    parents = Run(leg.folder, FINETUNING).facts()["parents"]
+    kb = open_knowledge_base(leg.knowledge_base).at(parents["knowledge_base_version"])
     method, snapshot = open_method(leg.folder, kb, parts.choose_device(leg.config.loop.device), leg.reporter)
+    if snapshot.fingerprint != parents["snapshot"]:
+        raise MismatchError(
+            f"{leg.folder} was trained over snapshot {parents['snapshot']} of {parents['knowledge_base']}: found "
+            f"{snapshot.fingerprint} of {leg.knowledge_base}; compare what stands on one knowledge base"
+        )
 
     def answer(questions: list[Question], k: int) -> list[Answer]:
         found: list[Answer] = method.answer([question.text for question in questions], k, batch=len(questions))
