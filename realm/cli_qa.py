@@ -149,6 +149,12 @@ def calibrate(
     coverage: Annotated[
         float | None, typer.Option(min=0.01, max=1.0, help="Answer this share of the questions.")
     ] = None,
+    abstain_ratio: Annotated[
+        float,
+        typer.Option(
+            min=1.0, help="Abstain from unanswerable questions at least so many times as often as from others."
+        ),
+    ] = 1.0,
     k: Annotated[int | None, typer.Option(min=1, help="Passages to read; as in training by default.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="So many questions, spread evenly; 0 for all.")] = 0,
     as_json: JSON = False,
@@ -166,6 +172,7 @@ def calibrate(
         remove_passages=remove_passages,
         accuracy=accuracy,
         coverage=coverage,
+        abstain_ratio=abstain_ratio,
         benchmark=benchmark,
         k=k,
         limit=limit,

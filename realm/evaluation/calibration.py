@@ -202,7 +202,7 @@ def error_by_chance(confidence: Sequence[float] | FloatArray, bins: int = BINS, 
     Right and wrong are drawn by the claims themselves: what a bin differs by then is chance. A measured error about as
     large says nothing against the claims; a smaller one can only be luck. Deterministic.
     """
-    confidence_P, random = _finite(confidence), np.random.default_rng(0)
+    confidence_P, random = finite(confidence), np.random.default_rng(0)
     found = [
         expected_calibration_error(
             confidence_P, (random.random(len(confidence_P)) < confidence_P).astype(np.float64), bins
@@ -226,7 +226,7 @@ def reliability(
     """The bins of the calibration error, least confident first."""
     if bins < 1:
         raise UsageError(f"found {bins} bins: expected at least 1")
-    confidence_P, right_P = _sorted(confidence, right)
+    confidence_P, right_P = by_confidence(confidence, right)
     parts = np.array_split(np.arange(len(confidence_P)), min(bins, len(confidence_P)))
     return [
         Bin(len(part) / len(confidence_P), float(confidence_P[part].mean()), float(right_P[part].mean()))
@@ -239,7 +239,7 @@ def risk_coverage(
 ) -> tuple[FloatArray, FloatArray]:
     """(coverage, risk), each Float[P]: the share of wrong answers among the i most confident questions
     (El-Yaniv & Wiener 2010). Among equal confidences it is the mean over their orders."""
-    _, right_P = _sorted(confidence, right)
+    _, right_P = by_confidence(confidence, right)
     answered_P = np.arange(1, len(right_P) + 1, dtype=np.float64)
     return answered_P / len(right_P), np.cumsum(1.0 - right_P[::-1]) / answered_P
 
@@ -247,43 +247,6 @@ def risk_coverage(
 def area_under_risk_coverage(confidence: Sequence[float] | FloatArray, right: Sequence[bool] | FloatArray) -> float:
     """AURC: the mean of the risks (Geifman et al. 2019); 0 is best, the error rate is what a random order has."""
     return float(risk_coverage(confidence, right)[1].mean())
-
-
-def threshold_for_accuracy(
-    confidence: Sequence[float] | FloatArray, right: Sequence[bool] | FloatArray, target: float
-) -> float:
-    """The lowest confidence from which on answers are right in at least the share `target`. Answer at or above it.
-
-    UsageError when no threshold reaches it, with what can be reached.
-    """
-    confidence_P, right_P = _sorted(confidence, right)
-    accuracy_P = np.cumsum(right_P[::-1])[::-1] / np.arange(len(right_P), 0, -1)
-    first_P = np.append(True, confidence_P[1:] > confidence_P[:-1])  # a threshold takes all of equal confidence or none
-    (reached,) = np.nonzero(first_P & (accuracy_P >= target - 1e-12))
-    if not len(reached):
-        best = float(accuracy_P[first_P].max())
-        raise UsageError(f"found at best {best:.3f} right at any confidence: expected a target up to it, not {target}")
-    return float(confidence_P[reached[0]])
-
-
-def threshold_for_coverage(confidence: Sequence[float] | FloatArray, coverage: float) -> float:
-    """The highest confidence such that at least the share `coverage` of the questions lies at or above it."""
-    if not 0 < coverage <= 1:
-        raise UsageError(f"found coverage {coverage}: expected above 0 and at most 1")
-    confidence_P = np.sort(_finite(confidence))[::-1]
-    return float(confidence_P[int(np.ceil(coverage * len(confidence_P) - 1e-9)) - 1])
-
-
-def threshold_between(confidence: Sequence[float] | FloatArray, answerable: Sequence[bool]) -> float:
-    """The confidence that best parts questions with an answer from those without: the largest difference between
-    the shares abstained from (Youden 1950), the lowest such one. UsageError unless both kinds are there."""
-    confidence_P, answerable_P = _finite(confidence), np.asarray(answerable, bool)
-    if len(confidence_P) != len(answerable_P) or answerable_P.all() or not answerable_P.any():
-        raise UsageError("found one kind of question only: expected answerable and unanswerable ones to part")
-    with_P, without_P = np.sort(confidence_P[answerable_P]), np.sort(confidence_P[~answerable_P])
-    candidates = np.unique(confidence_P)
-    gain = np.searchsorted(without_P, candidates) / len(without_P) - np.searchsorted(with_P, candidates) / len(with_P)
-    return float(candidates[int(np.argmax(gain))])
 
 
 def reliability_curve(bins: Sequence[Bin], label: str = "measured") -> Curve:
@@ -336,9 +299,9 @@ def _tempered(ratio_PA: FloatArray, temperature: float) -> FloatArray:
     return np.asarray(np.nan_to_num(share_P, nan=0.0, posinf=0.0), np.float64)
 
 
-def _sorted(confidence: Any, right: Any) -> tuple[FloatArray, FloatArray]:
-    """By confidence, ascending; questions of equal confidence get the mean of their `right`."""
-    confidence_P = _finite(confidence)
+def by_confidence(confidence: Any, right: Any) -> tuple[FloatArray, FloatArray]:
+    """Sorted by confidence, ascending; questions of equal confidence get the mean of their `right`."""
+    confidence_P = finite(confidence)
     right_P = _right(right, len(confidence_P))
     values, place_P = np.unique(confidence_P, return_inverse=True)
     mean = np.bincount(place_P, weights=right_P, minlength=len(values)) / np.bincount(place_P, minlength=len(values))
@@ -346,7 +309,7 @@ def _sorted(confidence: Any, right: Any) -> tuple[FloatArray, FloatArray]:
     return values[order], mean[order]
 
 
-def _finite(confidence: Any) -> FloatArray:
+def finite(confidence: Any) -> FloatArray:
     confidence_P = np.asarray(confidence, np.float64)
     if confidence_P.ndim != 1 or not len(confidence_P) or not np.isfinite(confidence_P).all():
         raise UsageError("found no confidences, or some that are no numbers: expected one a question, at least one")

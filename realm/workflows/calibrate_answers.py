@@ -16,6 +16,7 @@ from realm.answering.answerer import CARD, answerer_folder
 from realm.answering.confidence import Confidence, save_confidence
 from realm.errors import DataError, UsageError
 from realm.evaluation import calibration as cal
+from realm.evaluation import thresholds
 from realm.evaluation.judging import Judged
 from realm.evaluation.patterns import PatternMatcher
 from realm.evaluation.retrieval import holds_answer
@@ -60,6 +61,7 @@ def calibrate_answers(
     remove_passages: float = 0.0,
     accuracy: float | None = None,
     coverage: float | None = None,
+    abstain_ratio: float = 1.0,
     benchmark: Path | None = None,
     k: int | None = None,
     limit: int = 0,
@@ -77,6 +79,8 @@ def calibrate_answers(
     accuracy: answers at or above the threshold should be right in this share. coverage: so many questions of the suite
         should be answered. With neither, the threshold parts questions with an answer from those without, where there
         are both; else everything is answered.
+    abstain_ratio: of that threshold: it abstains from unanswerable questions at least so many times as often as from
+        answerable ones, on the half that is fitted on.
 
     Returns the figures before and after, as JSON values. DataError with too few questions; UsageError where the
     accuracy can't be reached.
@@ -111,7 +115,9 @@ def calibrate_answers(
             "give questions that these documents answer, or train on"
         )
     curve, losses = cal.fit_best(_masses(fitted), _right(fitted).tolist(), _signals(fitted))
-    threshold = _threshold(fitted, curve(_masses(fitted), _signals(fitted)), accuracy, coverage, sources[0].name)
+    threshold = _threshold(
+        fitted, curve(_masses(fitted), _signals(fitted)), accuracy, coverage, abstain_ratio, sources[0].name
+    )
     shares = np.array([one.one.masses[0] for one in others])
     claimed = curve(_masses(others), _signals(others))
     result = {
@@ -191,15 +197,22 @@ def _signals(kept: Sequence[Kept]) -> list[Any]:
 
 
 def _threshold(
-    fitted: Sequence[Kept], claimed: cal.FloatArray, accuracy: float | None, coverage: float | None, suite: str
+    fitted: Sequence[Kept],
+    claimed: cal.FloatArray,
+    accuracy: float | None,
+    coverage: float | None,
+    abstain_ratio: float,
+    suite: str,
 ) -> float:
     own = np.array([one.source == suite for one in fitted])
     if accuracy is not None:
-        return cal.threshold_for_accuracy(claimed, _right(fitted), accuracy)
+        return thresholds.threshold_for_accuracy(claimed, _right(fitted), accuracy)
     if coverage is not None:
-        return cal.threshold_for_coverage(claimed[own], coverage)
+        return thresholds.threshold_for_coverage(claimed[own], coverage)
     answerable = [one.one.answerable for one in fitted]
-    return 0.0 if all(answerable) or not any(answerable) else cal.threshold_between(claimed, answerable)
+    if all(answerable) or not any(answerable):
+        return 0.0
+    return thresholds.threshold_between(claimed, answerable, abstain_ratio)
 
 
 def _figures(

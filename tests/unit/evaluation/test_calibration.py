@@ -21,11 +21,9 @@ from realm.evaluation.calibration import (
     reliability_curve,
     risk_coverage,
     risk_coverage_curve,
-    threshold_between,
-    threshold_for_accuracy,
-    threshold_for_coverage,
 )
 from realm.evaluation.plot import draw
+from realm.evaluation.thresholds import threshold_between, threshold_for_accuracy, threshold_for_coverage
 
 SHARES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5001, 0.75, 0.9, 1.0])
 JUDGED = st.lists(st.tuples(SHARES, st.booleans()), min_size=1, max_size=40)
@@ -216,6 +214,10 @@ def test_the_threshold_between_two_kinds() -> None:
     kept = np.array(confidence) >= threshold
     assert threshold == pytest.approx(0.3) or threshold == pytest.approx(0.7)
     assert (~kept)[~np.array(answerable)].mean() >= 2 * (~kept)[np.array(answerable)].mean()
+    # Of the two, only one abstains from the unanswerable four times as often.
+    assert threshold_between(confidence, answerable, 4.0) == pytest.approx(0.3)
+    with pytest.raises(UsageError, match="lower ratio"):
+        threshold_between([0.1, 0.2, 0.3], [True, False, True], 3.0)
     for one_kind in ([True] * 6, [False] * 6):
         with pytest.raises(UsageError, match="one kind"):
             threshold_between(confidence, one_kind)
