@@ -82,7 +82,7 @@ def ask_passage(
     for number, sentence in enumerate(sentences):
         others = noun_phrases(sentence) if phrases and sentence.words else ()
         for span in (*sentence.spans, *others):
-            start, end, label = span
+            start, end, label = _bare_number(text, span)
             answer = text[start:end]
             if label in _OFTEN_PERSONS and _is_person(answer, persons, topic):
                 label = "PERSON"
@@ -103,6 +103,20 @@ def ask_passage(
                     faults[reason] += 1
             if not found:
                 faults["no rule"] += 1
+
+
+_ABOUT = re.compile(
+    r"(?:(?:a total of|about|almost|approximately|around|as many as|at least|at most|circa|estimated|fewer than|just"
+    r"|less than|more than|nearly|no more than|only|over|roughly|some|under|up to|well over)\s+)+",
+    re.IGNORECASE,
+)
+
+
+def _bare_number(text: str, span: Span) -> Span:
+    """A number without "about" and the like, which recognisers count to it and people don't."""
+    start, end, label = span
+    found = _ABOUT.match(text, start, end) if label in ("CARDINAL", "MONEY", "PERCENT") else None
+    return (found.end() if found else start), end, label
 
 
 _OFTEN_PERSONS = frozenset({"ORG", "GPE", "PRODUCT", "NORP", "FAC", "LOC", "WORK_OF_ART"})

@@ -140,7 +140,7 @@ def test_she_is_not_a_title_that_is_no_person() -> None:
 
 
 def test_the_clause_that_holds_the_answer_is_asked_about_alone() -> None:
-    found = made(MOZILLA, "Mozilla", ("Mozilla Foundation", "ORG"), ("2003", "DATE"), ("750", "CARDINAL"))
+    found = made(MOZILLA, "Mozilla", ("Mozilla Foundation", "ORG"), ("2003", "DATE"), ("about 750", "CARDINAL"))
     assert found["When was the Mozilla Foundation founded?"] == "2003"
     assert found["How many people does the Mozilla Foundation employ?"] == "750"
     assert found["What organization was founded in 2003?"] == "Mozilla Foundation"
