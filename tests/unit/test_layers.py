@@ -29,7 +29,7 @@ TIERS = (
     ("workflows",),
     ("console",),
     ("cli_docs",),
-    ("service", "cli_ask", "cli_qa", "cli_compare", "cli_questions"),
+    ("service", "cli_ask", "cli_qa", "cli_compare", "cli_edit_test", "cli_questions"),
     ("cli",),
 )
 """Lowest first. Rooms of one tier do not know each other."""
