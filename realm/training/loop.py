@@ -125,7 +125,8 @@ def train(
                 window.add(found.stats, extra, **times)
             else:
                 bad_steps += 1
-                report({"stage": stage, "kind": "non-finite", "step": step + 1, "queries": found.queries})
+                queries = found.queries or _suspects(batches, step, found.sizes, hooks)
+                report({"stage": stage, "kind": "non-finite", "step": step + 1, "queries": queries})
                 if bad_steps >= MAX_BAD_STEPS:
                     raise TrainingError(
                         f"{bad_steps} steps in a row up to step {step + 1} had a loss or gradient that is not finite: "
@@ -169,6 +170,8 @@ class _Step:
     weight: float = 0.0
     queries: Sequence[str] = ()
     """Of the examples that were not finite, on any rank."""
+    sizes: Sequence[int] = ()
+    """Examples of each part, where the method tells."""
 
 
 def _forward_backward(
@@ -181,6 +184,7 @@ def _forward_backward(
 ) -> _Step:
     """One step's parts, each weighted with what its loss is the mean of; the mean of each stat."""
     parts: list[dict[str, float]] = []
+    sizes: list[int] = []
     total = 0.0
     for i in range(accumulation):
         batch = batches.batch(step * accumulation + i)
@@ -194,10 +198,21 @@ def _forward_backward(
         weight = 1.0 if loss.weight is None else float(loss.weight)
         (loss.total * weight).backward()
         total += weight
+        sizes.append(0 if loss.per_example is None else len(loss.per_example))
         parts.append({name: float(value) for name, value in loss.stats.items()})
     names = {name for part in parts for name in part}
     stats = {n: sum(p[n] for p in parts if n in p) / sum(n in p for p in parts) for n in names}
-    return _Step(True, stats, total)
+    return _Step(True, stats, total, sizes=sizes)
+
+
+def _suspects(batches: Batches, step: int, sizes: Sequence[int], hooks: Hooks) -> list[str]:
+    """All queries of a step whose losses are finite and whose gradient is not: which one did it is not known."""
+    if hooks.describe is None:
+        return []
+    found: list[str] = []
+    for i, size in enumerate(sizes):
+        found += hooks.describe(batches.batch(step * len(sizes) + i), torch.ones(size, dtype=torch.bool))
+    return parallel.together(found)
 
 
 class _Window:

@@ -273,9 +273,13 @@ def test_a_gradient_that_is_not_finite_is_a_bad_step(tmp_path: Path) -> None:
             slope = (self.net.layer.bias.sum() * 0).abs().sqrt()  # 0, with an infinite slope
             return found._replace(total=found.total + slope)
 
-    run = go(tmp_path, method=Steep(Net()), num_steps=2)
+    run = go(tmp_path / "silent", method=Steep(Net()), num_steps=2)
     assert torch.equal(run.method.net.layer.weight, Net().layer.weight)
     assert [(e["kind"], e["queries"]) for e in run.events] == [("non-finite", [])] * 2
+    # Each loss is finite, so nobody knows which example it was: all are named.
+    hooks = Hooks(describe=lambda batch, bad_B: [f"row {i} of {len(batch)}" for i in bad_B.nonzero()[:, 0].tolist()])
+    run = go(tmp_path / "told", Rows(2), method=Steep(Net()), num_steps=1, hooks=hooks)
+    assert [e["queries"] for e in run.events] == [["row 0 of 2", "row 1 of 2"]]
 
 
 def test_the_last_step_is_saved_even_when_it_is_bad(tmp_path: Path) -> None:
