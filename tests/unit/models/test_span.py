@@ -118,14 +118,14 @@ def test_a_passage_that_is_cut_has_no_span_behind_the_cut(folder: Path) -> None:
         )
 
 
-def test_in_bfloat16_it_reads_nearly_the_same(reader: SpanReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_bfloat16_it_reads_nearly_the_same(reader: SpanReader) -> None:
     plain = read(reader)
-    monkeypatch.setattr(reader, "bf16", True)
-    spans = read(reader)
+    spans = read(reader.in_bfloat16())
     assert spans.logit_NS.dtype == torch.float32, "the span network keeps its precision"
     valid = plain.valid_NS
     difference = (spans.logit_NS - plain.logit_NS)[valid].abs().max() / plain.logit_NS[valid].std()
     assert 0 < difference < 0.1 and torch.equal(spans.valid_NS, valid)
+    assert torch.equal(read(reader).logit_NS, plain.logit_NS), "the reader itself stays as it was"
 
 
 def test_nothing_to_read(reader: SpanReader) -> None:
