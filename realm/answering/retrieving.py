@@ -38,7 +38,7 @@ class DenseRetrieval:
         self.tokenizer = encoder.tokenizer
         self.max_query_tokens, self.max_passage_tokens = max_query_tokens, max_passage_tokens
         self._named: tuple[list[tuple[int, int]], str] | None = None
-        self._prepared: tuple[Path, int, str] | None = None
+        self._prepared: tuple[tuple[Path, int, str], KnowledgeBase] | None = None
         self.held = HeldVectors()
 
     @property
@@ -121,11 +121,13 @@ class DenseRetrieval:
 
     def _prepared_version(self, kb: KnowledgeBase, encoder: PassageEncoder) -> KnowledgeBase:
         """The newest version, every passage of which has a vector. Looked for once: a version does not change."""
-        while self._prepared != (this := (kb.path, kb.version, encoder.fingerprint)):
+        while True:
+            this = (kb.path, kb.version, encoder.fingerprint)
+            if self._prepared is not None and self._prepared[0] == this:
+                return self._prepared[1]
             # Somebody else may write meanwhile: a version counts that was found complete and is still the newest.
             if kb.embed_missing(encoder) == 0 and kb.version == this[1]:
-                self._prepared = this
-        return kb.at(this[1])
+                self._prepared = this, kb.at(this[1])
 
 
 def _search_past(
