@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from realm import files
+from realm import __version__, files
 from realm.answering.answerer import CARD, answerer_folder
 from realm.answering.confidence import Confidence, save_confidence
 from realm.errors import DataError, UsageError
@@ -20,7 +20,7 @@ from realm.evaluation import thresholds
 from realm.evaluation.judging import Judged
 from realm.evaluation.patterns import PatternMatcher
 from realm.evaluation.retrieval import holds_answer
-from realm.evaluation.scores import answer_is_right, read_report
+from realm.evaluation.scores import REPORT, answer_is_right, read_report
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
 from realm.types import Answer, Question
@@ -69,7 +69,10 @@ def calibrate_answers(
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Fit temperature, logistic curve and threshold of abstention, and write them into the model's folder, with what
-    was judged and a page of plots beside it, in MODEL.calibration.
+    was judged and a page of plots beside it, in MODEL.calibration. What was asked before is not asked again.
+
+    A claim is the share of right answers among questions mixed as these are: give as many without an answer as you
+    expect to be asked.
 
     suite, benchmark, limit: questions the model did not learn from, as for `judge_answers`; half of them, by the hash
         of their ids, is fitted on, and the figures are of the other half.
@@ -98,7 +101,9 @@ def calibrate_answers(
     kept: list[Kept] = []
     for number, source in enumerate(sources):
         where = place if number == 0 else place / re.sub(r"\W+", "-", source.name)
-        _judge(method, snapshot, source, where, k, batch_size, reporter)
+        answered_by = _identity(folder, snapshot, source, k)
+        if not _is_judged(where, answered_by):
+            _judge(method, snapshot, source, where, k, batch_size, reporter, answered_by)
         judged = read_report(where).judged.values()
         kept += [Kept(source.name, one) for one in judged if one.masses and not one.abstained and _is_known(one)]
     kept.sort(key=lambda one: (files.fingerprint(one.one.id), one.source))  # in the fit's folds the sources are mixed
@@ -158,8 +163,29 @@ def _share(questions: list[Question], share: float) -> list[Question]:
     return [q for q in questions if int(files.fingerprint("removed", q.id), 16) % 10_000 < share * 10_000]
 
 
+def _identity(folder: Path, snapshot: Snapshot, source: Source, k: int) -> str:
+    """Of everything that decides what is answered: model, documents, passages read, questions."""
+    manifest = files.read_json(folder / files.MANIFEST)
+    model = [str(manifest.get(part)) for part in ("encoder", "reader")]
+    asked = [f"{one.id} {one.text} {one.answers} {one.gold} {one.answerable}" for one in source.questions]
+    return files.fingerprint(__version__, *model, snapshot.fingerprint, str(k), str(source.removed), *asked)
+
+
+def _is_judged(place: Path, answered_by: str) -> bool:
+    """Whether a calibration of before has asked the same of the same; it is not asked again."""
+    report = files.read_json(place / REPORT) if (place / REPORT).exists() else {}
+    return isinstance(report, dict) and report.get("answered_by") == answered_by
+
+
 def _judge(
-    method: OpenQA, snapshot: Snapshot, source: Source, out: Path, k: int, batch_size: int, reporter: Reporter
+    method: OpenQA,
+    snapshot: Snapshot,
+    source: Source,
+    out: Path,
+    k: int,
+    batch_size: int,
+    reporter: Reporter,
+    answered_by: str,
 ) -> None:
     matcher = PatternMatcher()
     originals = {question.id: question for question in source.questions}
@@ -177,7 +203,8 @@ def _judge(
     if source.removed:
         asked = [replace(question, answers=(), gold=(), answerable=False) for question in asked]
     with torch.inference_mode():
-        evaluate(answer, asked, out, suite=source.name, k=k, batch_size=batch_size, reporter=reporter)
+        facts = {"answered_by": answered_by}
+        evaluate(answer, asked, out, suite=source.name, k=k, batch_size=batch_size, facts=facts, reporter=reporter)
 
 
 def _is_known(one: Judged) -> bool:
@@ -230,6 +257,8 @@ def _figures(
         "aurc": cal.area_under_risk_coverage(claimed, right),
         "coverage": float(answered.mean()),
     }
+    if len(sources) > 1:
+        found["ece_of_suite"] = cal.expected_calibration_error(claimed[own], right[own])
     if answered.any():
         found["exact_match_answered"] = float(right[answered].mean())
     for name, kind in (("answerable", True), ("unanswerable", False)):

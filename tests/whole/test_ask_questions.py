@@ -227,6 +227,10 @@ def test_a_calibrated_model_claims_less_and_abstains(world: Path, tmp_path: Path
     assert found["after"]["ece"] <= found["before"]["ece"] + 0.02
     assert found["before"]["exact_match"] == found["after"]["exact_match"]
     assert {"abstained: passages removed", "abstained_answerable", "ece_by_chance"} <= set(found["after"])
+    judged = tmp_path / "model.calibration" / "predictions.jsonl"
+    first = judged.stat().st_mtime_ns
+    again = result(*command, "--remove-passages", "0.5", "--unanswerable", tmp_path / "none.jsonl")
+    assert again == found and judged.stat().st_mtime_ns == first, "what was asked is not asked again"
     page = Path(found["page"]).read_text(encoding="utf-8")
     assert "Reliability" in page and "Risk and coverage" in page
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
@@ -247,6 +251,7 @@ def test_a_calibrated_model_claims_less_and_abstains(world: Path, tmp_path: Path
     assert "expected one of them" in error(*command, "--accuracy", "0.5", "--coverage", "0.5")[1]
     assert "no question without an answer" in error(*command, "--unanswerable", world / "qa.jsonl")[1]
     assert "found none of" in error(*command[:-1], tmp_path / "none.jsonl")[1]
+    assert judged.stat().st_mtime_ns != first, "other questions are asked"
     half = result(*command, "--coverage", "0.5")
     assert half["threshold"] > 0 and half["after"]["coverage"] >= 0.4
     (tmp_path / "model" / "calibration.json").write_text("[]")
