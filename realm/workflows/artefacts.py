@@ -185,7 +185,11 @@ def _checkpoint(path: Path, manifest: Facts) -> Facts:
 
 def _trained_model(path: Path, manifest: Facts) -> Facts:
     damage = [] if (path / "config.json").exists() else ["config.json is missing"]
-    parts = _networks(path, ("encoder", "reader"), damage)
+    # A question answerer whose retriever is BM25 has no encoder.
+    wordy = manifest.get("format") == "realm question answerer" and "encoder" not in manifest
+    parts = _networks(path, ("reader",) if wordy else ("encoder", "reader"), damage)
+    if wordy:
+        parts = {"retriever": "BM25", **parts}
     made = (manifest.get("made_from") or {}).items()
     told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in made if value is not None)
     return {**parts, "made_from": told or None, "damaged": damage}

@@ -66,10 +66,17 @@ def as_text(result: Mapping[str, Any]) -> str:
             lines += [f"{name}, {PARTS[part]} ({rows[0]['questions']:,})", *aligned(table)]
             lines += [f"  {said}" for said in _differences(result, name, part, titles)]
             lines.append("")
-    for setting, values in result["settings_that_differ"].items():
-        lines.append(f"{setting}: " + ", ".join(f"{titles[system]} {value}" for system, value in values.items()))
+    if result["settings_that_differ"]:
+        lines += ["settings that differ", *_settings(result["settings_that_differ"], titles), ""]
     lines.append(f"EM, F1, recall in %, [intervals: {result['intervals']}]; ms: median a question")
     return "\n".join(lines) + "\n"
+
+
+def _settings(differing: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> list[str]:
+    return [
+        f"  {setting}: " + ", ".join(f"{titles[system]} {value}" for system, value in values.items())
+        for setting, values in differing.items()
+    ]
 
 
 def _differences(result: Mapping[str, Any], name: str, part: str, titles: Mapping[str, str]) -> list[str]:

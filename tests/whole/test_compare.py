@@ -91,6 +91,8 @@ def test_every_system_is_judged_on_the_same_questions(world: World, whole: dict[
     for system in ("bm25", "orqa"):
         leg = world.folder / "whole" / f"{system}-s0"
         assert result("show", leg)["kind"] == "realm fine-tuning run"
+        shown = result("show", leg / "model")
+        assert not shown.get("damaged") and ("encoder" in shown) == (system == "orqa")
         lines = (leg / "evaluations/paintings/predictions.jsonl").read_text().splitlines()
         predictions = [json.loads(line) for line in lines]
         for part, asked in (("all", predictions), ("in_kb", [p for n, p in enumerate(predictions) if n % 3])):
