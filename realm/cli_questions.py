@@ -26,7 +26,7 @@ def questions(
 ) -> None:
     """Make questions from a knowledge base's own names, dates and phrases, each with its answer and passage."""
     from realm.config import override
-    from realm.console import Terminal, finish_step_on_interrupt, table
+    from realm.console import Terminal, finish_step_on_interrupt
     from realm.settings_corpus import CorpusQuestionsConfig
     from realm.workflows.make_questions import make_questions, read_made
 
@@ -38,5 +38,6 @@ def questions(
     if as_json:
         print_json(told)
         return
-    rows = [[made["question"], made["answers"][0], made["rule"], made["title"]] for made in read_made(out, show)]
-    table(f"{told['questions']:,} questions: {out}", ["question", "answer", "rule", "of"], rows, text=(0, 1, 2, 3))
+    typer.echo(f"{told['questions']:,} questions: {out}")
+    for made in read_made(out, show):
+        typer.echo(f"  {made['question']}  {made['answers'][0]}")

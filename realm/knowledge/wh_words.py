@@ -27,6 +27,7 @@ NUMBERS = frozenset({"CARDINAL"})
 WITH_NAMES = {
     "PERSON": frozenset({"about", "after", "against", "by", "for", "from", "of", "to", "under", "with"}),
     "GPE": frozenset({"against", "by", "for", "with"}),
+    "PERCENT": frozenset(),
     "NORP": frozenset({"against", "among", "by", "from", "to", "with"}),
     "": frozenset({"about", "against", "at", "by", "during", "for", "from", "in", "into", "of", "on", "to", "with"}),
 }
@@ -82,7 +83,7 @@ def adverbial(label: str, answer: str, preposition: str, kind: str, even: bool) 
         return None
     if label == "MONEY":
         return Asking(f"{preposition} how much")
-    if label == "PERCENT":
+    if label == "PERCENT" and preposition in ("at", "by", "for", "to"):
         return Asking(f"{preposition} what percentage")
     if label in PLACES and not kind:
         if preposition in ("in", "at", "near", "within", "inside"):

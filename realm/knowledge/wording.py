@@ -115,6 +115,8 @@ def _say(word: Word, topic: Topic, named: bool, titled: bool, meant: bool) -> tu
 def _lowered(sentence: Sentence, place: int, text: str) -> str:
     """The first word of the sentence, written as it would be inside one; names keep their capital."""
     word = sentence.words[place]
+    if word.tag == "EX":
+        return text.lower()
     name = word.tag[:3] == "NNP" or any(start <= word.start < end for start, end, _ in sentence.spans)
     if place or name or (len(text) > 1 and text.isupper()):
         return text
