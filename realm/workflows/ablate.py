@@ -212,22 +212,22 @@ def _result(
                 for name, seeds in done.items()
             }
             for part in ("all", PART) if test.in_kb else ("all",):
+                draws = next(iter(found.values())).bootstrap(part)
                 size = len(test.questions) if part == "all" else len(test.in_kb or ())
                 about = {"set": test.name, "part": part, "questions": size, "figure": figure}
                 for name, reports in found.items():
                     row = ROWS[name]
                     published = (row.exact_match if figure == "exact_match" else row.recall) / 100
-                    interval = reports.interval(figure, part)
+                    interval = draws.interval(reports.values(figure, part))
                     if interval is not None:
                         mean, low, high = interval
-                        each = [report.report["figures"][part].get(figure) for report in reports.reports]
-                        measured = {"mean": mean, "low": low, "high": high, "by_seed": each}
+                        measured = {"mean": mean, "low": low, "high": high, "by_seed": reports.by_seed(figure, part)}
                         figures.append({**about, "row": name, "published": published, **measured})
                     if "realm" in found and name != "realm" and done[name] == done["realm"]:
-                        gain = difference(found["realm"], reports, figure, part)
+                        gain = difference(found["realm"], reports, figure, part, draws)
                         if gain is not None:
-                            differences.append({**about, "row": name, "minus": "realm", **gain._asdict(),
-                                                "clear": gain.clear})  # fmt: skip
+                            said = {**about, "row": name, "minus": "realm", **gain._asdict(), "clear": gain.clear}
+                            differences.append(said)
     return {
         "format": FORMAT,
         "format_version": 1,

@@ -98,6 +98,7 @@ def compare_systems(
             "systems": {n: {"title": find_system(n, runs).title, "seeds": list(found)} for n, found in done.items()},
             **_figures(Path(out), done, sets),
             "settings_that_differ": _differing({n: next(iter(found.values())) for n, found in done.items()}),
+            "judging": {"k": how.k, "depth": how.depth, "batch_size": how.batch_size},
             "configuration": to_json(config),
             "intervals": "95%, bootstrap over seeds and over groups of questions that share a gold passage",
         }
@@ -144,22 +145,22 @@ def _figures(out: Path, done: Mapping[str, Mapping[int, Leg]], sets: Sequence[Te
             for name, seeds in done.items()
         }
         for part in ("all", PART) if test.in_kb else ("all",):
+            draws = next(iter(found.values())).bootstrap(part)
             size = len(test.questions) if part == "all" else len(test.in_kb or ())
             about = {"set": test.name, "part": part, "questions": size}
             for name, reports in found.items():
                 for figure in FIGURES:
-                    interval = reports.interval(figure, part)
+                    interval = draws.interval(reports.values(figure, part))
                     if interval is not None:
                         mean, low, high = interval
-                        each = [r.report["figures"][part].get(figure) for r in reports.reports]
                         row = {**about, "system": name, "figure": figure, "mean": mean, "low": low, "high": high}
-                        figures.append({**row, "by_seed": each})
+                        figures.append({**row, "by_seed": reports.by_seed(figure, part)})
                 latency = reports.latency()
                 if part == "all" and latency is not None:
                     figures.append({**about, "system": name, "figure": "latency_p50_ms", "mean": latency})
             for (one, before), (other, after) in combinations(found.items(), 2):
                 for figure in COMPARED:
-                    gain = difference(before, after, figure, part)
+                    gain = difference(before, after, figure, part, draws)
                     if gain is not None:
                         row = {**about, "system": other, "minus": one, "figure": figure, **gain._asdict()}
                         differences.append({**row, "clear": gain.clear})

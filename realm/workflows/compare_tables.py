@@ -68,7 +68,9 @@ def as_text(result: Mapping[str, Any]) -> str:
             lines.append("")
     if result["settings_that_differ"]:
         lines += ["settings that differ", *_settings(result["settings_that_differ"], titles), ""]
-    lines.append(f"EM, F1, recall in %, [intervals: {result['intervals']}]; ms: median a question")
+    together = result["judging"]["batch_size"]
+    lines.append(f"EM, F1, R@k (an answer stands in one of k passages) in %, [{result['intervals']}]")
+    lines.append(f"* the interval leaves out 0; ms: median a question, {together} asked together")
     return "\n".join(lines) + "\n"
 
 

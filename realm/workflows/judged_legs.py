@@ -16,9 +16,9 @@ import numpy as np
 
 from realm import files
 from realm.errors import DataError, UsageError
-from realm.evaluation.retrieval import Interval
+from realm.evaluation.retrieval import FloatArray, Interval
 from realm.evaluation.scores import PER_QUESTION, REPORT, Results, read_report
-from realm.evaluation.seeds import seed_interval
+from realm.evaluation.seeds import Bootstrap
 from realm.knowledge.questions import read_flag, read_questions
 from realm.types import Question
 from realm.workflows.evaluate import FLAG, evaluate
@@ -131,18 +131,22 @@ class Figures:
         first = self.reports[0]
         return sorted(first.judged) if name == "all" else list(first.report["parts"].get(name, ()))
 
-    def values(self, figure: str, ids: Sequence[str]) -> tuple[np.ndarray, list[str], list[str]] | None:
-        """(Float[S, P], ids, groups) over the questions for which the figure is defined; None where it is for none."""
-        value_of = PER_QUESTION[figure]
-        kept = [i for i in ids if all(value_of(report.judged[i]) is not None for report in self.reports)]
-        if not kept:
-            return None
-        value_SP = np.array([[value_of(report.judged[i]) for i in kept] for report in self.reports], float)
-        return value_SP, kept, [self.reports[0].judged[i].group for i in kept]
+    def bootstrap(self, part: str) -> Bootstrap:
+        """Draws of the questions of a part, for all figures of all rows of a table."""
+        judged = self.reports[0].judged
+        return Bootstrap([judged[i].group for i in self.part(part)])
 
-    def interval(self, figure: str, part: str) -> Interval | None:
-        found = self.values(figure, self.part(part))
-        return None if found is None else seed_interval(found[0], found[2])
+    def values(self, figure: str, part: str) -> FloatArray:
+        """Float[S, P]; NaN where the figure is not defined for a question in every seed."""
+        value_of = PER_QUESTION[figure]
+        found = [[value_of(report.judged[i]) for i in self.part(part)] for report in self.reports]
+        value_SP = np.array(found, float)  # None becomes NaN
+        value_SP[:, np.isnan(value_SP).any(0)] = np.nan
+        return value_SP
+
+    def by_seed(self, figure: str, part: str) -> list[float]:
+        """The mean of each seed."""
+        return [float(value) for value in np.nanmean(self.values(figure, part), axis=1)]
 
     def latency(self) -> float | None:
         """Median milliseconds a question, mean over seeds."""
@@ -151,12 +155,10 @@ class Figures:
         return sum(known) / len(known) if known else None
 
 
-def difference(before: Figures, after: Figures, figure: str, part: str) -> Interval | None:
-    """after - before on the same questions, seed by seed; one without seeds stands against each seed of the other."""
-    one, other = (found.values(figure, found.part(part)) for found in (before, after))
-    if one is None or other is None or one[1] != other[1]:
+def difference(before: Figures, after: Figures, figure: str, part: str, draws: Bootstrap) -> Interval | None:
+    """after - before on the same questions, seed by seed; one with a single seed stands against each of the other's.
+    None where it is not known, or the seeds don't pair."""
+    x_SP, y_SP = before.values(figure, part), after.values(figure, part)
+    if 1 not in (len(x_SP), len(y_SP)) and len(x_SP) != len(y_SP):
         return None
-    count = max(len(one[0]), len(other[0]))
-    x_SP, y_SP = (np.broadcast_to(values, (count, values.shape[1])) if len(values) == 1 else values
-                  for values in (one[0], other[0]))  # fmt: skip
-    return seed_interval(y_SP - x_SP, one[2]) if len(x_SP) == len(y_SP) else None
+    return draws.interval(y_SP - x_SP)
