@@ -11,13 +11,15 @@ __version__ = "0.3.0"
 
 if TYPE_CHECKING:
     from realm.answering.ask import Realm
+    from realm.answering.conflicts import ConflictRule
     from realm.answering.questions import QuestionAnswering
     from realm.errors import RealmError
     from realm.knowledge.base import KnowledgeBase
-    from realm.types import Answer, Document, Evidence, Hits, Passage
+    from realm.types import Answer, Document, Evidence, Hits, Passage, Side
 
 _HOME = {
     "Answer": "realm.types",
+    "ConflictRule": "realm.answering.conflicts",
     "Document": "realm.types",
     "Evidence": "realm.types",
     "Hits": "realm.types",
@@ -26,10 +28,12 @@ _HOME = {
     "QuestionAnswering": "realm.answering.questions",
     "Realm": "realm.answering.ask",
     "RealmError": "realm.errors",
+    "Side": "realm.types",
 }
 
 __all__ = [
     "Answer",
+    "ConflictRule",
     "Document",
     "Evidence",
     "Hits",
@@ -38,6 +42,7 @@ __all__ = [
     "QuestionAnswering",
     "Realm",
     "RealmError",
+    "Side",
     "__version__",
 ]
 

@@ -14,6 +14,7 @@ import torch
 from toy_realm import log_sum_exp, networks
 
 from realm.answering.ask import Realm
+from realm.answering.conflicts import ConflictRule
 from realm.answering.tokens import cloze_tokens, passage_tokens
 from realm.config import DataConfig, PretrainConfig, ReaderConfig
 from realm.errors import ArtefactError, UsageError
@@ -69,6 +70,38 @@ def test_priors_and_posteriors_sum_to_one(model: Realm, kb: KnowledgeBase) -> No
     confidences = [answer.confidence, *(confidence for _, confidence in answer.alternatives)]
     assert confidences == sorted(confidences, reverse=True)
     assert 0 < sum(confidences) <= 1 + 1e-6
+
+
+def test_many_questions_have_the_answers_they_have_alone(model: Realm, kb: KnowledgeBase) -> None:
+    texts = [QUESTION, "Radium was discovered by [MASK].", "It flows through ____."]
+    for aggregate in (None, "best-span"):
+        together = list(model.ask_many(texts, kb, k=6, aggregate=aggregate, batch=2))
+        for text, answer in zip(texts, together, strict=True):
+            alone = model.ask(text, kb, k=6, aggregate=aggregate)
+            assert (answer.question, answer.text) == (text, alone.text)
+            assert answer.confidence == pytest.approx(alone.confidence, abs=1e-5)
+            assert answer.null_prior == pytest.approx(alone.null_prior, abs=1e-5)
+    asked = model.ask_many([QUESTION, "no blank"], kb)
+    with pytest.raises(UsageError, match="blank"):
+        next(asked)
+    with pytest.raises(UsageError, match="aggregate='mean'"):
+        model.ask_many([QUESTION], kb, aggregate="mean")
+
+
+def test_passages_with_different_names_are_sides(model: Realm, kb: KnowledgeBase) -> None:
+    every = ConflictRule(ratio=1e-9, least=0.0)
+    for aggregate in ("marginal", "best-span"):
+        answer = model.ask("Paris was loved by [MASK].", kb, k=6, aggregate=aggregate, conflicts=every)
+        assert len(answer.conflicts) > 1
+        (given,) = [side for side in answer.conflicts if side.preferred]
+        assert given.text == answer.text
+        backing = [e.passage.id for side in answer.conflicts for e in side.evidence]
+        assert len(backing) == len(set(backing)), "a passage is on one side"
+        for side in answer.conflicts:
+            assert sum(e.posterior for e in side.evidence) == pytest.approx(1)
+            said = {pieces_of(model, e.passage.text[slice(*e.span)])[0] for e in side.evidence if e.span}
+            assert pieces_of(model, side.text)[0] in said
+        assert model.ask("Paris was loved by [MASK].", kb, k=6).text
 
 
 def test_fewer_shown_are_not_fewer_read(model: Realm, kb: KnowledgeBase) -> None:

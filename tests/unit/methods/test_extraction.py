@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm.evaluation.answers import normalize_orqa
-from realm.methods.extraction import extract
+from realm.methods.extraction import extract, signals_of
 
 TEXTS = ("The Han, and the  Danube", "han !")
 OFFSETS = [np.array([m.span() for m in re.finditer(r"\w+|[^\w\s]", text)]) for text in TEXTS]
@@ -74,3 +74,17 @@ def test_answers_stand_in_the_text(text: str, seed: int, aggregate: str) -> None
     keys = [normalize_orqa(answer.text) for answer in answers]
     assert len(set(keys)) == len(keys)
     assert sum(math.exp(answer.log_prob) for answer in answers) <= 1 + 1e-5
+
+
+def test_signals_see_what_the_softmax_hides() -> None:
+    """All spans a hundred times less likely is the same p(y|x), and another support."""
+    span_KS, valid_KS = torch.tensor([[1.0, 2.0], [0.5, 9.0]]), torch.tensor([[True, True], [True, False]])
+    score_K = torch.tensor([0.3, 0.3])
+    found = signals_of(score_K, span_KS, valid_KS)
+    weights = [math.exp(1.3), math.exp(2.3), math.exp(0.8)]
+    assert found["support"] == pytest.approx(math.log(sum(weights)))
+    assert found["prior_entropy"] == pytest.approx(math.log(2))
+    assert signals_of(score_K, span_KS - 5, valid_KS)["support"] == pytest.approx(found["support"] - 5)
+    missing = signals_of(torch.tensor([0.3, -math.inf]), span_KS, valid_KS & torch.tensor([[True], [False]]))
+    assert missing["prior_entropy"] == pytest.approx(0.0)
+    assert signals_of(score_K, span_KS, valid_KS & False) == {}

@@ -254,6 +254,27 @@ def test_one_answer_at_a_time_or_many(frozen: OpenQA) -> None:
     assert [a.text for a in frozen.answer(texts, 3, batch=1)] == [a.text for a in together]
 
 
+def test_what_is_passed_over_is_as_if_it_were_not_there(frozen: OpenQA) -> None:
+    texts = [question.text for question in ASKED]
+    whole = frozen.answer(texts, len(frozen.corpus))
+    out = [answer.evidence[0].passage.id for answer in whole]
+
+    def is_out(number: int, row: int) -> bool:
+        return frozen.corpus.passage(row).id == out[number]
+
+    for batch in (1, 3):  # a question's number is that of the whole list
+        without = frozen.answer(texts, len(frozen.corpus), batch=batch, without=is_out)
+        for full, answer, name in zip(whole, without, out, strict=True):
+            read = {e.passage.id: e for e in answer.evidence}
+            assert set(read) == {e.passage.id for e in full.evidence} - {name}
+            kept = sum(e.prior for e in full.evidence if e.passage.id != name)
+            for e in full.evidence:
+                if e.passage.id != name:
+                    assert read[e.passage.id].prior == pytest.approx(e.prior / kept, rel=1e-4)
+            assert answer.signals["support"] < full.signals["support"]
+    assert frozen.answer(texts[:1], 5, without=lambda number, row: True)[0].abstained
+
+
 def test_the_question_decides(frozen: OpenQA) -> None:
     scores = {round(answer.evidence[0].score, 4) for answer in frozen.answer([q.text for q in ASKED], 2)}
     assert len(scores) > 1
