@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from realm.evaluation.plot import ticks
+
 ROW, HEAD, FOOT, GAP = 22, 26, 24, 14
-LABELS, FIELD, FIGURES = 190, 330, 120
+LABELS, FIELD, FIGURES = 240, 330, 110
 COLOUR, REFERENCE, QUIET = "#0b6e99", "#c2571a", "#9a9a9a"
 
 
@@ -64,20 +66,18 @@ def _panel(panel: Panel, top: float) -> tuple[list[str], float]:
         for value in (dot.mean, dot.low, dot.high, dot.reference, *dot.seeds)
         if value is not None
     ]
-    low, high = min(known), max(known)
-    room = 0.06 * (high - low) or 1.0
-    low, high = low - room, high + room
+    marks = ticks(min(known), max(known), 4)
+    low, high = marks[0], marks[-1]
     bottom = top + HEAD + ROW * len(panel.dots)
 
     def x_at(value: float) -> float:
         return round(LABELS + (panel.scale * value - low) / (high - low) * FIELD, 1)
 
     parts = [_text(8, top + 14, panel.title, weight="bold")]
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x = round(LABELS + share * FIELD, 1)
+    for mark in marks:
+        x = x_at(mark / panel.scale)
         parts.append(f'<line x1="{x:g}" x2="{x:g}" y1="{top + HEAD - 6:g}" y2="{bottom:g}" stroke="#e4e4e4"/>')
-        tick = panel.form.format(low + share * (high - low))
-        parts.append(_text(x, bottom + 14, tick, anchor="middle", colour="#666666", size=10))
+        parts.append(_text(x, bottom + 14, f"{mark:g}", anchor="middle", colour="#666666", size=10))
     for number, dot in enumerate(panel.dots):
         y = top + HEAD + ROW * number + ROW / 2
         parts.append(_text(LABELS - 10, y + 4, dot.label, anchor="end"))

@@ -109,7 +109,7 @@ def draw(curve: Curve) -> Plot:
     figures = [y for _, points in kept for _, y in points]
     marks = [(label, y) for label, y in curve.baselines if math.isfinite(y)]
     x_low, x_high = min(steps), max(steps)
-    y_ticks = _ticks(min(figures + [y for _, y in marks]), max(figures + [y for _, y in marks]), 4)
+    y_ticks = ticks(min(figures + [y for _, y in marks]), max(figures + [y for _, y in marks]), 4)
     y_low, y_high = y_ticks[0], y_ticks[-1]
 
     def x_at(x: float) -> float:
@@ -133,7 +133,7 @@ def draw(curve: Curve) -> Plot:
         curve.meaning,
         lines,
         [Tick(y_at(y), f"{label} {curve.form.format(y)}") for label, y in marks],
-        [Tick(x_at(x), f"{x:,.0f}") for x in _ticks(x_low, x_high, 4) if x_low <= x <= x_high],
+        [Tick(x_at(x), f"{x:,.0f}") for x in ticks(x_low, x_high, 4) if x_low <= x <= x_high],
         [Tick(y_at(y), curve.form.format(y)) for y in y_ticks],
         _moments(kept, curve.form, x_at, y_at, curve.axis),
         averaged,
@@ -178,7 +178,7 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [*means, points[-1]]
 
 
-def _ticks(low: float, high: float, about: int) -> list[float]:
+def ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers that enclose low to high, some `about` of them; two at least, also when low == high."""
     if high - low <= max(1e-9, 1e-12 * max(abs(low), abs(high))):
         spread = abs(high) * 0.1 if abs(high) > 1e-6 else 1.0

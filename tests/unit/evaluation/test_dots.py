@@ -34,4 +34,4 @@ def test_a_larger_figure_stands_further_right_and_the_interval_around_it() -> No
 
 def test_equal_figures_are_drawn_too() -> None:
     (x,) = set(circles(draw_dots([Panel(title="p", dots=[Dot(label="a", mean=0.0)] * 2)], title="t"), "#0b6e99"))
-    assert x == 190 + 330 / 2
+    assert x == 240 + 330 / 2
