@@ -198,9 +198,10 @@ def _print_conflicts(out: Console, answer: Answer) -> None:
         return
     from realm.answering.conflicts import told
 
+    mark = "  (the likeliest)" if answer.abstained else "  (the answer given)"
     out.print(f"  [yellow]{escape(told(answer.conflicts))}[/]")
     for side in answer.conflicts:
-        out.print(f"    [bold]{escape(side.text)}[/] {side.mass:.0%}{'  (the answer given)' if side.preferred else ''}")
+        out.print(f"    [bold]{escape(side.text)}[/] {side.mass:.0%}{mark if side.preferred else ''}")
         for evidence in side.evidence:
             out.print(f"      {_source(evidence)}\n        {_marked(evidence.passage.text, evidence.span)}")
 
