@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from realm.knowledge.cloze_questions import drafts
-from realm.knowledge.parsing import Sentence
+from realm.knowledge.parsing import Sentence, language_of
 from realm.knowledge.phrases import noun_phrases
 from realm.knowledge.taggers import Span
 from realm.knowledge.wh_words import ASKED
@@ -20,7 +20,6 @@ from realm.knowledge.wording import Topic, fault, word_question
 
 IN_PLACE = "in place"
 
-_HANGUL, _KANA, _HAN = re.compile("[가-힣]"), re.compile("[ぁ-ヿ]"), re.compile("[一-鿿]")
 _WORDS = {
     "ko": {"who": "누구", "when": "언제", "where": "어디", "group": "어느 기관", "what": "무엇"},
     "ja": {"who": "誰", "when": "いつ", "where": "どこ", "group": "どの組織", "what": "何"},
@@ -34,6 +33,7 @@ _KINDS = {
     "group": {"ORG", "OG"},
 }
 """Labels of OntoNotes, of WikiNER and of KLUE; any other is asked for by "what"."""
+_BESIDE = tuple('()（）[]-~〜～–—/"')
 _UNASKED = frozenset({"CARDINAL", "ORDINAL", "QUANTITY", "PERCENT", "MONEY", "QT", "NUM"})
 """In place, a wh-word for a number would need its counter."""
 
@@ -153,14 +153,15 @@ def _fault(made: Made, title: str, limits: Limits, english: bool) -> str | None:
     if made.answer in made.question:
         return "tells"
     # Three characters of these scripts say about as much as a word.
-    words = len(made.question) / (3 if _HAN.search(made.question) or _KANA.search(made.question) else 4)
+    words = len(made.question) / (3 if language_of(made.question) in ("ja", "zh") else 4)
     return "short" if words < limits.min_words else "long" if words > 2 * limits.max_words else None
 
 
 def in_place(text: str, sentence: Sentence, span: Span) -> str | None:
-    """The sentence with a wh-word where the answer stood; None for a number, which would need its counter."""
+    """The sentence with a wh-word where the answer stood; None for a number, which would need its counter, and for
+    what stands in brackets or in a range of dates."""
     start, end, label = span
-    if label in _UNASKED:
+    if label in _UNASKED or text[max(0, start - 1) : start] in _BESIDE or text[end : end + 1] in _BESIDE:
         return None
     kind = next((kind for kind, labels in _KINDS.items() if label in labels), "what")
     before, after = text[sentence.start : start], text[end : sentence.end]
@@ -170,12 +171,3 @@ def in_place(text: str, sentence: Sentence, span: Span) -> str | None:
         after = re.sub({"ko": r"^에(?=\s)", "ja": "^に"}.get(language, "(?!)"), "", after)
     whole = f"{before}{word}{after}".strip().rstrip(".!?。．！？…")
     return f"{whole[:1].upper()}{whole[1:]}{'？' if language in ('ja', 'zh') else '?'}"
-
-
-def language_of(text: str) -> str:
-    """ "ko", "ja" or "zh" by the script of a text; empty for all others."""
-    counts = {"ko": len(_HANGUL.findall(text)), "ja": len(_KANA.findall(text)), "zh": len(_HAN.findall(text))}
-    if counts["ja"] * 10 > counts["zh"] and counts["ja"]:
-        counts["ja"] += counts["zh"]
-    best = max(counts, key=lambda name: counts[name])
-    return best if counts[best] * 5 > len(text) else ""

@@ -17,6 +17,7 @@ from realm.knowledge.taggers import MAX_CHARACTERS, PATTERN, Span, Tagger, find_
 ENGLISH_RELATIONS = frozenset({"nsubj", "nsubjpass", "dobj", "pobj", "prep", "auxpass", "attr"})
 """Relations of the scheme that spaCy's English parsers have; other languages' follow Universal Dependencies."""
 BATCH = 32
+_HANGUL, _KANA, _HAN = re.compile("[가-힣]"), re.compile("[ぁ-ヿ]"), re.compile("[一-鿿]")
 
 
 class Word(NamedTuple):
@@ -111,7 +112,7 @@ def _without_words(tagger: Tagger, texts: Sequence[str]) -> Iterator[list[Senten
 def _split(text: str, spans: Sequence[Span]) -> list[Sentence]:
     return [
         Sentence(start, end, (), tuple(span for span in spans if start <= span[0] and span[1] <= end))
-        for start, end in sentence_spans(text)
+        for start, end in sentence_spans(text, language_of(text) or None)
     ]
 
 
@@ -125,3 +126,12 @@ def _from_doc(doc: Any, spans: Sequence[Span]) -> list[Sentence]:
         start, end = sent.start_char, sent.end_char
         found.append(Sentence(start, end, words, tuple(s for s in spans if start <= s[0] and s[1] <= end)))
     return found
+
+
+def language_of(text: str) -> str:
+    """ "ko", "ja" or "zh" by the script of a text; empty for all others."""
+    counts = {"ko": len(_HANGUL.findall(text)), "ja": len(_KANA.findall(text)), "zh": len(_HAN.findall(text))}
+    if counts["ja"] * 10 > counts["zh"] and counts["ja"]:
+        counts["ja"] += counts["zh"]
+    best = max(counts, key=lambda name: counts[name])
+    return best if counts[best] * 5 > len(text) else ""

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm.knowledge.asking import Limits, Made, ask_passage, in_place, language_of
+from realm.knowledge.asking import Limits, Made, ask_passage, in_place
 from realm.knowledge.clauses import Tree, clause_of
-from realm.knowledge.parsing import Sentence, Word, load_parser
+from realm.knowledge.parsing import Sentence, Word, language_of, load_parser
 from realm.knowledge.phrases import noun_phrases
 from realm.knowledge.taggers import find_tagger
 from realm.knowledge.wording import Topic, fault
@@ -252,6 +252,12 @@ def test_the_wh_word_stands_in_the_answers_place(text: str, name: str, label: st
     start = text.index(name)
     span = (start, start + len(name), label)
     assert in_place(text, Sentence(0, len(text), (), (span,)), span) == question
+
+
+def test_what_stands_in_brackets_is_not_asked_for_in_place() -> None:
+    text = "다자이 오사무(1909년 ~ 1948년)는 일본의 소설가이다."
+    span = (text.index("1909"), text.index("1909") + 5, "DATE")
+    assert in_place(text, Sentence(0, len(text), (), (span,)), span) is None
 
 
 def test_the_script_tells_the_language() -> None:
