@@ -190,6 +190,12 @@ def test_a_run_from_elsewhere_is_judged_as_it_is(world: World, whole: dict[str, 
     found = result(*world.flags("taken", "orqa", run=f"words={leg}"), *SETTINGS, "qa.num_early=7")
     assert found["settings_that_differ"]["qa.num_early"] == {"orqa": 7, "words": 6}
     assert set(found["settings_that_differ"]) == {"qa.num_early", "qa.retriever"}
+    other = world.folder / "other-kb"
+    documents = qa_world.write_documents(world.folder / "more.jsonl").read_text().splitlines()[:40]
+    (world.folder / "more.jsonl").write_text("\n".join(documents) + "\n")
+    ingest_sources([str(world.folder / "more.jsonl")], other, tokenizer=str(world.model))
+    done = realm(*world.flags("taken2", "closed-book", run=f"words={leg}", kb=other), *SETTINGS)
+    assert done.code == 1 and "compare what stands on one knowledge base" in done.err.splitlines()[-1]
     done = realm(*world.flags("taken", "closed-book", run=f"words={world.folder}"), *SETTINGS)
     assert done.code == 1 and "run.json" in done.err.splitlines()[-1]
 

@@ -80,6 +80,16 @@ def test_excluded_and_filtered_rows(bm25: Bm25) -> None:
     assert bm25(queries, 2, allowed=allowed).rows.tolist() == [[0, NO_ROW]] * 2
 
 
+def test_the_scores_of_given_rows_are_those_of_the_search(bm25: Bm25) -> None:
+    queries = ["who painted GUERNICA?", "", "face"]
+    hits = bm25(queries, 3)
+    score_BE = bm25.score(queries, hits.rows)
+    torch.testing.assert_close(score_BE, hits.scores)
+    assert bm25.score(queries[:1], torch.tensor([[5, NO_ROW]])).tolist() == [[0.0, -torch.inf]]
+    with pytest.raises(UsageError, match=r"expected \[3, rows\]"):
+        bm25.score(queries, hits.rows[:2])
+
+
 def test_equal_scores_give_the_lower_row_first() -> None:
     hits = Bm25.build([("", "same words")] * 200)(["words"], 5)
     assert hits.rows.tolist() == [[0, 1, 2, 3, 4]]
