@@ -101,6 +101,7 @@ def edit_test(
         facts = Facts(questions, asker, scratch, journal, tagger=tagger, seed=seed, only=only)
         plans = facts.plan(edits, reporter)
         if not plans:
+            shutil.rmtree(out / WORK)
             raise DataError(
                 f"no question of {qa} gave a fact to edit ({_told(facts.skipped)}): expected questions whose answers "
                 "stand in passages that the model finds; give others, or a larger --k"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import qa_world
+from qa_world import SETTINGS
 from story import error, realm, result
 
 from realm.answering.answerer import open_answerer
@@ -23,40 +24,6 @@ from realm.config import override
 from realm.recipes.finetuning import small
 from realm.workflows.finetune import finetune
 from realm.workflows.ingest import ingest_sources
-
-SETTINGS = {
-    "encoder.layers": "0",
-    "encoder.pooling": "weighted-mean",
-    "encoder.frequency_a": "1000",
-    "encoder.dim": "none",
-    "encoder.normalize": "l2",
-    "encoder.temperature": "0.1",
-    "encoder.dropout": "0",
-    "encoder.backbone_dropout": "0",
-    "reader.layers": "none",
-    "reader.span_size": "32",
-    "reader.max_width": "3",
-    "reader.max_tokens": "96",
-    "encoder.freeze_word_embeddings": "true",
-    "reader.freeze_word_embeddings": "true",
-    "questions.max_passage_tokens": "40",
-    "qa.steps": "120",
-    "qa.batch_size": "16",
-    "qa.num_passages": "2",
-    "qa.num_early": "20",
-    "qa.learning_rate": "0.001",
-    "qa.token_weight_learning_rate": "0.05",
-    "qa.reader_learning_rate": "0.003",
-    "qa.head_learning_rate": "0.003",
-    "dev.size": "60",
-    "dev.num_passages": "2",
-    "optim.warmup": "10",
-    "loop.checkpoint_every": "40",
-    "loop.log_every": "10",
-    "loop.threads": "1",
-    "loop.device": "cpu",
-    "loop.tensorboard": "false",
-}
 
 
 class World(NamedTuple):
