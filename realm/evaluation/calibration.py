@@ -141,33 +141,34 @@ def fit_logistic(
 def fit_best(
     masses: Sequence[Sequence[float]], right: Sequence[bool], signals: Signals, folds: int = 5
 ) -> tuple[Calibration, dict[str, float]]:
-    """The curve with as many of `SIGNALS`, in their order, as foretell best on questions it was not fitted on.
+    """Of a temperature alone, and curves over the share of the best answer and as many of `SIGNALS`, in their order,
+    that which foretells best on questions it was not fitted on.
 
     (fitted on all; the log loss of each choice over `folds` parts, each judged by a fit on the others). A signal that
-    some question lacks is no choice, nor any behind it; among equals the fewest.
+    some question lacks is no choice, nor any behind it; of nearly equal ones the simplest.
     """
     right_P = _right(right, len(masses))
     there = [name for name in SIGNALS if all(np.isfinite(one.get(name, np.nan)) for one in signals)]
-    choices = [tuple(SIGNALS[:count]) for count in range(len(SIGNALS) + 1) if set(SIGNALS[:count]) <= set(there)]
-    part_P = np.arange(len(masses)) % folds
-    losses = {}
-    for names in choices:
-        total = 0.0
+    counts = [count for count in range(len(SIGNALS) + 1) if set(SIGNALS[:count]) <= set(there)]
+    choices: dict[str, tuple[str, ...] | None] = {"temperature": None}
+    choices |= {" + ".join(("share", *SIGNALS[:count])): tuple(SIGNALS[:count]) for count in counts}
+    part_P, losses = np.arange(len(masses)) % folds, dict[str, float]()
+    for choice, names in choices.items():
+        losses[choice] = 0.0
         for part in range(folds):
             inside, outside = np.nonzero(part_P != part)[0], np.nonzero(part_P == part)[0]
             if not len(inside) or not len(outside):
                 continue
             curve = _fitted(_at(masses, inside), right_P[inside], _at(signals, inside), names)
             claimed = curve(_at(masses, outside), _at(signals, outside))
-            total += _log_loss(claimed, right_P[outside]) * len(outside) / len(masses)
-        losses[" + ".join(("share", *names))] = total
-    best = min(range(len(choices)), key=lambda at: list(losses.values())[at] + 1e-4 * at)
+            losses[choice] += _log_loss(claimed, right_P[outside]) * len(outside) / len(masses)
+    best = min(choices, key=lambda choice: losses[choice] + 1e-4 * list(choices).index(choice))
     return _fitted(masses, right_P, signals, choices[best]), losses
 
 
-def _fitted(masses: Any, right_P: FloatArray, signals: Signals, names: Sequence[str]) -> Calibration:
+def _fitted(masses: Any, right_P: FloatArray, signals: Signals, names: Sequence[str] | None) -> Calibration:
     right = [bool(value) for value in right_P]
-    return fit_logistic(masses, right, fit_temperature(masses, right).temperature, signals, names)
+    return fit_temperature(masses, right) if names is None else fit_logistic(masses, right, 1.0, signals, names)
 
 
 def _at(values: Sequence[Any], index: Any) -> list[Any]:

@@ -82,10 +82,12 @@ def test_a_signal_that_helps_is_weighed_and_one_that_does_not_is_left() -> None:
     assert area_under_risk_coverage(curve(others, told), judged) < area_under_risk_coverage(plain(others), judged) - 0.1
     assert expected_calibration_error(curve(others, told), judged) < 0.06
     assert Calibration.from_json(curve.to_json()) == curve
+    softened, _ = fit_best(*overconfident(), [{} for _ in range(600)])
+    assert softened.temperature > 2 and softened.slope == 1
     useless, _ = fit_best(*signalled(weight=0.0))
     assert not useless.weights
     alone, losses = fit_best(masses, right, [{} for _ in masses])  # answers of before had no signals
-    assert not alone.weights and list(losses) == ["share"]
+    assert not alone.weights and list(losses) == ["temperature", "share"]
     with pytest.raises(UsageError, match="without the signal 'support'"):
         curve(others)
     with pytest.raises(UsageError, match="without the signal"):
