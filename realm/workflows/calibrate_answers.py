@@ -68,9 +68,9 @@ def calibrate_answers(
     batch_size: int = 16,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Fit a temperature or a logistic curve, and a threshold of abstention, and write them into the model's folder; what
-    was judged and a page of plots go beside it, into MODEL.calibration. What was asked before is not asked again.
+    """Fit a temperature or a logistic curve, and a threshold of abstention, and write them into the model's folder.
 
+    What was judged and a page of plots go beside it, into MODEL.calibration. What was asked before is not asked again.
     A claim is the share of right answers among questions mixed as these are: give as many without an answer as you
     expect to be asked.
 
