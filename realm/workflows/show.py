@@ -19,7 +19,7 @@ from realm.training.metrics import read_metrics
 from realm.workflows.artefacts import DESCRIBERS, Facts, network, packed_model, read_object, rounded, size_text
 from realm.workflows.run import FINETUNING, Run
 from realm.workflows.run import FORMAT as RUN
-from realm.workflows.show_finetune import fine_tuning
+from realm.workflows.show_finetune import fine_tuning, tables
 
 EXPECTED = (
     "a knowledge base, snapshot, spans, run, checkpoint, model, index, encoder, reader, BM25 postings, probe or "
@@ -67,6 +67,8 @@ def describe(path: Path) -> Facts:
             ) from error
     if (path / "report.json").exists():
         return _file(path / "report.json")
+    if found := tables(path):
+        return _facts(str(found.pop("kind")), path, found)
     if (path / "plan.json").exists():
         return _unfinished_index(path)
     if (path / "config.json").exists() and "model_type" in read_object(path / "config.json"):

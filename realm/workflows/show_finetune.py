@@ -1,4 +1,4 @@
-"""What a fine-tuning run is, for `realm show`."""
+"""What a fine-tuning run is, and what a table of them, for `realm show`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,26 @@ SHOWN_SETTINGS = (
     *("qa.labelled", "qa.documents", "questions.match"),
 )
 """What tells one run from another at a glance; config.json holds all."""
+
+
+TABLES = ("comparison.json", "ablation.json")
+"""What `realm compare` and `realm ablate` leave behind."""
+
+
+def tables(path: Path) -> Facts:
+    """Of the folder of a comparison or an ablation, as JSON values; empty of another folder."""
+    place = next((path / name for name in TABLES if (path / name).exists()), None)
+    if place is None:
+        return {}
+    found = read_object(place)
+    legs = found.get("systems") or found.get("rows") or {}
+    return {
+        "kind": found.get("format"),
+        "rows": [f"{about['title']} (seeds {', '.join(map(str, about['seeds']))})" for about in legs.values()],
+        "sets": [f"{name}, {about['questions']:,} questions" for name, about in found.get("sets", {}).items()],
+        "table": str(place.with_suffix(".txt")),
+        "knowledge_base": found.get("knowledge_base"),
+    }
 
 
 def fine_tuning(path: Path) -> Facts:

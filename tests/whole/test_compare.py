@@ -130,6 +130,8 @@ def test_the_table_is_text_csv_and_a_plot(world: World, whole: dict[str, Any]) -
     assert float(gain["difference"]) == pytest.approx(wanted)
     assert ElementTree.parse(out / "comparison.svg").getroot().tag.endswith("svg")
     assert json.loads((out / "comparison.json").read_text())["figures"] == whole["figures"]
+    shown = result("show", out)
+    assert shown["kind"] == "realm comparison" and "BM25 + reader (seeds 0)" in shown["rows"]
 
 
 def test_an_interrupted_comparison_goes_on_bit_for_bit(world: World, whole: dict[str, Any]) -> None:
