@@ -241,6 +241,8 @@ def test_a_calibrated_model_claims_less_and_abstains(world: Path, tmp_path: Path
     masses = [plain.confidence, *(share for _, share in plain.alternatives)]
     claimed = calibrated.confidence.calibration([masses], [plain.signals])[0]
     assert calibrated.ask(ASKED.text, kb).confidence == pytest.approx(claimed)
+    figures = result("evaluate", *command[1:], "--limit", "12", "--out", tmp_path / "report")["figures"]["all"]
+    assert 0 <= figures["coverage"] <= 1 and "abstained_answerable" in figures
     refused = replace(calibrated.confidence, threshold=1.1)(plain)
     assert refused.abstained
     assert (refused.text, refused.alternatives[0]) == ("", (plain.text, plain.confidence))
