@@ -7,6 +7,7 @@ no span is a "phrase", and only gives way to one that is built alike.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ class Value:
 
 def _shape(word: str) -> str:
     if any(c.isdigit() for c in word):
-        return regex.sub(r"\d", "9", word.lower())
+        return re.sub(r"\d", "9", word.lower())
     return "A" if word[:1].isupper() else "a"
 
 
@@ -136,12 +137,10 @@ class Pool:
     """Values to draw from: answers of the questions and spans of the passages."""
 
     def __init__(self, values: Iterable[Value]) -> None:
-        by_type: dict[str, dict[str, Value]] = {}
-        for value in values:
-            by_type.setdefault(value.type, {}).setdefault(
-                "\0".join([value.text, value.asked, value.label, value.tags]), value
-            )
-        self._by_type = {kind: [found[key] for key in sorted(found)] for kind, found in by_type.items()}
+        self._by_key: dict[tuple[str, ...], list[Value]] = {}
+        for value in sorted(set(values), key=lambda value: (value.text, value.label, value.asked, value.tags)):
+            for key in _keys(value):
+                self._by_key.setdefault(key, []).append(value)
 
     def draw(
         self,
@@ -171,37 +170,26 @@ class Pool:
                 return False
             return not any(answer_in_text(value.text, text) for text in [question, *texts]) and fits(value.text)
 
-        for like in _LIKENESS:
-            found = [value for value in self._by_type.get(old.type, []) if like(value, old) and value.text != old.text]
+        for key in _keys(old):
+            found = [value for value in self._by_key.get(key, []) if value.text != old.text]
             random_.shuffle(found)
+            if old.type == "year":  # years of its time first
+                found.sort(key=lambda value: abs(int(value.text) - int(old.text)) > _NEAR_YEARS)
             chosen = next((value for value in found if answer_tokens(value.text) and usable(value)), None)
             if chosen is not None:
                 return chosen.text
         return None
 
 
-def _typed(a: Value, b: Value) -> bool:
-    return a.label == b.label and a.shape == b.shape and a.tags == b.tags
-
-
-def _near(a: Value, b: Value) -> bool:
-    """Years of one time."""
-    return a.type != "year" or abs(int(a.text) - int(b.text)) <= _NEAR_YEARS
-
-
-def _coarse(a: Value, b: Value) -> bool:
-    """Of as many words that look alike, whatever the digits."""
-    shapes = (regex.sub(r"9[9.,]*", "9", value.shape) for value in (a, b))
-    return a.last_tag == b.last_tag and len(set(shapes)) == 1
-
-
-_LIKENESS: tuple[Callable[[Value, Value], bool], ...] = (
-    lambda a, b: _typed(a, b) and _near(a, b) and a.asked == b.asked,
-    lambda a, b: _typed(a, b) and _near(a, b),
-    _typed,
-    lambda a, b: _coarse(a, b) and (a.type != "phrase" or a.tags == b.tags),
-    lambda a, b: a.last_tag == b.last_tag and a.type != "phrase",
-    lambda a, b: a.type != "phrase",
-)
-"""From close to far: first the answers to questions that begin alike, which are surer than a tagger's spans. A phrase
-is only replaced by one that is built alike."""
+def _keys(value: Value) -> list[tuple[str, ...]]:
+    """What makes others like it, from close to far: first the answers to questions that begin alike, which are surer
+    than a tagger's spans. A phrase is only like one that is built alike."""
+    shape, coarse = value.shape, re.sub(r"9[9.,]*", "9", value.shape)
+    found = [
+        ("asked", value.type, value.label, shape, value.tags, value.asked),
+        ("typed", value.type, value.label, shape, value.tags),
+    ]
+    if value.type == "phrase":
+        return [*found, ("coarse", value.type, coarse, value.tags)]
+    last = value.last_tag
+    return [*found, ("coarse", value.type, coarse, last), ("last", value.type, last), ("type", value.type)]
