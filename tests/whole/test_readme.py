@@ -44,6 +44,15 @@ FEW = [
 ]
 
 
+EXTRA = {
+    "pretrain": SHORT,
+    "finetune": FEW,
+    "compare": [*FEW, "dev.num_passages=1"],
+}
+"""What is put behind a line of the README, so that its work is done in a moment."""
+FROM_CORPUS = ["corpus.pipeline=pattern", "corpus.top=0", "corpus.min_content=1"]
+
+
 def snippets(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
@@ -54,7 +63,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "docs").mkdir()
     for name, text in DOCUMENTS.items():
         (tmp_path / "docs" / f"{name}.txt").write_text(text)
-    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS[4:]))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS[:4]))
     monkeypatch.setenv("REALM_CACHE", str(tmp_path / "cache"))
     entry = CATALOG["all-MiniLM-L6-v2"]
     folder = cache_folder() / "catalogue" / f"{entry.name}-{entry.sha256[:12]}"
@@ -78,7 +88,8 @@ def test_every_snippet_runs(
     for line in lines:
         words = shlex.split(line, comments=True)
         assert words[0] == "realm"
-        app([*words[1:], *{"pretrain": SHORT, "finetune": FEW}.get(words[1], [])], standalone_mode=False)
+        extra = [*EXTRA.get(words[1], []), *(FROM_CORPUS if "--from-corpus" in words else [])]
+        app([*words[1:], *extra], standalone_mode=False)
         out = capsys.readouterr().out
         assert out.strip(), line
         if words[1] == "ask":

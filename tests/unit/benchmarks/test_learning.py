@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.learning import runs, tables
 from benchmarks.learning.cost import FORWARD, Cost
+from benchmarks.learning.design import FACTORS, design_legs, signs
 from benchmarks.learning.judging import effort_at
 from benchmarks.learning.legs import LEGS, config_of
 from benchmarks.learning.lines import ORACLE, Flat
@@ -43,7 +44,16 @@ from realm.workflows.store import open_knowledge_base
 def test_every_leg_can_be_configured_and_all_but_the_default_differ_from_it() -> None:
     default = config_of("salient", 0)
     same = {leg for leg in LEGS if config_of(leg, 0) == default}
-    assert same == {"salient", "ict-realm"}
+    assert same == {"salient", "ict-realm", "design-0"}
+
+
+def test_the_design_is_balanced_and_begins_with_the_recipe() -> None:
+    high = signs() > 0
+    assert not high[0].any() and design_legs()["design-0"] == ()
+    assert (signs().T @ signs() == 8 * np.eye(len(FACTORS), dtype=int)).all()
+    for row, settings in zip(high, design_legs().values(), strict=True):
+        wanted = [each for place in np.flatnonzero(row) for each in [*FACTORS.values()][place]]
+        assert [*settings] == wanted
 
 
 def test_a_setting_of_one_leg_leaves_the_others_alone() -> None:
