@@ -18,6 +18,8 @@ from realm.evaluation.answers import exact_match
 from realm.evaluation.edit_facts import Place
 from realm.evaluation.retrieval import answer_in_text, paired_bootstrap
 
+SURE = 0.5
+"""Confidence before an edit from which a model was sure of its answer."""
 VERDICTS = ("follows", "clings", "abstains", "other")
 GROUPS = ("right", "held")
 """Facts that the model answered rightly before; facts that it did not, though a passage it read held the answer."""
@@ -148,7 +150,7 @@ def figures(edits: Sequence[Edit], seed: int = 0) -> dict[str, Any]:
 
     Edits of the same first document are drawn together in the bootstrap: they are not independent. ``retrieved``: a
     passage with the new value is among those read; ``old_still_read``: one with the old value is. Intervals as
-    {share, low, high}.
+    {share, low, high}. ``sure``: of the edits whose answer had a confidence of at least `SURE` before.
     """
     found: dict[str, Any] = {}
     for group in ("all", *GROUPS):
@@ -156,9 +158,11 @@ def figures(edits: Sequence[Edit], seed: int = 0) -> dict[str, Any]:
         if not some:
             continue
         types = Counter(edit.type for edit in some)
+        sure = [edit for edit in some if edit.before.confidence >= SURE]
         found[group] = {
             **_shares(some, seed),
             "causes": dict(Counter(edit.cause for edit in some if edit.cause).most_common()),
+            "sure": _shares(sure, seed) if sure else None,
             "types": {kind: _shares([e for e in some if e.type == kind], seed) for kind, _ in types.most_common()},
         }
     return found
@@ -192,6 +196,8 @@ def table_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for group, part in found.items():
         rows.append([_NAMES[group], *_cells(part, interval=True)])
         if group != "all":
+            sure = part["sure"]
+            rows += [[f"  sure ({SURE:.0%} or more)", *_cells(sure, interval=True)]] if sure else []
             rows += [[f"  {kind}", *_cells(one, interval=False)] for kind, one in part["types"].items()]
     return columns, rows
 

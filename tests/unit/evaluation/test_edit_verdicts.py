@@ -71,6 +71,9 @@ def test_shares_are_told_apart() -> None:
     assert set(found["all"]["types"]) == {"person", "place"}
     assert sum(found["right"][verdict]["share"] for verdict in ("follows", "clings", "abstains", "other")) == 1
     assert found["all"]["retrieved"]["share"] == 1.0 and found["all"]["old_still_read"]["share"] == 0.0
+    unsure = an_edit(20, "right", "other", before=Said("Picasso", 0.2, False))
+    assert figures([*edits, unsure])["right"]["sure"]["edits"] == 10
+    assert figures([unsure])["right"]["sure"] is None
     columns, rows = table_rows(found)
     assert all(len(row) == len(columns) for row in rows)
     assert "held" not in figures(edits[:10])
