@@ -28,7 +28,7 @@ from realm import files
 from realm.config import to_json
 from realm.errors import ArtefactError, DataError, MismatchError
 from realm.evaluation.answers import token_f1
-from realm.knowledge.asking import Limits, Made, ask_passage
+from realm.knowledge.asking.passages import Limits, Made, ask_passage
 from realm.knowledge.parsing import Parser, load_parser
 from realm.knowledge.snapshot import Snapshot
 from realm.knowledge.taggers import find_tagger

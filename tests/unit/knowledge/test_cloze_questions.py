@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm.knowledge.asking import Limits, Made, ask_passage, in_place
-from realm.knowledge.clauses import Tree, clause_of
+from realm.knowledge.asking.clauses import Tree, clause_of
+from realm.knowledge.asking.passages import Limits, Made, ask_passage, in_place
+from realm.knowledge.asking.phrases import noun_phrases
+from realm.knowledge.asking.wording import Topic, fault
 from realm.knowledge.parsing import Sentence, Word, language_of, load_parser
-from realm.knowledge.phrases import noun_phrases
 from realm.knowledge.taggers import find_tagger
-from realm.knowledge.wording import Topic, fault
 
 Spans = Sequence[tuple[str, str]]
 LOOSE = Limits(min_content=2)

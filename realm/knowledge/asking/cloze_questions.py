@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from realm.knowledge.clauses import Clause, Tree, clause_of
+from realm.knowledge.asking.clauses import Clause, Tree, clause_of
+from realm.knowledge.asking.phrases import PHRASE
+from realm.knowledge.asking.wh_words import NUMBERS, PLACES, adverbial, subject_word
 from realm.knowledge.parsing import Sentence
-from realm.knowledge.phrases import PHRASE
 from realm.knowledge.taggers import Span
-from realm.knowledge.wh_words import NUMBERS, PLACES, adverbial, subject_word
 
 BE = frozenset({"be", "'s", "'re", "'m"})
 CORES = frozenset({"nsubj", "nsubjpass", "dobj", "attr", "oprd"})

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from realm.knowledge.cloze_questions import Draft
+from realm.knowledge.asking.cloze_questions import Draft
 from realm.knowledge.parsing import Sentence, Word, words_of
 
 PERSONS = frozenset({"he", "she", "him", "her", "his"})

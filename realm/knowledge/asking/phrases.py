@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from realm.knowledge.clauses import Tree
+from realm.knowledge.asking.clauses import Tree
 from realm.knowledge.parsing import Sentence, words_of
 from realm.knowledge.taggers import Span
 

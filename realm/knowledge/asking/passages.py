@@ -1,4 +1,4 @@
-"""Questions about a passage, made from its own salient spans; see `realm.knowledge.cloze_questions`.
+"""Questions about a passage, made from its own salient spans; see `realm.knowledge.asking.cloze_questions`.
 
 English with a parse is asked by rules. Elsewhere the wh-word stands in the answer's place: Korean, Japanese and Chinese
 ask so anyway, and other languages understand it.
@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from realm.knowledge.cloze_questions import drafts
+from realm.knowledge.asking.cloze_questions import drafts
+from realm.knowledge.asking.phrases import noun_phrases
+from realm.knowledge.asking.wh_words import ASKED
+from realm.knowledge.asking.wording import Topic, fault, word_question
 from realm.knowledge.parsing import Sentence, language_of
-from realm.knowledge.phrases import noun_phrases
 from realm.knowledge.taggers import Span
-from realm.knowledge.wh_words import ASKED
-from realm.knowledge.wording import Topic, fault, word_question
 
 IN_PLACE = "in place"
 
