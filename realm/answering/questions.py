@@ -67,9 +67,14 @@ class QuestionAnswering:
         return self.retrieval.passage_encoder
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str = "cpu") -> QuestionAnswering:
-        """Open a model folder that `realm finetune` wrote, or its run. ArtefactError when it is neither."""
-        return cls(*open_answerer(Path(path), device), open_confidence(answerer_folder(Path(path))))
+    def from_pretrained(cls, path: str | Path, *, device: str = "cpu", bf16: bool = False) -> QuestionAnswering:
+        """Open a model folder that `realm finetune` wrote, or its run. ArtefactError when it is neither.
+
+        bf16: read in bfloat16, see `SpanReader.in_bfloat16`: about 1.6 times as fast where the processor has it.
+        """
+        encoder, reader, config = open_answerer(Path(path), device)
+        found = open_confidence(answerer_folder(Path(path)))
+        return cls(encoder, reader.in_bfloat16() if bf16 else reader, config, found)
 
     # ------------------------------------------------------------ answering
 
@@ -230,8 +235,13 @@ class _Evidence:
         ]
 
 
-def open_model(name: str | Path, device: str = "cpu") -> Realm | QuestionAnswering:
-    """What answers: a fine-tuned model if that is one, else a pre-trained one; see `from_pretrained` of both."""
+def open_model(name: str | Path, device: str = "cpu", *, bf16: bool = False) -> Realm | QuestionAnswering:
+    """What answers: a fine-tuned model if that is one, else a pre-trained one; see `from_pretrained` of both.
+
+    bf16: of a fine-tuned model alone; UsageError for another.
+    """
     if is_answerer(Path(name)):
-        return QuestionAnswering.from_pretrained(name, device=device)
+        return QuestionAnswering.from_pretrained(name, device=device, bf16=bf16)
+    if bf16:
+        raise UsageError(f"found bf16 with {name}: expected a fine-tuned model; a pre-trained one reads in float32")
     return Realm.from_pretrained(name, device=device)

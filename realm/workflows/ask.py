@@ -64,13 +64,14 @@ def ask_question(
     as_of: int | None = None,
     aggregate: str | None = None,
     conflicts: ConflictRule | None = None,
+    bf16: bool = False,
     reporter: Reporter | None = None,
 ) -> Answer:
     """Fill one blank, or answer one question, from a knowledge base; see `Realm.ask` and `QuestionAnswering.ask`.
 
     k: as in training when None; of a pre-trained model 5.
     """
-    kb, opened = _opened(kb_path, model, as_of, reporter)
+    kb, opened = _opened(kb_path, model, as_of, reporter, bf16)
     k = _passages(opened, k)
     if reporter is not None and question.strip() and (remark := opened.retrieval.remark(question)):
         reporter.note(remark)
@@ -87,13 +88,14 @@ def ask_questions(
     as_of: int | None = None,
     aggregate: str | None = None,
     conflicts: ConflictRule | None = None,
+    bf16: bool = False,
     batch: int = 64,
     reporter: Reporter | None = None,
 ) -> Iterator[tuple[Question, Answer]]:
     """The questions of a file with their answers, as they come, `batch` at a time. Raises what `read_asked` and
     `ask_question` raise."""
     asked = read_asked(questions)
-    kb, opened = _opened(kb_path, model, as_of, reporter)
+    kb, opened = _opened(kb_path, model, as_of, reporter, bf16)
     answers = opened.ask_many(
         [question.text for question in asked],
         kb,
@@ -108,10 +110,10 @@ def ask_questions(
 
 
 def _opened(
-    kb_path: Path, model: Path, as_of: int | None, reporter: Reporter | None
+    kb_path: Path, model: Path, as_of: int | None, reporter: Reporter | None, bf16: bool
 ) -> tuple[KnowledgeBase, Realm | QuestionAnswering]:
     kb = open_knowledge_base(kb_path)
-    opened = open_model(model)
+    opened = open_model(model, bf16=bf16)
     if as_of is None:
         embed_missing(opened, kb, reporter or Silent())
     return kb, opened

@@ -264,3 +264,13 @@ def test_too_few_questions_are_no_calibration(world: Path, tmp_path: Path) -> No
     suite = qa_world.write_questions(tmp_path / "few.jsonl", qa_world.questions()[:10])
     line = error("calibrate", "--model", world / "run", "--kb", world / "kb", "--suite", suite)[1]
     assert "at least 20 in each" in line
+
+
+def test_bfloat16_reads_alike_and_is_refused_where_it_means_nothing(world: Path) -> None:
+    kb, question = KnowledgeBase.open(world / "kb"), ASKED.text
+    plain, rounded = open_model(world / "run").ask(question, kb), open_model(world / "run", bf16=True).ask(question, kb)
+    assert rounded.confidence == pytest.approx(plain.confidence, abs=0.05) and rounded.confidence != plain.confidence
+    told = result("ask", question, "--kb", world / "kb", "--model", world / "run", "--bf16")
+    assert told["confidence"] == pytest.approx(rounded.confidence)
+    with pytest.raises(UsageError, match="expected a fine-tuned model"):
+        open_model("vital-small", bf16=True)
