@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from realm.evaluation.answers import normalize_orqa
 from realm.evaluation.edit_facts import Place, Substitution, core, stands_in
 from realm.evaluation.edit_verdicts import Edit, EditedDocument, Said, Seen, judge_edit
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
@@ -64,8 +65,11 @@ class Plan:
 
     @property
     def accepted_after(self) -> tuple[str, ...]:
-        """Every accepted answer as the edit leaves it."""
-        return tuple(dict.fromkeys([self.new, *(self.change(answer) for answer in self.accepted)]))
+        """Every accepted answer as the edit leaves it; without those that the edit leaves as they were ("paris" where
+        "Paris" gave way), or clinging to the old value would count as following."""
+        before = {normalize_orqa(answer) for answer in self.accepted}
+        changed = [self.change(answer) for answer in self.accepted]
+        return tuple(dict.fromkeys([self.new, *(one for one in changed if normalize_orqa(one) not in before)]))
 
 
 class Scratch:

@@ -10,11 +10,11 @@ import dots
 import numpy as np
 import pytest
 
-from realm.evaluation.edit_facts import Substitution
+from realm.evaluation.edit_facts import Substitution, substitution
 from realm.evaluation.edit_verdicts import Edit, Said
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.types import Answer, Document, Evidence, Passage
-from realm.workflows.edit_rounds import Plan, Scratch, holds, play, said
+from realm.workflows.edit_rounds import Plan, Scratch, holds, judged, play, said
 from realm.workflows.journal import Journal
 
 TOWNS = ("Alm", "Bor", "Cal", "Dun", "Elm", "Fen")
@@ -145,3 +145,13 @@ def test_a_journal_loses_only_what_was_half_written(tmp_path: Path) -> None:
     assert journal.entries == [{"text": "a\u2028b", "n": 1}]
     journal.append({"n": 3})
     assert [entry["n"] for entry in Journal(place).entries] == [1, 3]
+
+
+def test_an_alias_in_another_case_is_no_new_answer() -> None:
+    accepted = ("Paris", "paris", "PARIS", "city of Paris")
+    change = substitution("Paris", "place", "London", "Where was it ?", accepted)
+    before = Said("Paris", 1.0, False)
+    plan = Plan("1", "Where was it ?", "right", "place", "Paris", "London", accepted, before, change, ())
+    assert plan.accepted_after == ("London", "city of London")
+    assert judged(plan, before).verdict == "clings"
+    assert judged(plan, Said("london", 1.0, False)).verdict == "follows"
