@@ -17,7 +17,6 @@ from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
 from realm.methods.retrievers import DenseRetriever, QuestionRetriever, WordRetriever
 from realm.models.encoders import DenseEncoder
-from realm.search.embed import embed
 from realm.search.exact import ExactIndex
 from realm.settings_finetune import FinetuneConfig
 from realm.types import Answer, Hits, Question
@@ -127,16 +126,6 @@ def _vectors(
     tokens = config.questions.max_passage_tokens
     folder = Path(model) / "index" / "step-000000"
     manifest = files.read_json(folder / files.MANIFEST) if (folder / files.MANIFEST).exists() else {}
-    if config.qa.documents != "frozen" or manifest.get("snapshot") != snapshot.fingerprint:
-        folder = snapshot.path.with_name(f"{snapshot.path.name}.vectors-{encoder.fingerprint()}-{tokens}")
-        with reporter.stage("embed the passages", "passages") as progress:
-            embed(
-                encoder,
-                snapshot,
-                folder,
-                max_tokens=tokens,
-                bf16=parts.choose_bf16(config.loop.bf16, device),
-                progress=progress,
-                facts=parts.index_facts(encoder, 0),
-            )
-    return ExactIndex.open(folder, snapshot=snapshot.fingerprint, device=device)
+    if config.qa.documents == "frozen" and manifest.get("snapshot") == snapshot.fingerprint:
+        return ExactIndex.open(folder, snapshot=snapshot.fingerprint, device=device)
+    return parts.embed_beside(encoder, snapshot, tokens, bf16=config.loop.bf16, device=device, reporter=reporter)

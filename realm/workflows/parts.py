@@ -28,7 +28,8 @@ from realm.models.backbone import load_tokenizer
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.models.late import READERS
-from realm.search.embed import embed_rows
+from realm.search.embed import embed, embed_rows
+from realm.search.exact import ExactIndex
 from realm.search.postings import Bm25
 from realm.workflows.reporting import Reporter
 
@@ -270,6 +271,24 @@ def choose_bf16(setting: Any, device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return False
+
+
+def embed_beside(
+    encoder: DenseEncoder, snapshot: Snapshot, max_tokens: int, *, bf16: Any, device: torch.device, reporter: Reporter
+) -> ExactIndex:
+    """A snapshot's passages by an encoder that has no run to keep them: made once, kept beside the snapshot."""
+    folder = snapshot.path.with_name(f"{snapshot.path.name}.vectors-{encoder.fingerprint()}-{max_tokens}")
+    with reporter.stage("embed the passages", "passages") as progress:
+        embed(
+            encoder,
+            snapshot,
+            folder,
+            max_tokens=max_tokens,
+            bf16=choose_bf16(bf16, device),
+            progress=progress,
+            facts=index_facts(encoder, 0),
+        )
+    return ExactIndex.open(folder, snapshot=snapshot.fingerprint, device=device)
 
 
 def open_for_refresh(

@@ -13,7 +13,6 @@ from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
 from realm.models.encoders import DenseEncoder
-from realm.search.embed import embed
 from realm.search.exact import ExactIndex
 from realm.settings_corpus import CorpusQuestionsConfig
 from realm.settings_finetune import FinetuneConfig
@@ -119,16 +118,5 @@ def open_check(
         return NoCheck()
     encoder = starts.open_encoder(start, None, settled, snapshot, on)
     tokens = settled.questions.max_passage_tokens
-    folder = snapshot.path.with_name(f"{snapshot.path.name}.vectors-{encoder.fingerprint()}-{tokens}")
-    with reporter.stage("embed the passages", "passages") as progress:
-        embed(
-            encoder,
-            snapshot,
-            folder,
-            max_tokens=tokens,
-            bf16=parts.choose_bf16(settled.loop.bf16, on),
-            progress=progress,
-            facts=parts.index_facts(encoder, 0),
-        )
-    index = ExactIndex.open(folder, snapshot=snapshot.fingerprint, device=on)
+    index = parts.embed_beside(encoder, snapshot, tokens, bf16=settled.loop.bf16, device=on, reporter=reporter)
     return SearchCheck(encoder, index, snapshot, config.top, settled.questions.max_query_tokens)

@@ -26,15 +26,15 @@ from realm.errors import UsageError
 from realm.workflows.systems.base import Leg, Opened, System
 from realm.workflows.systems.bm25 import Bm25Reader
 from realm.workflows.systems.closed_book import ClosedBook
-from realm.workflows.systems.orqa import Orqa
-from realm.workflows.systems.realm import RealmTuned
+from realm.workflows.systems.orqa import ORQA
+from realm.workflows.systems.realm import REALM
 from realm.workflows.systems.taken import Taken
 
 SYSTEMS: Mapping[str, System] = {
     "closed-book": ClosedBook(),
     "bm25": Bm25Reader(),
-    "orqa": Orqa(),
-    "realm": RealmTuned(),
+    "orqa": ORQA,
+    "realm": REALM,
 }
 
 

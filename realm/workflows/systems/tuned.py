@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -26,6 +27,26 @@ def require_start(name: str, starts: Mapping[str, str]) -> str:
     if name not in starts:
         raise UsageError(f"found no --start {name}=...: expected the run, warm-start or model that {name} starts from")
     return starts[name]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A system whose start is all that sets it apart."""
+
+    title: str
+    seeded: bool = True
+
+    def find_start(self, name: str, starts: dict[str, str]) -> str | None:
+        return require_start(name, starts)
+
+    def train(self, leg: Leg) -> None:
+        train_tuned(leg)
+
+    def fingerprint(self, leg: Leg) -> str:
+        return tuned_fingerprint(leg)
+
+    def open(self, leg: Leg) -> AbstractContextManager[Opened]:
+        return open_tuned(leg)
 
 
 def train_tuned(leg: Leg, settings: Sequence[str] = ()) -> None:
