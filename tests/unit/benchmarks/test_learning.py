@@ -21,13 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.learning import runs, tables
 from benchmarks.learning.cost import FORWARD, Cost
 from benchmarks.learning.design import FACTORS, design_legs, signs
+from benchmarks.learning.effects import effect_rows
 from benchmarks.learning.judging import effort_at
 from benchmarks.learning.legs import LEGS, config_of
 from benchmarks.learning.lines import ORACLE, Flat
 from benchmarks.learning.one import run_leg
 from benchmarks.learning.oracle import told_elsewhere
 from benchmarks.learning.probe import CommonProbe
-from benchmarks.learning.results import interval, pearson, read_results, spearman
+from benchmarks.learning.results import Judged, Results, interval, pearson, read_results, spearman
 from benchmarks.learning.supervised import QuestionPairs, supervised
 from realm.errors import ArtefactError, DataError, MismatchError, UsageError
 from realm.evaluation.retrieval import answer_in_text
@@ -54,6 +55,23 @@ def test_the_design_is_balanced_and_begins_with_the_recipe() -> None:
     for row, settings in zip(high, design_legs().values(), strict=True):
         wanted = [each for place in np.flatnonzero(row) for each in [*FACTORS.values()][place]]
         assert [*settings] == wanted
+
+
+def test_the_effects_of_a_design_are_those_that_were_put_in() -> None:
+    # 100 sentences; the recipe finds 50 of them, the second setting adds 8, the seventh takes 4 and half the time.
+    def run(number: int, seed: int) -> Judged:
+        high = signs()[number] > 0
+        found = 50 + 8 * high[1] - 4 * high[6]
+        point = {"found": {"5": [*range(found)]}, "seconds": 50 if high[6] else 100}
+        return Judged(f"design-{number}", seed, [point], {"sentences": 100})
+
+    runs = {f"design-{number}": [run(number, seed) for seed in (0, 1)] for number in range(8)}
+    rows = [*effect_rows(Results(runs, {}, {seed: np.arange(100) for seed in (0, 1)}, []))]
+    assert [row[0] for row in rows] == [*FACTORS]
+    assert [row[2] for row in rows] == ["+0.0 +0.0", "+8.0 +8.0", *["+0.0 +0.0"] * 4, "-4.0 -4.0"]
+    assert [row[3] for row in rows] == [*["1.00"] * 6, "0.50"]
+    del runs["design-3"]
+    assert not [*effect_rows(Results(runs, {}, {0: np.arange(100)}, []))]
 
 
 def test_a_setting_of_one_leg_leaves_the_others_alone() -> None:
