@@ -23,8 +23,8 @@ from realm.search.shards import pack
 LIMIT = 1 << 30
 """Bytes: two million vectors of 128 numbers."""
 
-Version = tuple[Path, int, str]
-"""Knowledge base, version, encoder."""
+Version = tuple[Path, tuple[int, int], int, str]
+"""Knowledge base, which one of those that stood there, version, encoder."""
 
 
 class _Held(NamedTuple):
@@ -49,7 +49,7 @@ class HeldVectors:
         None where the knowledge base should be asked itself: the first single question of a version (one question is
         not worth reading all vectors for), and vectors beyond the limit. `encoder` has vectors there.
         """
-        version = (kb.path, kb.version, encoder)
+        version = (kb.path, kb.identity, kb.version, encoder)
         held = self._held
         if held is None or held.version != version:
             again, self._asked = self._asked == version, version
@@ -65,7 +65,7 @@ class HeldVectors:
         return kb.matches_at(held.address_N[hits.rows.numpy()], hits.scores.numpy())
 
     def _read(self, kb: KnowledgeBase, version: Version) -> _Held:
-        encoder = version[2]
+        encoder = version[3]
         blocks, addresses, size = [], [], 0
         for address_N, vector_ND in kb.embedded(encoder):
             size += vector_ND.nbytes

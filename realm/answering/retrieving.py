@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from realm.answering.held import HeldVectors
+from realm.answering.held import HeldVectors, Version
 from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.models.backbone import pieces
@@ -38,7 +37,7 @@ class DenseRetrieval:
         self.tokenizer = encoder.tokenizer
         self.max_query_tokens, self.max_passage_tokens = max_query_tokens, max_passage_tokens
         self._named: tuple[list[tuple[int, int]], str] | None = None
-        self._prepared: tuple[tuple[Path, int, str], KnowledgeBase] | None = None
+        self._prepared: tuple[Version, KnowledgeBase] | None = None
         self.held = HeldVectors()
 
     @property
@@ -122,12 +121,12 @@ class DenseRetrieval:
     def _prepared_version(self, kb: KnowledgeBase, encoder: PassageEncoder) -> KnowledgeBase:
         """The newest version, every passage of which has a vector. Looked for once: a version does not change."""
         while True:
-            this = (kb.path, kb.version, encoder.fingerprint)
+            this = (kb.path, kb.identity, kb.version, encoder.fingerprint)
             if self._prepared is not None and self._prepared[0] == this:
                 return self._prepared[1]
             # Somebody else may write meanwhile: a version counts that was found complete and is still the newest.
-            if kb.embed_missing(encoder) == 0 and kb.version == this[1]:
-                self._prepared = this, kb.at(this[1])
+            if kb.embed_missing(encoder) == 0 and kb.version == this[2]:
+                self._prepared = this, kb.at(this[2])
 
 
 def _search_past(

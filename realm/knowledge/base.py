@@ -134,6 +134,13 @@ class KnowledgeBase:
         return self._store.version
 
     @property
+    def identity(self) -> tuple[int, int]:
+        """Tells it from another that is laid in its place later, whose versions have the same numbers."""
+        with self._store.errors("read"):
+            found = (self.path / CONFIG).stat()
+        return found.st_ino, found.st_mtime_ns
+
+    @property
     def content_version(self) -> int:
         """The last version that changed a document; vectors and indexes that came later don't count. 0 when empty."""
         with self._store.errors("read"):

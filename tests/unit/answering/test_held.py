@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,3 +114,16 @@ def test_any_sequence_of_edits_and_questions(
             if found is not None:
                 assert [told(mine) for mine in found] == [told(mine) for mine in now.search_many(query.numpy(), 4)]
     assert found is not None, "the last version was asked twice"
+
+
+def test_another_knowledge_base_in_the_same_place_is_another(kb: KnowledgeBase) -> None:
+    held, query = HeldVectors(), queries(2)
+    first = newest(kb)
+    held.search(first, query, 3, ENCODER)
+    shutil.rmtree(kb.path)
+    other = KnowledgeBase.create(kb.path, split=dots.split, splitter=dots.SETTINGS)
+    other.add(document(f"e{n}", *(f"other {n} {m}" for m in range(1 + n % 4))) for n in range(12))
+    now = newest(other)
+    assert now.version == first.version
+    found = held.search(now, query, 3, ENCODER)
+    assert found is not None and {match.passage.id[0] for match in found[0]} == {"e"}
