@@ -146,16 +146,27 @@ def _sources(
 ) -> list[Source]:
     asked = open_suite(suite, benchmark, limit=limit)
     sources = [Source(asked.name, asked.questions)]
+    seen = {(question.id, question.text) for question in asked.questions}
     for path in unanswerable:
         found = [question for question in open_suite(str(path)).questions if not question.answerable]
         if not found:
             raise DataError(f"{path}: found no question without an answer, expected some with answerable: false")
-        count = len(found)
-        some = [found[i * count // limit] for i in range(limit)] if 0 < limit < count else found
-        sources.append(Source(f"{path.parent.name}/{path.name}".strip("/"), some))
+        new = [question for question in found if (question.id, question.text) not in seen]
+        count = len(new)
+        some = [new[i * count // limit] for i in range(limit)] if 0 < limit < count else new
+        seen |= {(question.id, question.text) for question in some}
+        if some:  # the suite may hold them all, and a question asked twice would count twice
+            sources.append(Source(_new_name(f"{path.absolute().parent.name}/{path.name}", sources), some))
     known = [question for question in asked.questions if question.answerable and question.answers]
     again = _share(known, removed)
     return [*sources, Source(REMOVED, again, removed=True)] if again else sources
+
+
+def _new_name(name: str, sources: Sequence[Source]) -> str:
+    """A name by which the figures of a source are its own."""
+    taken = {re.sub(r"\W+", "-", source.name) for source in sources} | {re.sub(r"\W+", "-", REMOVED)}
+    names = [name, *(f"{name} ({number})" for number in range(2, len(sources) + 3))]
+    return next(one for one in names if re.sub(r"\W+", "-", one) not in taken)
 
 
 def _share(questions: list[Question], share: float) -> list[Question]:
