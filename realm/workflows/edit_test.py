@@ -19,8 +19,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from realm import files
+from realm.answering.answerer import answerer_folder, is_answerer
 from realm.answering.ask import Realm
+from realm.answering.confidence import FILE as CALIBRATION
 from realm.answering.confidence import Confidence
+from realm.answering.pretrained import locate
 from realm.answering.questions import QuestionAnswering, open_model
 from realm.errors import ArtefactError, DataError, MismatchError, UsageError
 from realm.evaluation.edit_verdicts import Edit, figures, table_rows, tell
@@ -76,7 +79,7 @@ def edit_test(
     Raises:
         UsageError: a size below 1, an unknown `only`, or questions without a blank for a pre-trained model.
         DataError: no question gave a fact.
-        MismatchError: `out` holds a test with other arguments.
+        MismatchError: `out` holds a test with other arguments, or of another model or other questions in their place.
         ArtefactError: `out` holds something else.
     """
     if min(edits, k) < 1 or only not in ONLY:
@@ -87,6 +90,10 @@ def edit_test(
     settings = {
         "model": str(model), "knowledge_base": str(kb_path), "questions": str(qa), "edits": edits, "seed": seed, "k": k,
         "only": only, "tagger": tagger, "raw": raw,
+        "model_fingerprint": _fingerprint(model, raw),
+        "questions_fingerprint": files.fingerprint(
+            *(f"{q.id}\0{q.text}\0{q.answers}\0{q.answerable}\0{q.patterns}" for q in questions)
+        ),
     }  # fmt: skip
     finished = _check_place(out, settings)
     if finished is not None:
@@ -157,6 +164,18 @@ def read_edits(out: Path) -> list[Edit]:
 # ---------------------------------------------------------------- the place
 
 
+def _fingerprint(model: Path, raw: bool) -> str:
+    """Of everything that a model's answers depend on, without opening it."""
+    if not is_answerer(model):
+        place, _ = locate(model)
+        parts = [files.read_json(place / part / files.MANIFEST) for part in ("encoder", "reader")]
+        return files.fingerprint(*(str(part.get("fingerprint")) for part in parts))
+    folder = answerer_folder(model)
+    manifest, curve = files.read_json(folder / files.MANIFEST), folder / CALIBRATION
+    claims = "" if raw or not curve.exists() else curve.read_text(encoding="utf-8")
+    return files.fingerprint(str(manifest.get("encoder")), str(manifest.get("reader")), claims)
+
+
 def _check_place(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The report when it is there."""
     begun = out / WORK / "settings.json"
@@ -168,14 +187,15 @@ def _check_place(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         return report
     if begun.exists():
         _same(out, files.read_json(begun), settings)
-    elif out.exists() and any(file.name != WORK for file in out.iterdir()):
-        raise ArtefactError(f"{out} is not empty and is no edit test: give another --out")
+    elif out.exists() and (not out.is_dir() or any(file.name != WORK for file in out.iterdir())):
+        what = "is not empty and" if out.is_dir() else "is a file and"
+        raise ArtefactError(f"{out} {what} is no edit test: give another --out")
     return None
 
 
 def _same(out: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
-        if before.get(name) != value:
+        if name in before and before[name] != value:
             raise MismatchError(
                 f"{out} was begun with {name}={before.get(name)}: found {name}={value}; give the same, or another --out"
             )

@@ -18,6 +18,7 @@ from story import error, realm, result
 
 from realm import KnowledgeBase
 from realm.config import override
+from realm.errors import MismatchError
 from realm.recipes.finetuning import small
 from realm.workflows.edit_test import edit_test, read_edits
 from realm.workflows.finetune import finetune
@@ -105,6 +106,11 @@ def test_a_stopped_test_goes_on(world: Path, tmp_path: Path) -> None:
             test("stopped", stopping)
     after = (tmp_path / "stopped" / ".work" / "after.jsonl").read_text()
     assert len(after.splitlines()) == 4
+    asked = (world / "dev.jsonl").read_text()
+    (world / "dev.jsonl").write_text(asked.replace("who made", "who drew"))
+    with pytest.raises(MismatchError, match="questions_fingerprint"):
+        test("stopped")
+    (world / "dev.jsonl").write_text(asked)
     with open(tmp_path / "stopped" / ".work" / "before.jsonl", "a") as stream:
         stream.write('{"id": "half')
     test("stopped")
@@ -124,4 +130,6 @@ def test_what_can_not_be_edited_is_said(world: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     assert "is not empty and is no edit test" in error(*options(world, tmp_path / "full"))[1]
+    (tmp_path / "file").touch()
+    assert "is a file and is no edit test" in error(*options(world, tmp_path / "file"))[1]
     assert "no knowledge base at" in error(*options(world, tmp_path / "out", kb=tmp_path / "nothing"))[1]
