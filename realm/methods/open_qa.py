@@ -93,6 +93,7 @@ class OpenQA:
         level: str = "joint",
         labelled: str = "none",
         aggregate: str = "marginal",
+        max_query_tokens: int = 64,
         max_reader_tokens: int = 286,
         reader_title: bool = False,
     ) -> None:
@@ -106,7 +107,9 @@ class OpenQA:
         early_weight: of the early loss beside the reader's; the release adds them.
         level: see `objectives_qa.span_log_prob_BKS`.
         labelled: rows that the set names are put behind the retrieved ones: of the "early" loss, or of "both".
-        aggregate: of `answer`, see `extraction.extract`. max_reader_tokens: of the passage in the reader's input.
+        aggregate: of `answer`, see `extraction.extract`.
+        max_query_tokens: of a question that comes as a text, [CLS] and [SEP] counted.
+        max_reader_tokens: of the passage in the reader's input.
         """
         if labelled not in LABELLED:
             raise ValueError(f"found labelled {labelled!r}: expected one of {', '.join(LABELLED)}")
@@ -115,6 +118,7 @@ class OpenQA:
         self.num_passages, self.read_batch, self.num_early = num_passages, read_batch, num_early
         self.early_weight = early_weight if num_early else 0.0
         self.labelled, self.aggregate = labelled, aggregate
+        self.max_query_tokens = max_query_tokens
         self.max_reader_tokens, self.reader_title = max_reader_tokens, reader_title
 
     # ------------------------------------------------------------ learning
@@ -264,9 +268,10 @@ class OpenQA:
             self.retriever.train(training[0])
             self.reader.train(training[1])
 
-    def tokens(self, questions: Sequence[str], max_tokens: int = 64) -> Tokens:
-        """[CLS] question [SEP] by the reader's tokenizer, which is the retriever's, cut to `max_tokens`."""
+    def tokens(self, questions: Sequence[str]) -> Tokens:
+        """[CLS] question [SEP] by the reader's tokenizer, which is the retriever's, cut to `max_query_tokens`."""
         tokenizer: Any = self.reader.tokenizer
+        max_tokens = self.max_query_tokens
         made = tokenizer(list(questions), truncation=True, max_length=max_tokens, padding=True, return_tensors="pt")
         ids, lengths = made["input_ids"], made["attention_mask"].sum(1)
         return Tokens(ids, torch.zeros_like(ids), lengths)

@@ -107,6 +107,7 @@ def open_method(model: Path, kb: KnowledgeBase, device: torch.device, reporter: 
         num_passages=config.qa.num_passages,
         level=config.qa.level,
         aggregate=config.qa.aggregate,
+        max_query_tokens=config.questions.max_query_tokens,
         max_reader_tokens=config.reader.max_tokens - 3,
         reader_title=config.reader.with_title,
     )

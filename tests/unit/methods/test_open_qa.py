@@ -302,3 +302,9 @@ def test_few_are_read_and_all_are_ranked(folder: Path, snapshot: Snapshot, batch
     found = method(folder, snapshot, read_batch=2).loss(whole)
     torch.testing.assert_close(found.total, read_alone.loss(first).total + ranked, rtol=1e-5, atol=1e-6)
     assert found.per_example is not None and found.per_example.shape == (4,)
+
+
+def test_a_question_is_cut_where_training_cut_it(folder: Path, snapshot: Snapshot) -> None:
+    asked = ["who " * 90]
+    lengths = [int(method(folder, snapshot, max_query_tokens=most).tokens(asked).lengths[0]) for most in (16, 80)]
+    assert lengths == [16, 80]
