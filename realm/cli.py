@@ -314,8 +314,8 @@ def _usage(error: Any) -> None:
     if type(error).__name__ == "Abort":
         _interrupted()
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    if message:
-        typer.echo(f"realm: {message}", err=True)
+    if message:  # no arguments at all: the message is the whole help
+        typer.echo(message if type(error).__name__ == "NoArgsIsHelpError" else f"realm: {message}", err=True)
     sys.exit(getattr(error, "exit_code", 2))
 
 

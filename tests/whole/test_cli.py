@@ -177,6 +177,11 @@ def test_debug_shows_where_it_went_wrong(tmp_path: Path) -> None:
         realm("--debug", "show", tmp_path / "nothing")
 
 
+def test_without_a_verb_there_is_the_help() -> None:
+    told = realm()
+    assert told.code == 2 and told.err.startswith("Usage: ")
+
+
 def test_help_names_every_verb() -> None:
     text = realm("--help").out
     for verb in ("demo", "ingest", "pretrain", "search", "ask", "evaluate", "show", "estimate", "docs"):

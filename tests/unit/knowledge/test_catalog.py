@@ -247,6 +247,14 @@ def test_names_of_models(tmp_path: Path) -> None:
         find_entry("nothing")
 
 
+def test_the_slip_of_a_path_is_not_asked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UsageError, match=r"no folder runs/mien, though runs is one: expected an existing folder"):
+        resolve_model("runs/mien")
+    assert resolve_model("run/mien") == "run/mien"
+
+
 def test_the_cache_is_where_the_person_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REALM_CACHE", str(tmp_path / "a"))
     assert cache_folder() == tmp_path / "a" and cache_folder(tmp_path / "b") == tmp_path / "b"
