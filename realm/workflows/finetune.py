@@ -89,6 +89,7 @@ def finetune(
         run.create_or_resume(
             config,
             {
+                "licence": licence,
                 "knowledge_base": str(Path(kb_path).absolute()),
                 "knowledge_base_version": snapshot.version,
                 "snapshot": snapshot.fingerprint,
@@ -125,6 +126,7 @@ def resume(
         config,
         questions=Path(parents["questions"]),
         dev=Path(parents["dev"]) if parents["dev"] else None,
+        licence=parents.get("licence", ""),
         reporter=reporter,
         should_stop=should_stop,
     )
@@ -241,6 +243,7 @@ class _Desk:
             level=config.qa.level,
             labelled=config.qa.labelled,
             aggregate=config.qa.aggregate,
+            max_query_tokens=config.questions.max_query_tokens,
             max_reader_tokens=config.reader.max_tokens - 3,
             reader_title=config.reader.with_title,
         )

@@ -37,8 +37,8 @@ VERSION = 1
 FINETUNING = "realm fine-tuning run"
 MADE = "made-questions.jsonl"
 """The questions of a run that had none given, made from its knowledge base."""
-PLACES = ("knowledge_base", "corpus", "model", "questions", "dev")
-"""Parents that say where a text lay; the others say what it was."""
+PLACES = ("knowledge_base", "corpus", "model", "questions", "dev", "licence")
+"""Parents that say where a text lay, and what a card says of it; the others say what it was."""
 
 
 class Run:

@@ -107,12 +107,16 @@ def test_it_goes_on_bit_for_bit(world: World, tmp_path: Path, documents: str) ->
     name = f"whole-{documents}"
     world.run(name, **options)
     whole, again = world.folder / name, tmp_path / "again"
+    facts = json.loads((whole / "run.json").read_text())
+    facts["parents"]["licence"] = "of the paintings"
+    (whole / "run.json").write_text(json.dumps(facts))
     shutil.copytree(whole, again)
     for step in (4, 6):
         shutil.rmtree(again / "checkpoints" / f"step-{step:06d}")
     done = realm("finetune", again)
     assert done.code == 0 and "the best, of step" in done.out, done.err
     assert trained(again) == trained(whole)
+    assert "of the paintings" in (again / "model" / "README.md").read_text(encoding="utf-8")
     last = Path("checkpoints") / "step-000006"
     files = [path.relative_to(whole) for path in (whole / last).rglob("*.safetensors")]
     assert len(files) >= 5
