@@ -47,9 +47,11 @@ def finetune(
             result = resume(Path(given[0]), kb=kb, reporter=terminal, should_stop=should_stop)
         else:
             if model is None or kb is None or (qa is None and not from_corpus) or out is None:
+                asked = {"--model": model, "--kb": kb, "--qa": qa or from_corpus or None, "--out": out}
+                missing = ", ".join(name for name, value in asked.items() if value is None)
                 raise UsageError(
-                    "found no --model, --kb, --qa or --out: expected all four for a new run (--from-corpus for --qa, "
-                    "where there are no questions), or RUN alone to go on"
+                    f"found no {missing}: expected --model, --kb, --qa and --out for a new run (--from-corpus for "
+                    "--qa, where there are no questions), or RUN alone to go on"
                 )
             from realm.recipes.finetuning import build_finetuning
 

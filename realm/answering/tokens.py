@@ -66,7 +66,7 @@ def cloze_tokens(tokenizer: Any, question: str, num_masks: int, max_tokens: int)
     if len(blanks) != 1:
         raise UsageError(
             f"found {len(blanks)} blanks in {question[:80]!r}: expected one, written [MASK] or ____, "
-            'as in "Guernica was painted by [MASK]."'
+            'as in "Guernica was painted by [MASK]."; plain questions need a model that realm finetune made'
         )
     before, after = pieces(tokenizer, [question[: blanks[0].start()], question[blanks[0].end() :]])
     room = max(0, max_tokens - 2 - num_masks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from realm.errors import UnavailableError, UsageError
@@ -90,13 +91,21 @@ def load_parser(pipeline: str) -> Parser:
 
     def parse(texts: Sequence[str]) -> Iterator[list[Sentence]]:
         texts = [_clean(text)[:MAX_CHARACTERS] for text in texts]
-        docs = list(nlp.pipe(texts, batch_size=BATCH))
+        docs = list(nlp.pipe((_paragraphs(nlp.make_doc(text)) for text in texts), batch_size=BATCH))
         entities = [[(ent.start_char, ent.end_char, ent.label_) for ent in doc.ents] for doc in docs]
         known = Tagger(pipeline, version, lambda _: iter(entities), english=english)
         for text, doc, spans in zip(texts, docs, tag_texts(known, texts, ()), strict=True):
             yield _from_doc(doc, spans) if relations else _split(text, spans)
 
     return Parser(pipeline, version, parse, relations)
+
+
+def _paragraphs(doc: Any) -> Any:
+    """A blank line ends a sentence, whatever the parser thinks: a heading is none of what follows it."""
+    for before, word in pairwise(doc):
+        if before.is_space and before.text.count("\n") > 1:
+            word.is_sent_start = True
+    return doc
 
 
 def _clean(text: str) -> str:

@@ -17,12 +17,14 @@ BLOCK = 100_000
 # positions of the boundaries are used, so a plain space of the same length in characters may stand for it.
 _WIDE_SPACE = re.compile(r"[^\S\x00-\x7f]")
 _LINE_BREAKS = "\x85\u2028\u2029"
+_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 
 
 def sentence_spans(text: str, lang: str | None = None) -> Iterator[tuple[int, int]]:
     """(start, end) of each sentence of `text`, without the white space around it, in order.
 
-    Whatever lies between two spans is white space. A "sentence" longer than `BLOCK` characters is cut.
+    Whatever lies between two spans is white space. A blank line ends a sentence. A "sentence" longer than `BLOCK`
+    characters is cut.
 
     Args:
         text: any string that UTF-8 can hold.
@@ -36,10 +38,17 @@ def sentence_spans(text: str, lang: str | None = None) -> Iterator[tuple[int, in
         if position + BLOCK < len(text) and len(lengths) > 1:
             lengths.pop()  # it may go on in the next block
         for start, end in pairwise(accumulate(lengths, initial=0)):
-            span = strip_span(text, position + start, position + end)
-            if span[0] < span[1]:
-                yield span
+            yield from _paragraphs(text, position + start, position + end)
         position += sum(lengths)
+
+
+def _paragraphs(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a sentence between blank lines: a heading without a full stop is none of what follows it."""
+    for blank in (*_BLANK_LINES.finditer(text, start, end), None):
+        span = strip_span(text, start, blank.start() if blank else end)
+        if span[0] < span[1]:
+            yield span
+        start = blank.end() if blank else end
 
 
 def strip_span(text: str, start: int, end: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 from realm.answering.ask import Realm
 from realm.answering.conflicts import ConflictRule, told
 from realm.answering.questions import QuestionAnswering, open_model
+from realm.errors import UsageError
 from realm.knowledge.asked import read_asked
 from realm.knowledge.base import KnowledgeBase
 from realm.types import Answer, Question
@@ -71,9 +72,11 @@ def ask_question(
 
     k: as in training when None; of a pre-trained model 5.
     """
+    if not question.strip():  # before anything is opened, or embedded
+        raise UsageError("found an empty question: expected some words")
     kb, opened = _opened(kb_path, model, as_of, reporter, bf16)
     k = _passages(opened, k)
-    if reporter is not None and question.strip() and (remark := opened.retrieval.remark(question)):
+    if reporter is not None and (remark := opened.retrieval.remark(question)):
         reporter.note(remark)
     return opened.ask(question, kb, k=k, where=where, as_of=as_of, aggregate=aggregate, conflicts=conflicts)
 

@@ -20,6 +20,7 @@ from typing import Any
 from realm import files
 from realm.config import explain, from_json, override, to_json
 from realm.errors import UsageError
+from realm.knowledge.questions import read_questions
 from realm.settings_finetune import FinetuneConfig
 from realm.workflows.compare_tables import write_tables
 from realm.workflows.judged_legs import PART, Figures, Judging, TestSet, difference, judge_leg, open_tests, read_leg
@@ -65,6 +66,10 @@ def compare_systems(
     systems = [*systems, *(name for name in runs if name not in systems)]
     _check(systems, seeds, starts or {}, runs)
     sets = open_tests(tests, limit)
+    taught = taught_too(questions, sets)
+    for name, count in taught.items():
+        if count:
+            reporter.note(f"{count:,} questions of {name} are learnt from, too: they flatter every system")
     legs = {
         (name, seed): Leg(
             folder=Path(runs[name].replace("{seed}", str(seed))) if name in runs else Path(out) / f"{name}-s{seed}",
@@ -96,6 +101,7 @@ def compare_systems(
             "knowledge_base": str(Path(kb_path).absolute()),
             "questions": str(Path(questions).absolute()),
             "systems": {n: {"title": find_system(n, runs).title, "seeds": list(found)} for n, found in done.items()},
+            "taught_too": taught,
             **_figures(Path(out), done, sets),
             "settings_that_differ": _differing({n: next(iter(found.values())) for n, found in done.items()}),
             "judging": {"k": how.k, "depth": how.depth, "batch_size": how.batch_size},
@@ -104,6 +110,12 @@ def compare_systems(
         }
         write_tables(Path(out), result)  # what there is so far: the next leg may take hours
     return result
+
+
+def taught_too(questions: Path, sets: Sequence[TestSet]) -> dict[str, int]:
+    """Questions of each test set that stand among those that are learnt from, by their texts."""
+    taught = {question.text.strip().casefold() for question in read_questions(questions)}
+    return {test.name: sum(q.text.strip().casefold() in taught for q in test.questions) for test in sets}
 
 
 def _check(systems: Sequence[str], seeds: Sequence[int], starts: Mapping[str, str], runs: Mapping[str, str]) -> None:

@@ -83,10 +83,11 @@ def make_questions(
         "settings": to_json(config),
     }
     key = files.fingerprint(json.dumps({"version": VERSION, **facts}, sort_keys=True))
-    about = about_of(out)
-    if out.exists() or about.exists():
+    about, chunks = about_of(out), out.with_name(f".{out.name}.parts-{key}")
+    # With its parts still there and nothing that tells of it, a file is what a killed call left at its very end.
+    if about.exists() or (out.exists() and not chunks.exists()):
         return _known(out, about, key)
-    maker = _Maker(snapshot, config, out.with_name(f".{out.name}.parts-{key}"))
+    maker = _Maker(snapshot, config, chunks)
     with reporter.stage("load the pipeline and the model"):
         maker.parser = load_parser(config.pipeline)
         maker.check = open_check(model, start, kb, snapshot, config, settled, device, reporter)

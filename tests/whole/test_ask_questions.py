@@ -218,7 +218,8 @@ def test_a_calibrated_model_claims_less_and_abstains(world: Path, tmp_path: Path
     ]
     suite = tmp_path / "dev.jsonl"
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "none.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[-60:]))
+    others = [{**row, "id": f"other-{row['id']}"} for row in rows[-60:]]  # one that the suite holds is not asked again
+    (tmp_path / "none.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others))
     command = ("calibrate", "--model", tmp_path / "model", "--kb", world / "kb", "--suite", suite)
     found = result(*command, "--remove-passages", "0.5", "--unanswerable", tmp_path / "none.jsonl")
     removed = read_report(tmp_path / "model.calibration" / "passages-removed").judged

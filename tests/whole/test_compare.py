@@ -16,8 +16,9 @@ from realm.config import override
 from realm.knowledge.base import KnowledgeBase
 from realm.recipes.finetuning import small
 from realm.search.postings import Bm25
-from realm.workflows.compare import compare_systems
+from realm.workflows.compare import compare_systems, taught_too
 from realm.workflows.ingest import ingest_sources
+from realm.workflows.judged_legs import open_tests
 
 SETTINGS = (
     *("encoder.layers=0", "encoder.pooling=weighted-mean", "encoder.frequency_a=1000", "encoder.dim=none"),
@@ -88,6 +89,7 @@ def test_every_system_is_judged_on_the_same_questions(world: World, whole: dict[
         "orqa": [0],
     }
     assert whole["sets"] == {"paintings": {"questions": 30, "in_kb": 20}}
+    assert whole["taught_too"] == {"paintings": 0}
     for system in ("bm25", "orqa"):
         leg = world.folder / "whole" / f"{system}-s0"
         assert result("show", leg)["kind"] == "realm fine-tuning run"
@@ -217,3 +219,10 @@ def test_wrong_usage(world: World, whole: dict[str, Any]) -> None:
         code, line = error(*world.flags("other", **options), *SETTINGS)
         assert code == 2 and said in line, line
     assert not (world.folder / "other").exists()
+
+
+def test_questions_that_are_learnt_from_are_counted_among_those_judged(tmp_path: Path) -> None:
+    asked = qa_world.questions()
+    train = qa_world.write_questions(tmp_path / "train.jsonl", asked[:10])
+    test = qa_world.write_questions(tmp_path / "test.jsonl", asked[6:16])
+    assert taught_too(train, open_tests({"mine": test}, 0)) == {"mine": 4}

@@ -148,8 +148,8 @@ def test_other_questions_are_refused_and_nothing_answerable_is_one_line(
 def test_wrong_usage(world: World, tmp_path: Path) -> None:
     assert error("finetune", "--kb", world.folder / "kb") == (
         2,
-        "realm: found no --model, --kb, --qa or --out: expected all four for a new run (--from-corpus for --qa, where "
-        "there are no questions), or RUN alone to go on",
+        "realm: found no --model, --qa, --out: expected --model, --kb, --qa and --out for a new run (--from-corpus for "
+        "--qa, where there are no questions), or RUN alone to go on",
     )
     code, line = command(world, tmp_path / "run", "qa.level=both")
     assert code == 2 and "joint or passage" in line

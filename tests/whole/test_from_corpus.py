@@ -95,12 +95,15 @@ def test_an_interrupted_making_goes_on_and_comes_to_the_same(
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
-def test_a_torn_chunk_is_made_again(world: World, tmp_path: Path, whole: Path) -> None:
+def test_a_torn_chunk_is_made_again_and_so_is_a_file_that_nothing_tells_of(
+    world: World, tmp_path: Path, whole: Path
+) -> None:
     out = tmp_path / "torn.jsonl"
     with pytest.raises(KeyboardInterrupt):
         world.make(out, should_stop=lambda: True)
     (parts,) = tmp_path.glob(".torn.jsonl.parts-*")
     (parts / "000000.json").write_text('{"records": [', encoding="utf-8")
+    out.write_text("killed before it was told what this is", encoding="utf-8")
     world.make(out)
     assert out.read_bytes() == whole.read_bytes()
 

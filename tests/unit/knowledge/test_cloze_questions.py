@@ -14,7 +14,7 @@ from realm.knowledge.asking.clauses import Tree, clause_of
 from realm.knowledge.asking.passages import Limits, Made, ask_passage, in_place
 from realm.knowledge.asking.phrases import noun_phrases
 from realm.knowledge.asking.wording import Topic, fault
-from realm.knowledge.parsing import Sentence, Word, language_of, load_parser
+from realm.knowledge.parsing import Parser, Sentence, Word, language_of, load_parser
 from realm.knowledge.taggers import find_tagger
 
 Spans = Sequence[tuple[str, str]]
@@ -324,13 +324,17 @@ def test_no_parse_breaks_it_and_no_question_tells_its_answer(drawn: tuple[str, S
 # ---------------------------------------------------------------- with the real pipeline
 
 
-def test_the_english_pipeline_parses_for_the_rules() -> None:
+@pytest.fixture(scope="module")
+def parser() -> Parser:
     pytest.importorskip("spacy")
     try:
         find_tagger("en_core_web_sm")
     except Exception:
         pytest.skip("the English small pipeline is not installed")
-    parser = load_parser("en_core_web_sm")
+    return load_parser("en_core_web_sm")
+
+
+def test_the_english_pipeline_parses_for_the_rules(parser: Parser) -> None:
     texts = ["Marie Curie was born in Warsaw in 1867. She moved to Paris in 1891.", ""]
     first, second = parser.parse(texts)
     assert parser.has_relations and second == []
@@ -338,3 +342,11 @@ def test_the_english_pipeline_parses_for_the_rules() -> None:
     found = {each.question: each.answer for each in ask_passage("Marie Curie", texts[0], first, LOOSE)}
     assert found["When was Marie Curie born in Warsaw?"] == "1867"
     assert found["Where did Marie Curie move to in 1891?"] == "Paris"
+
+
+def test_a_heading_is_no_part_of_the_sentence_after_it(parser: Parser) -> None:
+    text = "Edwin Carrow\n\nEdwin Carrow was born in Paris in 1867.\n \nLife\n\nHe painted."
+    (found,) = parser.parse([text])
+    assert [text[each.start : each.end].strip() for each in found] == [
+        "Edwin Carrow", "Edwin Carrow was born in Paris in 1867.", "Life", "He painted."
+    ]  # fmt: skip

@@ -76,6 +76,12 @@ def test_sentences_are_those_a_reader_sees(text: str, expected: int) -> None:
     assert len(list(sentence_spans(text))) == expected
 
 
+def test_a_blank_line_ends_a_sentence() -> None:
+    text = "Edwin Carrow\n\nHe was a painter. He died.\n \nLife\n\t\n\nHe lived\nlong\n\n"
+    found = [text[start:end] for start, end in sentence_spans(text)]
+    assert found == ["Edwin Carrow", "He was a painter.", "He died.", "Life", "He lived\nlong"]
+
+
 def test_sentences_do_not_depend_on_where_a_block_ends() -> None:
     sentence = "This sentence has a fixed length of some characters. "
     text = sentence * (3 * BLOCK // len(sentence))
