@@ -24,6 +24,8 @@ class Confidence:
 
     calibration: Calibration = field(default_factory=Calibration)
     threshold: float = 0.0
+    passages: int | None = None
+    """So many were read for each question that it was fitted on; p(y|x) is normalised over what is read."""
 
     def __call__(self, answer: Answer) -> Answer:
         """The answer with its calibrated confidence. Below the threshold it abstains: its text is then the first of
@@ -56,4 +58,5 @@ def open_confidence(folder: Path) -> Confidence:
             f"{folder / FILE} is no calibration of realm: calibrate the model again, or remove the file"
         )
     curve = {**{name: value[name] for name in names}, "weights": value.get("weights", {})}
-    return Confidence(Calibration.from_json(curve), float(value["threshold"]))
+    passages = dict(value.get("facts") or {}).get("passages")
+    return Confidence(Calibration.from_json(curve), float(value["threshold"]), passages)

@@ -75,7 +75,7 @@ def ask_question(
     if not question.strip():  # before anything is opened, or embedded
         raise UsageError("found an empty question: expected some words")
     kb, opened = _opened(kb_path, model, as_of, reporter, bf16)
-    k = _passages(opened, k)
+    k = _passages(opened, k, reporter)
     if reporter is not None and (remark := opened.retrieval.remark(question)):
         reporter.note(remark)
     return opened.ask(question, kb, k=k, where=where, as_of=as_of, aggregate=aggregate, conflicts=conflicts)
@@ -102,7 +102,7 @@ def ask_questions(
     answers = opened.ask_many(
         [question.text for question in asked],
         kb,
-        _passages(opened, k),
+        _passages(opened, k, reporter),
         where,
         as_of,
         aggregate=aggregate,
@@ -122,10 +122,13 @@ def _opened(
     return kb, opened
 
 
-def _passages(model: Realm | QuestionAnswering, k: int | None) -> int:
-    if k is not None:
-        return k
-    return model.config.qa.num_passages if isinstance(model, QuestionAnswering) else 5
+def _passages(model: Realm | QuestionAnswering, k: int | None, reporter: Reporter | None) -> int:
+    if not isinstance(model, QuestionAnswering):
+        return 5 if k is None else k
+    k, fitted = model.config.qa.num_passages if k is None else k, model.confidence.passages
+    if reporter is not None and fitted not in (None, k):
+        reporter.note(f"the confidence was fitted for {fitted} passages, {k} are read: calibrate again with --k {k}")
+    return k
 
 
 def embed_missing(model: Realm | QuestionAnswering, kb: KnowledgeBase, reporter: Reporter) -> None:

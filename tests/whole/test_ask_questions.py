@@ -25,7 +25,8 @@ from realm.errors import ArtefactError, UsageError
 from realm.evaluation.scores import read_report
 from realm.types import Document
 from realm.workflows import run as runs
-from realm.workflows.ask import answer_json
+from realm.workflows.ask import answer_json, ask_question
+from realm.workflows.reporting import Silent
 from realm.workflows.store import open_knowledge_base
 
 ASKED = qa_world.questions()[0]
@@ -242,6 +243,14 @@ def test_a_calibrated_model_claims_less_and_abstains(world: Path, tmp_path: Path
     masses = [plain.confidence, *(share for _, share in plain.alternatives)]
     claimed = calibrated.confidence.calibration([masses], [plain.signals])[0]
     assert calibrated.ask(ASKED.text, kb).confidence == pytest.approx(claimed)
+    fitted = calibrated.confidence.passages
+    assert fitted == calibrated.config.qa.num_passages
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    for k in (None, fitted + 1):
+        ask_question(ASKED.text, world / "kb", model=tmp_path / "model", k=k, reporter=reporter)
+    assert len(notes) == 1 and f"fitted for {fitted} passages, {fitted + 1} are read: calibrate again" in notes[0]
     figures = result("evaluate", *command[1:], "--limit", "12", "--out", tmp_path / "report")["figures"]["all"]
     assert 0 <= figures["coverage"] <= 1 and "abstained_answerable" in figures
     refused = replace(calibrated.confidence, threshold=1.1)(plain)
