@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from realm import objectives
 from realm.answering.candidates import Candidate, find_candidates, open_tagger
 from realm.answering.conflicts import CONSIDERED, ConflictRule, find_conflict
 from realm.answering.pretrained import open_parts, save_model
-from realm.answering.retrieving import DenseRetrieval
+from realm.answering.retrieving import DenseRetrieval, evidence_from
 from realm.answering.tokens import body_tokens, cloze_tokens, pad
 from realm.config import PretrainConfig
 from realm.errors import UsageError
@@ -32,6 +32,7 @@ from realm.models.encoders import DenseEncoder
 from realm.types import Answer, Evidence, Progress, Tokens
 
 ALTERNATIVES = 4
+Span = tuple[int, int]
 
 
 class Realm:
@@ -124,9 +125,7 @@ class Realm:
     ) -> Iterator[Answer]:
         """The answers that `ask` would give, in order, as they come. The questions of a batch are encoded and searched
         together; each is read for itself. UsageError without exactly one blank, before any of its batch is answered."""
-        if aggregate not in (None, *AGGREGATES) or min(batch, k) < 1:
-            known = ", ".join(AGGREGATES)
-            raise UsageError(f"found aggregate={aggregate!r}, batch={batch}, k={k}: expected {known}; at least 1")
+        check_asking(aggregate, batch, k)
         in_training = self.config.realm.num_candidates - int(self.config.realm.null_passage)
 
         def answers() -> Iterator[Answer]:
@@ -200,32 +199,26 @@ class Realm:
         best = order[0]
         posterior_KC = log_joint_KC.softmax(0)
 
-        def evidence_of(answer: Extracted) -> list[Evidence]:
-            """Of some passages' answer: whose word is one of the candidates, the places and shares its own."""
-            logp_K = logp_KC[:, number_of[answer.text]]
+        def rests_on(c: int, posterior: Callable[[int], float], place: Callable[[int], Span | None]) -> list[Evidence]:
+            """What candidate `c` rests on; the null passage, which RU counts from, is no evidence."""
+            utility_K = logp_KC[:, c] - logp_KC[0, c]
             return [
-                _evidence(
-                    match,
-                    float(log_prior_K[i].exp()),
-                    math.exp(answer.log_posterior(i - 1)),
-                    float(logp_K[i] - logp_K[0]),
-                    answer.places.get(i - 1),
-                )
+                evidence_from(match, float(log_prior_K[i].exp()), posterior(i), float(utility_K[i]), place(i))
                 for i, match in enumerate(matches, start=1)
             ]
 
+        def evidence_of(answer: Extracted) -> list[Evidence]:
+            """Of some passages' answer: whose word is one of the candidates, the places and shares its own."""
+            c = number_of[answer.text]
+            return rests_on(c, lambda i: math.exp(answer.log_posterior(i - 1)), lambda i: answer.places.get(i - 1))
+
+        def stands(i: int) -> Span | None:
+            """Where the best candidate stands in passage `i`, whose tagger may have missed it."""
+            chosen = candidates[best]
+            return chosen.places.get(i - 1) or _standing(chosen.text, matches[i - 1].passage.text)
+
         number_of = {candidate.text: c for c, candidate in enumerate(candidates)}
-        logp_K, posterior_K = logp_KC[:, best], posterior_KC[:, best]
-        evidence = [
-            _evidence(
-                match,
-                float(log_prior_K[i].exp()),
-                float(posterior_K[i]),
-                float(logp_K[i] - logp_K[0]),
-                candidates[best].places.get(i - 1) or _standing(candidates[best].text, match.passage.text),
-            )
-            for i, match in enumerate(matches, start=1)
-        ]
+        evidence = rests_on(best, lambda i: float(posterior_KC[i, best]), stands)
         given = _given([candidates[c] for c in order[:CONSIDERED]], confidence_C[order], posterior_KC[:, order])
         return Answer(
             question=question,
@@ -267,16 +260,9 @@ def _given(candidates: Sequence[Candidate], confidence_C: Tensor, posterior_KC: 
     ]
 
 
-def _evidence(match: Match, prior: float, posterior: float, utility: float, span: tuple[int, int] | None) -> Evidence:
-    return Evidence(
-        passage=match.passage,
-        document_version=match.document_version,
-        score=match.score,
-        prior=prior,
-        posterior=posterior,
-        retrieval_utility=utility,
-        span=span,
-        source=match.source,
-        date=match.date,
-        url=match.url,
-    )
+def check_asking(aggregate: str | None, batch: int = 1, k: int | None = None) -> None:
+    """UsageError for an aggregate that is none, or for no question or passage at a time."""
+    if aggregate not in (None, *AGGREGATES):
+        raise UsageError(f"found aggregate={aggregate!r}: expected one of {', '.join(AGGREGATES)}")
+    if batch < 1 or (k is not None and k < 1):
+        raise UsageError(f"found batch={batch}, k={k}: expected at least 1")

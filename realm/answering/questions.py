@@ -22,15 +22,15 @@ from torch import Tensor
 
 from realm import objectives, objectives_qa
 from realm.answering.answerer import answerer_folder, is_answerer, open_answerer
-from realm.answering.ask import Realm
+from realm.answering.ask import Realm, check_asking
 from realm.answering.confidence import Confidence, open_confidence
 from realm.answering.conflicts import ConflictRule, find_conflict
-from realm.answering.retrieving import DenseRetrieval
+from realm.answering.retrieving import DenseRetrieval, evidence_from
 from realm.answering.tokens import pad
 from realm.errors import UsageError
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
-from realm.methods.extraction import AGGREGATES, Extracted, as_answer, extract, signals_of
+from realm.methods.extraction import Extracted, as_answer, extract, signals_of
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
 from realm.models.span import SpanReader
@@ -120,9 +120,7 @@ class QuestionAnswering:
         are read in chunks of like length. An edit is seen by the next batch. UsageError for an empty question, before
         any of its batch is answered.
         """
-        if batch < 1 or (k is not None and k < 1):
-            raise UsageError(f"found batch={batch}, k={k}: expected at least 1")
-        self._check(aggregate)
+        check_asking(aggregate, batch, k)
 
         def answers() -> Iterator[Answer]:
             waiting, asked = iter(questions), 0
@@ -151,7 +149,7 @@ class QuestionAnswering:
 
         version: of the knowledge base they are from. The rest as for `ask`.
         """
-        self._check(aggregate)
+        check_asking(aggregate)
         joint, signals_of_each, start_S, end_S, offsets = self._spans(questions, matches)
         confidence = self.confidence if aggregate in (None, self.config.qa.aggregate) else Confidence()
         answers = []
@@ -170,10 +168,6 @@ class QuestionAnswering:
             answer = as_answer(question, found, evidence, version, signals)
             answers.append(confidence(replace(answer, conflicts=sides)))
         return answers
-
-    def _check(self, aggregate: str | None) -> None:
-        if aggregate not in (None, *AGGREGATES):
-            raise UsageError(f"found aggregate={aggregate!r}: expected one of {', '.join(AGGREGATES)}")
 
     def _spans(
         self, questions: Sequence[str], matches: Sequence[Sequence[Match]]
@@ -219,18 +213,7 @@ class _Evidence:
 
     def __call__(self, answer: Extracted) -> list[Evidence]:
         return [
-            Evidence(
-                passage=match.passage,
-                document_version=match.document_version,
-                score=match.score,
-                prior=self.prior_K[k],
-                posterior=math.exp(answer.log_posterior(k)),
-                retrieval_utility=math.nan,
-                span=answer.places.get(k),
-                source=match.source,
-                date=match.date,
-                url=match.url,
-            )
+            evidence_from(match, self.prior_K[k], math.exp(answer.log_posterior(k)), math.nan, answer.places.get(k))
             for k, match in enumerate(self.matches)
         ]
 

@@ -18,7 +18,7 @@ from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
-from realm.types import Passage, Progress, Tokens
+from realm.types import Evidence, Passage, Progress, Tokens
 
 
 class Found(NamedTuple):
@@ -127,6 +127,25 @@ class DenseRetrieval:
             # Somebody else may write meanwhile: a version counts that was found complete and is still the newest.
             if kb.embed_missing(encoder) == 0 and kb.version == this[2]:
                 self._prepared = this, kb.at(this[2])
+
+
+def evidence_from(
+    match: Match, prior: float, posterior: float, utility: float, span: tuple[int, int] | None
+) -> Evidence:
+    """A retrieved passage as what an answer rests on. prior, posterior: p(z|x) and p(z|x,y). utility: RU, NaN where
+    there is no null passage. span: of the answer, in characters of the passage."""
+    return Evidence(
+        passage=match.passage,
+        document_version=match.document_version,
+        score=match.score,
+        prior=prior,
+        posterior=posterior,
+        retrieval_utility=utility,
+        span=span,
+        source=match.source,
+        date=match.date,
+        url=match.url,
+    )
 
 
 def _search_past(

@@ -8,7 +8,7 @@ from typing import Any
 
 from realm import files
 from realm.evaluation.dots import Dot, Panel, draw_dots
-from realm.workflows.compare_tables import PARTS, aligned, as_csv, cell
+from realm.workflows.compare_tables import PARTS, aligned, as_csv, cell, dot_of, signed
 
 FIGURES = {"exact_match": "EM", "recall_string@5": "zero-shot R@5"}
 ABOUT = ("set", "part", "questions", "row", "figure")
@@ -34,14 +34,7 @@ def write_tables(out: Path, result: Mapping[str, Any]) -> None:
 
 def _dots(result: Mapping[str, Any], name: str, part: str, figure: str) -> list[Dot]:
     return [
-        Dot(
-            label=result["rows"][row["row"]]["title"],
-            mean=row["mean"],
-            low=row["low"],
-            high=row["high"],
-            seeds=row["by_seed"],
-            reference=row["published"],
-        )
+        dot_of(row, result["rows"][row["row"]]["title"])
         for row in result["figures"]
         if (row["set"], row["part"], row["figure"]) == (name, part, figure)
     ]
@@ -71,13 +64,8 @@ def as_text(result: Mapping[str, Any]) -> str:
                 for figure in FIGURES:
                     row = own.get(figure)
                     cells += ["–" if row is None else f"{100 * row['published']:.1f}", cell(row)]
-                cells.append("–" if gain is None else _signed(gain))
+                cells.append("–" if gain is None else signed(gain))
                 table.append([about["title"], *cells, str(len(about["seeds"]))])
             lines += [f"{name}, {PARTS[part]} ({here[0]['questions']:,})", *aligned(table), ""]
     lines += [f"published: {result['published']}", f"measured in %, [intervals: {result['intervals']}]"]
     return "\n".join(lines) + "\n"
-
-
-def _signed(row: Mapping[str, Any]) -> str:
-    gain, low, high = (100 * row[name] for name in ("difference", "low", "high"))
-    return f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]{' *' if row['clear'] else ''}"

@@ -89,9 +89,8 @@ def _differences(result: Mapping[str, Any], name: str, part: str, titles: Mappin
     ]
     said = []
     for row in found:
-        gain, low, high = (100 * row[name] for name in ("difference", "low", "high"))
         pair = f"{titles[row['system']]} minus {titles[row['minus']]}: {COLUMNS[row['figure']]}"
-        said.append(f"{pair} {gain:+.1f} [{low:+.1f}, {high:+.1f}]{' *' if row['clear'] else ''}")
+        said.append(f"{pair} {signed(row)}")
     return said
 
 
@@ -104,8 +103,18 @@ def cell(row: Row | None) -> str:
     return f"{100 * row['mean']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
+def signed(row: Row) -> str:
+    """A difference with its interval, in points; a star where that leaves out 0."""
+    gain, low, high = (100 * row[name] for name in ("difference", "low", "high"))
+    return f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]{' *' if row['clear'] else ''}"
+
+
 def dot_of(row: Row, label: str) -> Dot:
-    return Dot(label=label, mean=row["mean"], low=row["low"], high=row["high"], seeds=row["by_seed"])
+    """A figure as a row of a plot, beside its published one where it has one."""
+    reference = row.get("published")
+    return Dot(
+        label=label, mean=row["mean"], low=row["low"], high=row["high"], seeds=row["by_seed"], reference=reference
+    )
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

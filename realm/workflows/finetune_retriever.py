@@ -18,7 +18,6 @@ from realm.knowledge.snapshot import Snapshot
 from realm.methods.proposing import stale_copy
 from realm.methods.retrievers import DenseRetriever, QuestionRetriever, WordRetriever
 from realm.models.encoders import DenseEncoder
-from realm.search.embed import embed
 from realm.search.exact import ExactIndex
 from realm.search.refresh import Refresh, open_refresh
 from realm.search.refresher import Job
@@ -159,18 +158,16 @@ class DenseSide:
         """The index of `step`: there already, or embedded now. Frozen passages give the same vectors at any time."""
         folder = self.run.index / f"step-{step:06d}"
         if not (folder / files.MANIFEST).exists():
-            training = encoder.training
-            with self.reporter.stage(f"embed the passages (step {step})", "passages") as progress:
-                embed(
-                    encoder.train(False),
-                    self.snapshot,
-                    folder,
-                    max_tokens=self.config.questions.max_passage_tokens,
-                    bf16=parts.choose_bf16(self.config.loop.bf16, self.device),
-                    progress=progress,
-                    facts=parts.index_facts(encoder, step),
-                )
-            encoder.train(training)
+            parts.embed_into(
+                encoder,
+                self.snapshot,
+                folder,
+                step,
+                max_tokens=self.config.questions.max_passage_tokens,
+                bf16=self.config.loop.bf16,
+                device=self.device,
+                reporter=self.reporter,
+            )
         return ExactIndex.open(folder, snapshot=self.snapshot.fingerprint, device=self.device)
 
     def _open_refresh(self, begin: int) -> Refresh:

@@ -273,12 +273,23 @@ def choose_bf16(setting: Any, device: torch.device) -> bool:
     return False
 
 
-def embed_beside(
-    encoder: DenseEncoder, snapshot: Snapshot, max_tokens: int, *, bf16: Any, device: torch.device, reporter: Reporter
-) -> ExactIndex:
-    """A snapshot's passages by an encoder that has no run to keep them: made once, kept beside the snapshot."""
-    folder = snapshot.path.with_name(f"{snapshot.path.name}.vectors-{encoder.fingerprint()}-{max_tokens}")
-    with reporter.stage("embed the passages", "passages") as progress:
+def embed_into(
+    encoder: DenseEncoder,
+    snapshot: Snapshot,
+    folder: Path,
+    step: int,
+    *,
+    max_tokens: int,
+    bf16: Any,
+    device: torch.device,
+    reporter: Reporter,
+) -> Path:
+    """Vectors of a snapshot's passages by an encoder of `step`, or what is there of them gone on with; the folder.
+
+    max_tokens: of a passage. bf16: the setting, see `choose_bf16`.
+    """
+    title = f"embed the passages (step {step})" if step else "embed the passages"
+    with reporter.stage(title, "passages") as progress:
         embed(
             encoder,
             snapshot,
@@ -286,8 +297,17 @@ def embed_beside(
             max_tokens=max_tokens,
             bf16=choose_bf16(bf16, device),
             progress=progress,
-            facts=index_facts(encoder, 0),
+            facts=index_facts(encoder, step),
         )
+    return folder
+
+
+def embed_beside(
+    encoder: DenseEncoder, snapshot: Snapshot, max_tokens: int, *, bf16: Any, device: torch.device, reporter: Reporter
+) -> ExactIndex:
+    """A snapshot's passages by an encoder that has no run to keep them: made once, kept beside the snapshot."""
+    folder = snapshot.path.with_name(f"{snapshot.path.name}.vectors-{encoder.fingerprint()}-{max_tokens}")
+    embed_into(encoder, snapshot, folder, 0, max_tokens=max_tokens, bf16=bf16, device=device, reporter=reporter)
     return ExactIndex.open(folder, snapshot=snapshot.fingerprint, device=device)
 
 

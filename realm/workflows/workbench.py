@@ -19,7 +19,6 @@ from realm.methods.realm import RealmPretraining
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.models.late import open_reader
-from realm.search.embed import embed
 from realm.search.exact import ExactIndex
 from realm.training import parallel
 from realm.training.batches import MaskedSentences
@@ -214,16 +213,16 @@ class Workbench:
         folder, facts = self.run.index / f"step-{step:06d}", parts.index_facts(encoder, step)
         if (folder / MANIFEST).exists() and read_json(folder / MANIFEST).get("encoder") == facts["encoder"]:
             return folder
-        with self.reporter.stage(f"embed the passages (step {step})", "passages") as progress:
-            return embed(
-                encoder,
-                self.searched.snapshot,
-                folder,
-                max_tokens=self.config.data.max_passage_tokens,
-                bf16=parts.choose_bf16(self.config.loop.bf16, self.device),
-                progress=progress,
-                facts=facts,
-            )
+        return parts.embed_into(
+            encoder,
+            self.searched.snapshot,
+            folder,
+            step,
+            max_tokens=self.config.data.max_passage_tokens,
+            bf16=self.config.loop.bf16,
+            device=self.device,
+            reporter=self.reporter,
+        )
 
     # ------------------------------------------------------------ training
 
