@@ -142,8 +142,8 @@ def pretrain(
 ) -> None:
     """Pre-train a retriever and a reader together (Guu et al. 2020)."""
     from realm.console import Terminal, finish_step_on_interrupt, print_comparison
-    from realm.workflows.pretrain import pretrain as work
-    from realm.workflows.pretrain import resume
+    from realm.workflows.pretraining.pretrain import pretrain as work
+    from realm.workflows.pretraining.pretrain import resume
 
     given = settings or []
     terminal = Terminal(quiet=as_json)
@@ -204,7 +204,7 @@ def show(
         return
     if kb is not None:
         raise UsageError("found --kb without --examples: an artefact is described from its own folder alone")
-    from realm.workflows.show import describe
+    from realm.workflows.showing.show import describe
 
     facts = describe(path)
     if as_json:
@@ -224,8 +224,8 @@ def export(
     as_json: JSON = False,
 ) -> None:
     """Write a run's newest checkpoint as a model to give away, with a card."""
-    from realm.workflows.artefacts import size_text
     from realm.workflows.export import export as work
+    from realm.workflows.showing.artefacts import size_text
 
     result = work(run, out, licence=licence, data=data)
     print_json(result) if as_json else typer.echo(f"{result['path']}: {size_text(result['bytes'])}")
@@ -240,7 +240,7 @@ def estimate(
 ) -> None:
     """Disk, memory and time on this machine, before anything is built."""
     from realm.recipes import build
-    from realm.workflows.estimate import estimate as work
+    from realm.workflows.estimating.estimate import estimate as work
 
     result = work(passages, build(recipe, settings or []))
     if as_json:
@@ -256,7 +256,7 @@ def estimate(
 
 def _show_examples(path: Path, kb: Path | None, as_json: bool) -> None:
     from realm.console import Terminal
-    from realm.workflows.examples import collect_examples, summary, write_page
+    from realm.workflows.pretraining.examples import collect_examples, summary, write_page
 
     result = collect_examples(path, kb=kb, reporter=Terminal(quiet=as_json))
     if as_json:

@@ -51,9 +51,9 @@ def compare(
     """Train and judge systems alike: BM25 and a reader, ORQA, REALM, closed book; intervals and paired differences."""
     from realm.console import Terminal, finish_step_on_interrupt
     from realm.recipes.finetuning import build_finetuning
-    from realm.workflows.compare import compare_systems
-    from realm.workflows.compare_tables import as_text
-    from realm.workflows.judged_legs import Judging
+    from realm.workflows.comparing.compare import compare_systems
+    from realm.workflows.comparing.legs import Judging
+    from realm.workflows.comparing.tables import as_text
 
     terminal = Terminal(quiet=as_json)
     with finish_step_on_interrupt(terminal) as should_stop:
@@ -99,9 +99,9 @@ def ablate(
     """The paper's table 2 at your budget: what each part of REALM is worth, published beside measured."""
     from realm.console import Terminal, finish_step_on_interrupt
     from realm.recipes.ablation import build_ablation
-    from realm.workflows.ablate import ROWS
-    from realm.workflows.ablate import ablate as work
-    from realm.workflows.ablate_tables import as_text
+    from realm.workflows.comparing.ablate import ROWS
+    from realm.workflows.comparing.ablate import ablate as work
+    from realm.workflows.comparing.ablate_tables import as_text
 
     terminal = Terminal(quiet=as_json)
     pretraining, finetuning = build_ablation(settings or [], steps)

@@ -31,8 +31,8 @@ def edit_test(
     """Replace answers in a copy of the documents, ask before and after without training: does the model follow?"""
     from realm.console import Terminal, table
     from realm.evaluation.edit_verdicts import table_rows, tell
-    from realm.workflows.edit_test import edit_test as work
-    from realm.workflows.edit_test import read_edits
+    from realm.workflows.editing.edit_test import edit_test as work
+    from realm.workflows.editing.edit_test import read_edits
 
     report = work(
         model,

@@ -35,8 +35,8 @@ def finetune(
 ) -> None:
     """Fine-tune retriever and reader on questions and answers."""
     from realm.console import Terminal, finish_step_on_interrupt
-    from realm.workflows.finetune import finetune as work
-    from realm.workflows.finetune import resume
+    from realm.workflows.finetuning.finetune import finetune as work
+    from realm.workflows.finetuning.finetune import resume
 
     given = settings or []
     terminal = Terminal(quiet=as_json)
@@ -66,7 +66,7 @@ def finetune(
             if from_corpus:
                 from realm.config import override
                 from realm.settings_corpus import CorpusQuestionsConfig
-                from realm.workflows.finetune_from_corpus import finetune_from_corpus
+                from realm.workflows.finetuning.from_corpus import finetune_from_corpus
 
                 if qa is not None:
                     raise UsageError("found --qa and --from-corpus: expected one of them; leave one out")
@@ -109,7 +109,7 @@ def evaluate(
 
     terminal = Terminal(quiet=as_json)
     if suite is None:
-        from realm.workflows.pretrain import evaluate_run
+        from realm.workflows.pretraining.pretrain import evaluate_run
 
         if model is None:
             raise UsageError("found no --model: expected a run to judge on its probe, or --suite with questions")
@@ -118,7 +118,7 @@ def evaluate(
         return
     if kb is None or out is None:
         raise UsageError("found --suite without --kb or --out: expected the knowledge base and a folder for the report")
-    from realm.workflows.judge_answers import judge_answers
+    from realm.workflows.judging.answers import judge_answers
 
     report = judge_answers(
         suite, kb, out, model=model, benchmark=benchmark, k=k, depth=depth, limit=limit, reporter=terminal
@@ -163,7 +163,7 @@ def calibrate(
 ) -> None:
     """Make a model's confidence mean something, and let it abstain; one half of the questions judges the fit."""
     from realm.console import Terminal, table
-    from realm.workflows.calibrate_answers import calibrate_answers
+    from realm.workflows.judging.calibrate import calibrate_answers
 
     terminal = Terminal(quiet=as_json)
     result = calibrate_answers(

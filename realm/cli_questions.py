@@ -28,7 +28,7 @@ def questions(
     from realm.config import override
     from realm.console import Terminal, finish_step_on_interrupt
     from realm.settings_corpus import CorpusQuestionsConfig
-    from realm.workflows.make_questions import make_questions, read_made
+    from realm.workflows.questions.make import make_questions, read_made
 
     given = [*(settings or []), *([f"count={number}"] if number else [])]
     terminal = Terminal(quiet=as_json)

@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
     import legs
 
     from realm.training.metrics import read_metrics
-    from realm.workflows.comparison import compare
-    from realm.workflows.pretrain import pretrain_texts
+    from realm.workflows.pretraining.comparison import compare
+    from realm.workflows.pretraining.pretrain import pretrain_texts
     from realm.workflows.reporting import Silent
     from realm.workflows.run import Run
 

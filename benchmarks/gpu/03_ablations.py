@@ -112,9 +112,9 @@ def one(name: str, seed: int, config: Any, baseline: Any, text: Any, work: Path)
     from realm.training.metrics import read_metrics
     from realm.training.probe import Probe
     from realm.training.state import latest_checkpoint, read_facts
-    from realm.workflows.comparison import compare, evaluate_index
     from realm.workflows.parts import choose_device
-    from realm.workflows.pretrain import pretrain_texts
+    from realm.workflows.pretraining.comparison import compare, evaluate_index
+    from realm.workflows.pretraining.pretrain import pretrain_texts
     from realm.workflows.reporting import Silent
     from realm.workflows.run import Run
 

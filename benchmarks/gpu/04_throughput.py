@@ -91,7 +91,7 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
     def flops(self) -> float:
-        from realm.workflows.shapes import Shape
+        from realm.workflows.estimating.shapes import Shape
 
         args = self.args
         pairs = args.batch * args.candidates

@@ -84,7 +84,7 @@ def leave_out_bm25(run: Any) -> None:
     """An empty row where the library is missing, so that a run does not ask for it."""
     import importlib.util
 
-    from realm.workflows.comparison import save_report
+    from realm.workflows.pretraining.comparison import save_report
 
     try:
         found = importlib.util.find_spec("bm25s") is not None

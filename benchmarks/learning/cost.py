@@ -25,8 +25,8 @@ import torch
 from realm.config import PretrainConfig
 from realm.models.late import WINDOW
 from realm.training.probe import Probe
+from realm.workflows.estimating.shapes import Shape, cut, local_shape, shape_of
 from realm.workflows.parts import Text
-from realm.workflows.shapes import Shape, cut, local_shape, shape_of
 
 SAMPLE = 2000
 """Passages whose lengths stand for all."""

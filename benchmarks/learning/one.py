@@ -13,7 +13,7 @@ from typing import Any
 
 from realm.errors import RealmError
 from realm.workflows import parts
-from realm.workflows.pretrain import pretrain
+from realm.workflows.pretraining.pretrain import pretrain
 from realm.workflows.reporting import ProgressCall, Silent
 from realm.workflows.run import Run
 from realm.workflows.store import open_knowledge_base

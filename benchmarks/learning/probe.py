@@ -22,8 +22,8 @@ from realm.search.embed import embed_rows
 from realm.search.exact import ExactIndex
 from realm.training.probe import Probe, held_out_rows
 from realm.types import NO_ROW, Encoder, MaskedBatch
-from realm.workflows.comparison import text_of
 from realm.workflows.parts import Text
+from realm.workflows.pretraining.comparison import text_of
 
 from .oracle import told_elsewhere
 

@@ -24,10 +24,10 @@ from realm.recipes import build
 from realm.training.probe import Probe
 from realm.types import Answer, Document
 from realm.workflows.ask import answer_json, embed_missing
-from realm.workflows.page import run_page
-from realm.workflows.pretrain import pretrain
+from realm.workflows.pretraining.pretrain import pretrain
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.run import Run
+from realm.workflows.showing.page import run_page
 from realm.workflows.store import create_or_open, open_knowledge_base
 from realm.workflows.workbench import Stop
 

@@ -11,7 +11,7 @@ from realm.answering.pretrained import FORMAT, PACKED, check_place, locate, open
 from realm.config import PretrainConfig
 from realm.errors import ArtefactError
 from realm.training.state import read_facts
-from realm.workflows.comparison import compare
+from realm.workflows.pretraining.comparison import compare
 from realm.workflows.run import Run
 
 

@@ -13,7 +13,7 @@ from story import error, realm, result
 from realm.errors import UsageError
 from realm.recipes.ablation import build_ablation
 from realm.recipes.variants import vary
-from realm.workflows.ablate import ROWS
+from realm.workflows.comparing.ablate import ROWS
 
 SETTINGS = (
     *("reader.span_size=16", "reader.max_width=3", "reader.max_tokens=100", "questions.max_query_tokens=16"),

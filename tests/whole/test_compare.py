@@ -16,9 +16,9 @@ from realm.config import override
 from realm.knowledge.base import KnowledgeBase
 from realm.recipes.finetuning import small
 from realm.search.postings import Bm25
-from realm.workflows.compare import compare_systems, taught_too
+from realm.workflows.comparing.compare import compare_systems, taught_too
+from realm.workflows.comparing.legs import open_tests
 from realm.workflows.ingest import ingest_sources
-from realm.workflows.judged_legs import open_tests
 
 SETTINGS = (
     *("encoder.layers=0", "encoder.pooling=weighted-mean", "encoder.frequency_a=1000", "encoder.dim=none"),

@@ -20,8 +20,8 @@ from realm import KnowledgeBase
 from realm.config import override
 from realm.errors import MismatchError
 from realm.recipes.finetuning import small
-from realm.workflows.edit_test import edit_test, read_edits
-from realm.workflows.finetune import finetune
+from realm.workflows.editing.edit_test import edit_test, read_edits
+from realm.workflows.finetuning.finetune import finetune
 from realm.workflows.ingest import ingest_sources
 from realm.workflows.reporting import Silent
 

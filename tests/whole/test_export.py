@@ -17,8 +17,8 @@ from realm.files import sha256_of
 from realm.knowledge import catalog
 from realm.knowledge.catalog import CatalogEntry
 from realm.models.encoders import DenseEncoder
-from realm.workflows.comparison import compare
 from realm.workflows.export import model_card
+from realm.workflows.pretraining.comparison import compare
 from realm.workflows.run import Run
 
 QUESTION = "The bridge of Almby was painted by [MASK] in 1800."

@@ -22,7 +22,7 @@ from story import error, realm, result
 from realm.answering.answerer import open_answerer
 from realm.config import override
 from realm.recipes.finetuning import small
-from realm.workflows.finetune import finetune
+from realm.workflows.finetuning.finetune import finetune
 from realm.workflows.ingest import ingest_sources
 
 

@@ -19,9 +19,9 @@ from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.questions import read_questions
 from realm.settings_corpus import CorpusQuestionsConfig
 from realm.settings_finetune import FinetuneConfig
-from realm.workflows import make_questions as making
 from realm.workflows.ingest import ingest_sources
-from realm.workflows.make_questions import Record, make_questions, read_made
+from realm.workflows.questions import make as making
+from realm.workflows.questions.make import Record, make_questions, read_made
 
 PATTERN = CorpusQuestionsConfig(pipeline="pattern", top=0, min_content=2, per_passage=3)
 FEW = (

@@ -19,7 +19,7 @@ import tiny
 
 from realm.config import PretrainConfig, override
 from realm.workflows.ingest import ingest_sources
-from realm.workflows.pretrain import pretrain
+from realm.workflows.pretraining.pretrain import pretrain
 
 FACTS = 40
 WAYS = ("the bridge at {a} by {b} .", "{b} drew it for all {a} .", "see how {b} built near {a} .")

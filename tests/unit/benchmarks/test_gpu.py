@@ -121,7 +121,7 @@ def test_second_moments_keep_the_means_of_rows_and_columns(jobs: Any) -> None:
 def test_the_training_path_needs_no_optional_library() -> None:
     script = (
         "import common; common.without_optional(); import legs, packed, random_bert\n"
-        "import realm.workflows.pretrain, realm.search.refresher, realm.workflows.comparison\n"
+        "import realm.workflows.pretraining.pretrain, realm.search.refresher, realm.workflows.pretraining.comparison\n"
         "common.without_optional()"  # says what was imported
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=JOBS, capture_output=True, text=True, check=False)

@@ -11,8 +11,8 @@ import pytest
 from realm.errors import DataError
 from realm.recipes.finetuning import small
 from realm.types import Answer, Question
+from realm.workflows.comparing.systems import Leg, find_system
 from realm.workflows.reporting import Silent
-from realm.workflows.systems import Leg, find_system
 
 TAUGHT = [
     {"question": "who painted guernica", "answers": ["Picasso", "Pablo Picasso"]},

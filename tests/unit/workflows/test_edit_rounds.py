@@ -14,7 +14,7 @@ from realm.evaluation.edit_facts import Substitution, substitution
 from realm.evaluation.edit_verdicts import Edit, Said
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.types import Answer, Document, Evidence, Passage
-from realm.workflows.edit_rounds import Plan, Scratch, holds, judged, play, said
+from realm.workflows.editing.rounds import Plan, Scratch, holds, judged, play, said
 from realm.workflows.journal import Journal
 
 TOWNS = ("Alm", "Bor", "Cal", "Dun", "Elm", "Fen")

@@ -17,10 +17,10 @@ from realm.models.late import LateReader
 from realm.recipes import paper, small
 from realm.training.optim import BertAdam
 from realm.training.state import save_checkpoint
-from realm.workflows import calibrate
-from realm.workflows.calibrate import sample_texts
-from realm.workflows.estimate import duration, estimate, kept_indexes, tokens_of_step
-from realm.workflows.shapes import STAND_IN, Shape, build_encoder, count, count_reader, cut, local_shape
+from realm.workflows.estimating import machine as calibrate
+from realm.workflows.estimating.estimate import duration, estimate, kept_indexes, tokens_of_step
+from realm.workflows.estimating.machine import sample_texts
+from realm.workflows.estimating.shapes import STAND_IN, Shape, build_encoder, count, count_reader, cut, local_shape
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from realm.errors import MismatchError, UsageError
 from realm.knowledge.questions import read_questions
 from realm.knowledge.result_files import read_predictions, read_run, write_questions
 from realm.types import Answer, Passage, Question
-from realm.workflows.evaluate import bm25_search, compare, evaluate, open_suite
+from realm.workflows.judging.evaluate import bm25_search, compare, evaluate, open_suite
 
 TEXTS = {
     "stoker": "Dracula is a novel by Bram Stoker, published in 1897.",

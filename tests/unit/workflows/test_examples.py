@@ -19,9 +19,18 @@ from realm.config import override
 from realm.errors import ArtefactError, RealmError, UsageError
 from realm.evaluation.retrieval import answer_in_text
 from realm.recipes import small
-from realm.workflows.examples import GROUPS, choose, collect_examples, cut, group_of, locate, render, summary
 from realm.workflows.ingest import ingest_sources
-from realm.workflows.pretrain import pretrain
+from realm.workflows.pretraining.examples import (
+    GROUPS,
+    choose,
+    collect_examples,
+    cut,
+    group_of,
+    locate,
+    render,
+    summary,
+)
+from realm.workflows.pretraining.pretrain import pretrain
 
 HOSTILE = "<script>alert(1)</script>"
 TAIL = ' Its motto is <img src="http://evil.example/x" onerror=alert(2)> & {{ 7 * 7 }} "</style>".'

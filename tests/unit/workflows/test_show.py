@@ -31,12 +31,12 @@ from realm.search.embed import EmbeddingStopped, embed
 from realm.training import state
 from realm.training.optim import BertAdam
 from realm.training.probe import Probe
-from realm.workflows.artefacts import DESCRIBERS, size_text
 from realm.workflows.ingest import ingest_sources
 from realm.workflows.parts import prepare_text
 from realm.workflows.reporting import Silent
 from realm.workflows.run import Run
-from realm.workflows.show import describe
+from realm.workflows.showing.artefacts import DESCRIBERS, size_text
+from realm.workflows.showing.show import describe
 
 
 @dataclass
@@ -336,7 +336,7 @@ def test_sizes_for_people_are_right_to_a_few_percent(size: int) -> None:
 
 def test_nothing_heavy_is_loaded_to_show_an_index(made: Made) -> None:
     script = (
-        "import sys; from pathlib import Path; from realm.workflows.show import describe; "
+        "import sys; from pathlib import Path; from realm.workflows.showing.show import describe; "
         "describe(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script, str(made.path("index"))], check=False).returncode == 0

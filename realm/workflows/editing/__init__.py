@@ -1,0 +1,1 @@
+"""Whether answers follow the documents: `realm edit-test`."""

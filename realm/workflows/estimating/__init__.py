@@ -1,0 +1,1 @@
+"""Disk, memory and hours before anything is built: `realm estimate`."""

@@ -1,0 +1,1 @@
+"""Learning from questions and answers: `realm finetune`."""

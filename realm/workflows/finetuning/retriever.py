@@ -1,0 +1,194 @@
+"""The retriever's side of fine-tuning: what it is made of, what a checkpoint keeps of it, how its index follows.
+
+`qa.retriever` chooses: networks over an index of vectors, frozen or refreshed, or BM25, of which nothing learns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from realm import files
+from realm.answering.answerer import Part
+from realm.knowledge.snapshot import Snapshot
+from realm.methods.proposing import stale_copy
+from realm.methods.retrievers import DenseRetriever, QuestionRetriever, WordRetriever
+from realm.models.encoders import DenseEncoder
+from realm.search.exact import ExactIndex
+from realm.search.refresh import Refresh, open_refresh
+from realm.search.refresher import Job
+from realm.settings_finetune import FinetuneConfig
+from realm.training.state import list_checkpoints, read_facts
+from realm.workflows import parts
+from realm.workflows.finetuning import start as starts
+from realm.workflows.reporting import Reporter
+from realm.workflows.run import Run
+
+
+class Side(Protocol):
+    """A retriever in training."""
+
+    @property
+    def retriever(self) -> QuestionRetriever: ...
+
+    def parts(self) -> Mapping[str, Part]:
+        """What a model folder keeps of it, by name."""
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """What a checkpoint's ``loop.json`` keeps of it."""
+        ...
+
+    def begin(self, step: int) -> None:
+        """Training begins at `step`."""
+        ...
+
+    def before_step(self, step: int) -> Mapping[str, float]:
+        """Between two steps; figures to log."""
+        ...
+
+    def end(self) -> None: ...
+
+
+def open_side(
+    run: Run,
+    config: FinetuneConfig,
+    start: starts.Start,
+    found: Path | None,
+    snapshot: Snapshot,
+    device: torch.device,
+    reporter: Reporter,
+) -> Side:
+    """The side that the settings name, as the checkpoint `found` has it or as the start gives it."""
+    if config.qa.retriever == "bm25":
+        return WordSide(config, snapshot, reporter)
+    return DenseSide(run, config, start, found, snapshot, device, reporter)
+
+
+class WordSide:
+    """BM25: the postings lie beside the snapshot, and nothing changes."""
+
+    def __init__(self, config: FinetuneConfig, snapshot: Snapshot, reporter: Reporter) -> None:
+        self.retriever = WordRetriever(parts.open_postings(snapshot, reporter), temperature=config.qa.bm25_temperature)
+
+    def parts(self) -> Mapping[str, Part]:
+        return {}
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+    def begin(self, step: int) -> None:
+        pass
+
+    def before_step(self, step: int) -> Mapping[str, float]:
+        return {}
+
+    def end(self) -> None:
+        pass
+
+
+class DenseSide:
+    """An encoder, its index, and the refresher where passages are refreshed."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: FinetuneConfig,
+        start: starts.Start,
+        found: Path | None,
+        snapshot: Snapshot,
+        device: torch.device,
+        reporter: Reporter,
+    ) -> None:
+        self.run, self.config, self.snapshot, self.device, self.reporter = run, config, snapshot, device, reporter
+        self.index_step = int(read_facts(found).get("index_step", 0)) if found else 0
+        self.since = time.time()
+        self.refresh: Refresh | None = None
+        self.published: dict[int, Any] = {}
+        """Copies of the parameters that are on their way through the refresher."""
+        with reporter.stage("load the retriever"):
+            self.encoder = starts.open_encoder(start, found, config, snapshot, device)
+        stale = None
+        if config.qa.documents == "refreshed":
+            saved = DenseEncoder.from_pretrained(found / "index_encoder").to(device) if found else self.encoder
+            stale = stale_copy(saved)
+        self.retriever = DenseRetriever(
+            self.encoder,
+            snapshot,
+            self._index(stale or self.encoder, self.index_step),
+            index_encoder=stale,
+            documents=config.qa.documents,
+            max_passage_tokens=config.questions.max_passage_tokens,
+        )
+
+    def parts(self) -> Mapping[str, Part]:
+        return {"encoder": self.encoder}
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"index_step": self.index_step}
+
+    def begin(self, step: int) -> None:
+        if self.config.qa.documents == "refreshed":
+            self.refresh = self._open_refresh(step)
+
+    def before_step(self, step: int) -> Mapping[str, float]:
+        """Publish when it is time, swap when an index came back; how old the index is."""
+        if self.refresh is None:
+            return {}
+        if step and step % self.config.refresh.every_steps == 0:
+            self.refresh.publish(step, self.encoder.save_pretrained)
+            self.published[step] = stale_copy(self.encoder)
+        fresh = self.refresh.poll()
+        if fresh is not None and fresh.step in self.published:
+            encoder = self.published[fresh.step]
+            self.retriever.swap(self._index(encoder, fresh.step), encoder)
+            self.index_step, self.since = fresh.step, fresh.published_at
+            self.published = {at: copy for at, copy in self.published.items() if at > fresh.step}
+        return {"index_age_steps": float(step - self.index_step), "index_age_seconds": time.time() - self.since}
+
+    def end(self) -> None:
+        if self.refresh is not None:
+            self.refresh.close()
+
+    def _index(self, encoder: Any, step: int) -> ExactIndex:
+        """The index of `step`: there already, or embedded now. Frozen passages give the same vectors at any time."""
+        folder = self.run.index / f"step-{step:06d}"
+        if not (folder / files.MANIFEST).exists():
+            parts.embed_into(
+                encoder,
+                self.snapshot,
+                folder,
+                step,
+                max_tokens=self.config.questions.max_passage_tokens,
+                bf16=self.config.loop.bf16,
+                device=self.device,
+                reporter=self.reporter,
+            )
+        return ExactIndex.open(folder, snapshot=self.snapshot.fingerprint, device=self.device)
+
+    def _open_refresh(self, begin: int) -> Refresh:
+        config = self.config
+        device = config.refresh.device or str(self.device)
+        job = Job(
+            folder=str(self.run.path),
+            snapshot=str(self.snapshot.path),
+            opener="realm.workflows.parts:open_for_refresh",
+            options={"max_tokens": config.questions.max_passage_tokens, "device": device},
+            bf16=parts.choose_bf16(config.loop.bf16, parts.choose_device(device)),
+            threads=config.refresh.threads,
+        )
+        return open_refresh(
+            config.refresh.mode,
+            job,
+            since=begin,
+            current=self.index_step,
+            in_use=lambda: [
+                self.run.index / f"step-{int(read_facts(folder)['index_step']):06d}"
+                for folder in list_checkpoints(self.run.checkpoints)
+            ],
+            on_event=self.reporter.note,
+        )

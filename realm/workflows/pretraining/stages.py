@@ -1,0 +1,241 @@
+"""The two stages that train: the inverse cloze task, and REALM with refresh going on beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from realm.errors import MismatchError
+from realm.methods.ict import InverseCloze
+from realm.methods.proposing import stale_copy
+from realm.methods.realm import RealmPretraining
+from realm.methods.together import Together
+from realm.models.encoders import DenseEncoder
+from realm.search.refresh import Refresh, open_refresh
+from realm.search.refresher import Job
+from realm.training import parallel
+from realm.training.loop import Hooks, train
+from realm.training.pairs import Beside, RandomCrops
+from realm.training.pairs import InverseCloze as InverseClozeBatches
+from realm.training.state import latest_checkpoint, list_checkpoints, read_facts, restore
+from realm.types import Batches, Method, TrainableEncoder
+from realm.workflows import parts
+from realm.workflows.pretraining.comparison import live_recall
+from realm.workflows.workbench import Workbench, retriever_rates
+
+
+def warm_start(bench: Workbench) -> Path:
+    """Train the retriever with the inverse cloze task; the folder of its last checkpoint."""
+    config, checkpoints = bench.config, bench.run.warm_start / "checkpoints"
+    found = latest_checkpoint(checkpoints)
+    start = int(_facts(found, bench)["step"]) if found else 0
+    if found and start >= config.ict.steps:
+        return found
+    with bench.reporter.stage("load the encoder"):
+        encoder = bench.encoder(found)
+    method = _cloze(bench, encoder)
+    optimizer = bench.optimizer(method.parameter_groups(), retriever_rates(config.ict))
+    if found:
+        restore(found, optimizer)
+        bench.metrics.rewind("ict", start)
+    # Without steps nothing is asked of them, and a corpus too small for a pair is no hindrance.
+    batches: Any = _pairs(bench, config.ict.batch_size) if config.ict.steps else None
+    with bench.reporter.stage("warm start: inverse cloze task", "steps") as progress:
+        train(
+            method,
+            batches,
+            optimizer,
+            bench.schedule(config.ict.steps),
+            stage="ict",
+            folder=bench.run.warm_start,
+            metrics=bench.metrics,
+            start_step=start,
+            autocast=bench.autocast,
+            hooks=Hooks(
+                checkpoint_facts=lambda: {"snapshot": bench.searched.snapshot.fingerprint},
+                on_event=bench.follow(progress),
+                should_stop=bench.should_stop,
+            ),
+        )
+    return _last(checkpoints)
+
+
+def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
+    """Train retriever and reader together (Guu et al. 2020, section 3); the folder of the last checkpoint."""
+    config, checkpoints = bench.config, bench.run.checkpoints
+    found = latest_checkpoint(checkpoints)
+    facts = _facts(found, bench) if found else {}
+    start, index_step = int(facts.get("step", 0)), int(facts.get("index_step", 0))
+    if found and start >= config.realm.steps:
+        return found
+    encoder, reader = bench.encoder(found or warm), bench.reader(found)
+    stale: TrainableEncoder | None = None
+    maker = encoder
+    if found:
+        maker = DenseEncoder.from_pretrained(found / "index_encoder").to(bench.device).eval()
+        stale = stale_copy(maker)
+    folder = bench.embed(maker, index_step)
+    method = bench.method(encoder, reader, folder, stale)
+    if not found:
+        bench.calibrate_null(method)
+    optimizer = bench.optimizer(
+        method.parameter_groups(),
+        {
+            **retriever_rates(config.realm),
+            "reader": config.realm.reader_learning_rate,
+            "head": config.realm.head_learning_rate,
+        },
+    )
+    if found:
+        restore(found, optimizer)
+        bench.metrics.rewind("realm", start)
+    batches: Batches = bench.sentences
+    trained: Method = method
+    if config.realm.ict_weight:
+        pairs = _pairs(bench, config.realm.ict_batch_size)
+        batches = Beside(batches, pairs, offset=config.ict.steps)
+        trained = Together(method, _cloze(bench, encoder), weight=config.realm.ict_weight, name="ict")
+    refreshing = _Refreshing(bench, method, encoder, start=start, index_step=index_step)
+    if not found:  # where the curve begins
+        figures = live_recall(
+            method.index_encoder, method.index, bench.probe, bench.searched, bench.masked, config, before=method
+        )
+        bench.event({"stage": "realm", "kind": "refresh", "step": 0, "index_step": 0, **figures})
+    try:
+        with bench.reporter.stage("REALM pre-training", "steps") as progress:
+            train(
+                trained,
+                batches,
+                optimizer,
+                bench.schedule(config.realm.steps, config.realm.accumulation),
+                stage="realm",
+                folder=bench.run.path,
+                metrics=bench.metrics,
+                start_step=start,
+                autocast=bench.autocast,
+                hooks=Hooks(
+                    before_step=refreshing.before_step,
+                    checkpoint_facts=lambda: {
+                        "index_step": refreshing.index_step,
+                        "snapshot": bench.searched.snapshot.fingerprint,
+                    },
+                    on_event=bench.follow(progress),
+                    describe=bench.describe,
+                    should_stop=bench.should_stop,
+                ),
+            )
+    finally:
+        refreshing.refresh.close()
+    return _last(checkpoints)
+
+
+def _cloze(bench: Workbench, encoder: DenseEncoder) -> InverseCloze:
+    """The warm start's task, over the pairs of all ranks."""
+    chunk_tokens = bench.config.ict.chunk_tokens
+    return InverseCloze(encoder, gather=parallel.gather, rank=parallel.rank(), chunk_tokens=chunk_tokens)
+
+
+def _pairs(bench: Workbench, batch_size: int) -> InverseClozeBatches | RandomCrops:
+    """The warm start's pairs: `batch_size` a step, fewer where the corpus is small."""
+    config = bench.config
+    common: dict[str, Any] = {
+        "batch_size": batch_size,
+        "max_query_tokens": config.data.max_query_tokens,
+        "max_passage_tokens": config.data.max_passage_tokens,
+        "seed": config.loop.seed,
+        "rank": parallel.rank(),
+        "world_size": parallel.world_size(),
+        "shrink": True,
+    }
+    pairs: InverseClozeBatches | RandomCrops
+    if config.ict.pairs == "crop":
+        pairs = RandomCrops(bench.searched.snapshot, shares=config.ict.crop_shares, **common)
+    else:
+        removal = config.ict.removal_probability
+        pairs = InverseClozeBatches(bench.searched.snapshot, removal_probability=removal, **common)
+    if pairs.batch_size < batch_size:
+        bench.reporter.note(f"a small corpus: {pairs.batch_size} pairs a step instead of {batch_size}")
+    return pairs
+
+
+@dataclass
+class _Refreshing:
+    """Publishes parameters, swaps in what comes back, and tells how old the index is."""
+
+    bench: Workbench
+    method: RealmPretraining
+    encoder: DenseEncoder
+    start: int
+    index_step: int
+    refresh: Refresh = field(init=False)
+    since: float = field(init=False)
+    step: int = 0
+    published: dict[int, TrainableEncoder] = field(default_factory=dict)
+    """Copies of the parameters that are on their way through the refresher."""
+
+    def __post_init__(self) -> None:
+        bench, config = self.bench, self.bench.config
+        self.since = time.time()
+        device = config.refresh.device or str(bench.device)
+        self.refresh = open_refresh(
+            config.refresh.mode,
+            Job(
+                folder=str(bench.run.path),
+                snapshot=str(bench.searched.snapshot.path),
+                opener="realm.workflows.parts:open_for_refresh",
+                options={"max_tokens": config.data.max_passage_tokens, "device": device},
+                bf16=parts.choose_bf16(config.loop.bf16, parts.choose_device(device)),
+                threads=config.refresh.threads,
+            ),
+            since=self.start,
+            current=self.index_step,
+            in_use=self._in_use,
+            on_event=self._tell,
+        )
+
+    def before_step(self, step: int) -> Mapping[str, float]:
+        """Between two steps: publish when it is time, swap when an index came back. Index age, for the log."""
+        bench, self.step = self.bench, step
+        if step and step % bench.config.refresh.every_steps == 0:
+            self.refresh.publish(step, self.encoder.save_pretrained)
+            self.published[step] = stale_copy(self.encoder)
+        fresh = self.refresh.poll()
+        if fresh is not None and fresh.step in self.published:
+            index, encoder = bench.open_index(fresh.folder), self.published[fresh.step]
+            figures = live_recall(
+                encoder, index, bench.probe, bench.searched, bench.masked, bench.config, before=self.method
+            )
+            self.method.swap(index, encoder)
+            self.index_step, self.since = fresh.step, fresh.published_at
+            self.published = {step: copy for step, copy in self.published.items() if step > fresh.step}
+            bench.event({"stage": "realm", "kind": "refresh", "step": step, "index_step": fresh.step, **figures})
+        return {"index_age_steps": float(step - self.index_step), "index_age_seconds": time.time() - self.since}
+
+    def _in_use(self) -> list[Path]:
+        """What a checkpoint would resume with."""
+        steps = {int(read_facts(folder)["index_step"]) for folder in list_checkpoints(self.bench.run.checkpoints)}
+        return [self.bench.run.index / f"step-{step:06d}" for step in {0, *steps}]
+
+    def _tell(self, line: str) -> None:
+        self.bench.reporter.note(line)
+        self.bench.event({"stage": "realm", "kind": "refresher", "step": self.step, "message": line})
+
+
+def _facts(checkpoint: Path, bench: Workbench) -> dict[str, Any]:
+    """What a checkpoint says of itself. MismatchError when it was trained over another snapshot."""
+    facts, ours = read_facts(checkpoint), bench.searched.snapshot.fingerprint
+    if facts.get("snapshot", ours) != ours:
+        raise MismatchError(
+            f"{checkpoint} was trained over snapshot {facts['snapshot']}: found snapshot {ours}; it belongs to another "
+            "run, take it out of this one"
+        )
+    return facts
+
+
+def _last(checkpoints: Path) -> Path:
+    last = latest_checkpoint(checkpoints)
+    assert last is not None, "the loop saves its last step"
+    return last
