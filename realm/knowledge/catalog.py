@@ -281,8 +281,8 @@ def resolve_model(
     stays itself, anything else that looks like one is a hub id.
 
     Raises:
-        UsageError: neither a catalogue name, nor a folder, nor a hub id; or the slip of a path whose first folder
-            exists.
+        UsageError: neither a catalogue name, nor a folder, nor a hub id; or the slip of a path into a folder that
+            holds runs or models of ours.
     """
     if name in catalog:
         entry = catalog[name]
@@ -296,11 +296,12 @@ def resolve_model(
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         encoders = ", ".join(sorted(entry.name for entry in catalog.values() if entry.kind == "encoder"))
         raise UsageError(f"found model={name!r}: expected an existing folder, a hub id, or one of {encoders}")
-    beside = name.partition("/")[0]
-    if beside != name and Path(beside).is_dir():  # a slip in a path would be asked for on the hub, for minutes
+    beside, slash, _ = name.partition("/")
+    if slash and any(next(Path(beside).glob(f"*/{mark}"), None) for mark in ("run.json", files.MANIFEST)):
+        # A slip in a path would be asked for on the hub, for minutes.
         raise UsageError(
-            f"no folder {name}, though {beside} is one: expected an existing folder, or (where no folder of that name "
-            "lies) a hub id"
+            f"no folder {name}, though {beside} holds others of realm: expected one of them, another folder, or a hub "
+            "id whose first part names no such folder"
         )
     return name
 

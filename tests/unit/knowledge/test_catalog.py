@@ -249,10 +249,22 @@ def test_names_of_models(tmp_path: Path) -> None:
 
 def test_the_slip_of_a_path_is_not_asked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    with pytest.raises(UsageError, match=r"no folder runs/mien, though runs is one: expected an existing folder"):
-        resolve_model("runs/mien")
+    for folder, mark in (("runs/mine", "run.json"), ("models/mine", "manifest.json")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / mark).write_text("{}")
+        slip = folder.replace("mine", "mien")
+        with pytest.raises(UsageError, match=f"no folder {slip}, though {folder[:4]}.* holds others of realm"):
+            resolve_model(slip)
     assert resolve_model("run/mien") == "run/mien"
+
+
+def test_a_hub_id_is_one_beside_a_folder_of_its_owners_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "google-bert" / "notes").mkdir(parents=True)
+    assert resolve_model("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
+    for path in ("./google-bert/bert", "../google-bert", "~/google-bert", "google-bert/bert/base"):
+        with pytest.raises(UsageError, match="expected an existing folder"):
+            resolve_model(path)
 
 
 def test_the_cache_is_where_the_person_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
