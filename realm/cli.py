@@ -15,12 +15,12 @@ import typer
 
 from realm.cli_ask import ask
 from realm.cli_compare import ablate, compare
-from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, print_json, short
+from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, file_place, folder_place, print_json, short
 from realm.cli_edit_test import edit_test
 from realm.cli_qa import calibrate, evaluate, finetune
 from realm.cli_questions import questions
 from realm.errors import RealmError, UsageError
-from realm.files import disk_is_full
+from realm.files import disk_is_full, place_refused
 
 app = typer.Typer(
     help="Learn to retrieve and to read together, from raw text; answer with evidence; follow every edit.",
@@ -53,7 +53,9 @@ def demo(
         bool, typer.Option("--from-scratch", help="Train here (some minutes) instead of opening a trained model.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Train on a slice, in under 90 seconds.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Where everything goes; the same folder goes on.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where everything goes; the same folder goes on.", callback=folder_place)
+    ] = None,
     kb: Annotated[
         Path | None, typer.Option("--kb", help="Your own knowledge base instead of the vital articles.")
     ] = None,
@@ -133,7 +135,9 @@ def pretrain(
     kb: Annotated[
         Path | None, typer.Option("--kb", help="The knowledge base that is searched (Z); with RUN, where it lies now.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder; an existing one goes on.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; an existing one goes on.", callback=folder_place)
+    ] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="Another knowledge base to mask (X); Z itself by default.")
     ] = None,
@@ -218,7 +222,10 @@ def show(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A trained run.")],
-    out: Annotated[Path, typer.Option(help="A new folder; or a file NAME.safetensors, packed small (int8, bf16).")],
+    out: Annotated[
+        Path,
+        typer.Option(help="A new folder; or a file NAME.safetensors, packed small (int8, bf16).", callback=file_place),
+    ],
     licence: Annotated[str, typer.Option(help="For the model card.")] = "",
     data: Annotated[str, typer.Option(help="For the model card: what it learnt from.")] = "",
     as_json: JSON = False,
@@ -296,6 +303,10 @@ def main() -> None:
                 "again; nothing finished was lost",
                 err=True,
             )
+            sys.exit(1)
+        if place_refused(error):
+            found = f"{getattr(error, 'filename', None)} ({getattr(error, 'strerror', error)})"
+            typer.echo(f"realm: can't use {found}: expected a place to read and write; give another", err=True)
             sys.exit(1)
         typer.echo(
             f"realm: {type(error).__name__}: {' '.join(str(error).split())} "

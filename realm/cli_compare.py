@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from realm.cli_docs import JSON, print_json
+from realm.cli_docs import JSON, folder_place, print_json
 from realm.errors import UsageError
 
 TEST = Annotated[list[str], typer.Option("--test", metavar="NAME=FILE", help="Questions to judge on. May be repeated.")]
@@ -20,7 +20,7 @@ def compare(
     kb: Annotated[Path, typer.Option("--kb", help="The knowledge base.")],
     train: Annotated[Path, typer.Option("--train", help="Questions that every system learns from.")],
     test: TEST,
-    out: Annotated[Path, typer.Option(help="Where everything goes; the same folder goes on.")],
+    out: Annotated[Path, typer.Option(help="Where everything goes; the same folder goes on.", callback=folder_place)],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings of every fine-tuning.")
     ] = None,
@@ -80,7 +80,7 @@ def ablate(
     kb: Annotated[Path, typer.Option("--kb", help="The knowledge base: pre-trained on, and searched.")],
     train: Annotated[Path, typer.Option("--train", help="Questions that every row is fine-tuned on.")],
     test: TEST,
-    out: Annotated[Path, typer.Option(help="Where everything goes; the same folder goes on.")],
+    out: Annotated[Path, typer.Option(help="Where everything goes; the same folder goes on.", callback=folder_place)],
     settings: Annotated[
         list[str] | None,
         typer.Argument(

@@ -8,9 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
+from realm.files import check_folder
+
 docs = typer.Typer(help="Add, edit, delete and list documents, and see their history.", no_args_is_help=True)
 
-KB = Annotated[Path, typer.Option("--kb", help="The knowledge base, a folder.")]
+
+def folder_place(folder: Path | None) -> Path | None:
+    """An option that names a folder: refused before any work where no folder can be."""
+    if folder is not None:
+        check_folder(folder)
+    return folder
+
+
+def file_place(file: Path | None) -> Path | None:
+    """An option that names a new file: refused before any work where no folder can be above it."""
+    if file is not None:
+        check_folder(file.absolute().parent)
+    return file
+
+
+KB = Annotated[Path, typer.Option("--kb", help="The knowledge base, a folder.", callback=folder_place)]
 WHERE = Annotated[str | None, typer.Option(help="A predicate: \"source = 'reuters' and date >= date '2024-01-01'\".")]
 AS_OF = Annotated[int | None, typer.Option("--as-of", help="Read the knowledge base as it was at this version.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

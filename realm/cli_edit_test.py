@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from realm.cli_docs import JSON, KB, print_json
+from realm.cli_docs import JSON, KB, folder_place, print_json
 
 
 def edit_test(
     model: Annotated[Path, typer.Option("--model", help="What `realm finetune` wrote.")],
     kb: KB,
     qa: Annotated[Path, typer.Option("--qa", help="Questions with their answers.")],
-    out: Annotated[Path, typer.Option(help="The report's folder; one that was stopped goes on.")],
+    out: Annotated[
+        Path, typer.Option(help="The report's folder; one that was stopped goes on.", callback=folder_place)
+    ],
     edits: Annotated[int, typer.Option(min=1, help="So many facts.")] = 500,
     seed: Annotated[int, typer.Option(help="Which facts, and what takes the answers' places.")] = 0,
     k: Annotated[int, typer.Option(min=1, help="Passages to read.")] = 5,

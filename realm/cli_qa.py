@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from realm.cli_docs import JSON, print_json
+from realm.cli_docs import JSON, folder_place, print_json
 from realm.errors import UsageError
 
 
@@ -28,7 +28,9 @@ def finetune(
         bool,
         typer.Option("--from-corpus", help="No labels: make the questions from the knowledge base; corpus.count=N."),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="The run folder; an existing one goes on.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; an existing one goes on.", callback=folder_place)
+    ] = None,
     recipe: Annotated[str, typer.Option(help="The settings to start from: small or orqa.")] = "small",
     licence: Annotated[str, typer.Option(help="What the model card says of the licence.")] = "",
     as_json: JSON = False,
@@ -98,7 +100,7 @@ def evaluate(
         typer.Option(help="Questions: nq, webq, trec, squad, trivia or entity with --benchmark, or a file."),
     ] = None,
     benchmark: Annotated[Path | None, typer.Option(help="The folder of the standing benchmark.")] = None,
-    out: Annotated[Path | None, typer.Option(help="With --suite: the report's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --suite: the report's folder.", callback=folder_place)] = None,
     k: Annotated[int | None, typer.Option(min=1, help="Passages to read; as in training by default.")] = None,
     depth: Annotated[int, typer.Option(min=1, help="Passages that recall is judged over.")] = 100,
     limit: Annotated[int, typer.Option(min=0, help="So many questions, spread evenly; 0 for all.")] = 0,

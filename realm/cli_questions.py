@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from realm.cli_docs import JSON, print_json
+from realm.cli_docs import JSON, file_place, print_json
 
 
 def questions(
     kb: Annotated[Path, typer.Option("--kb", help="The knowledge base.")],
-    out: Annotated[Path, typer.Option(help="The questions file; FILE.about.json says what made it.")],
+    out: Annotated[
+        Path, typer.Option(help="The questions file; FILE.about.json says what made it.", callback=file_place)
+    ],
     model: Annotated[
         str,
         typer.Option("--model", help="What checks them: a run, a fine-tuned model, or any start of realm finetune."),

@@ -143,6 +143,13 @@ def staged_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def check_folder(folder: Path) -> None:
+    """ArtefactError where `folder` neither is one nor can be made, because it or one above it is a file."""
+    above = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not above.is_dir():
+        raise ArtefactError(f"{above} is a file: expected a folder; give another place, nothing was written")
+
+
 def write_manifest(folder: Path, *, format: str, version: int, **facts: Any) -> None:
     """Write ``manifest.json``, the last file of an artefact. `facts` must be JSON values."""
     from realm import __version__
@@ -176,6 +183,16 @@ def disk_is_full(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return not isinstance(error, RealmError) and any(words in str(error) for words in ("os error 28", "os error 122"))
+
+
+def place_refused(error: Exception) -> bool:
+    """Whether the operating system won't have a file there: a folder that is none, no right to it, a name too long."""
+    return isinstance(error, OSError) and error.errno in _REFUSED
+
+
+_REFUSED = frozenset(
+    {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+)
 
 
 def _explain(error: Exception, path: Path) -> Exception:

@@ -60,9 +60,7 @@ def check_place(path: Path) -> None:
     """ArtefactError unless nothing, or an empty folder, is at `path` and a folder can be above it."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ArtefactError(f"{path} exists: expected a new name; nothing was written")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise ArtefactError(f"{above} is a file: expected a folder for {path.name}; nothing was written")
+    files.check_folder(path.absolute().parent)
 
 
 def is_model(folder: Path) -> bool:
