@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from realm.errors import DataError
+from realm.knowledge.opening import byte_lines
 from realm.knowledge.question_formats import refuse, shape_of, text
 from realm.knowledge.questions import read_questions
-from realm.knowledge.readers import byte_lines
 from realm.knowledge.records import Record
 from realm.types import Question
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from realm.errors import DataError, MissingLibraryError, UnavailableError, UsageError
 from realm.knowledge import markup, readers
+from realm.knowledge.opening import Records, open_bytes
 from realm.knowledge.options import Options
-from realm.knowledge.readers import Records
 from realm.knowledge.records import Problem, Record
 
 FORMATS = {
@@ -142,7 +142,7 @@ def _of_file(path: Path) -> str | None:
 def _of_json(path: Path) -> str | None:
     """By the keys at the beginning of the file: the whole of it is parsed only once, when it is read."""
     try:
-        with readers.open_bytes(path) as stream:
+        with open_bytes(path) as stream:
             head = stream.read(1 << 16).decode("utf-8-sig", "replace")
     except (OSError, EOFError):
         return "json"  # reading it will say what is wrong

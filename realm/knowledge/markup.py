@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from realm.knowledge.opening import MAX_RECORD, Records, open_bytes
 from realm.knowledge.options import Options
-from realm.knowledge.readers import MAX_RECORD, Records, open_bytes
 from realm.knowledge.records import Problem, Record
 
 _BLOCKS = re.compile(

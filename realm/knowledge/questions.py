@@ -18,6 +18,7 @@ from typing import Any
 
 from realm.errors import DataError, UsageError
 from realm.files import fingerprint
+from realm.knowledge.opening import byte_lines
 from realm.knowledge.question_formats import (
     SHAPES,
     answer_list,
@@ -30,7 +31,6 @@ from realm.knowledge.question_formats import (
     squad_questions,
     text,
 )
-from realm.knowledge.readers import byte_lines
 from realm.knowledge.records import Record
 from realm.types import Question
 

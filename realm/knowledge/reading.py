@@ -134,11 +134,9 @@ def passages(table: LanceTable, where: str | None) -> Iterator[Passage]:
 
 def document(table: LanceTable, document_id: str) -> Document | None:
     """A document rebuilt from its rows."""
-    from realm.knowledge.writing import quoted
-
     metadata = list(sc.metadata_columns(table.schema))
     columns = [*_PASSAGE, "gap", "source", "date", "lang", "url", "change", *metadata]
-    found = table.search().where(f"document_id IN ({quoted([document_id])})").select(columns).to_arrow().to_pylist()
+    found = table.search().where(f"document_id IN ({sc.quoted([document_id])})").select(columns).to_arrow().to_pylist()
     found.sort(key=lambda row: row["number"])
     if not found or found[0]["change"] == "deleted":
         return None
@@ -169,10 +167,8 @@ def documents(table: LanceTable, where: str | None) -> Iterator[Document]:
 
 def header(table: LanceTable, document_id: str) -> Revision | None:
     """The last change of a document in this version, deletion included."""
-    from realm.knowledge.writing import quoted
-
     columns = ["version", "revision", "updated_at", "change", "num_passages", "title"]
-    rows = f"document_id IN ({quoted([document_id])}) AND number = {sc.HEADER}"
+    rows = f"document_id IN ({sc.quoted([document_id])}) AND number = {sc.HEADER}"
     for row in table.search().where(rows).select(columns).to_arrow().to_pylist():
         return Revision(
             document_id, row["version"], row["revision"], row["updated_at"], row["change"], row["num_passages"],

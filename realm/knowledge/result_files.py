@@ -18,8 +18,8 @@ from urllib.parse import quote, unquote
 
 from realm.errors import DataError, UsageError
 from realm.files import staged_file
+from realm.knowledge.opening import byte_lines
 from realm.knowledge.question_formats import refuse
-from realm.knowledge.readers import byte_lines
 from realm.types import Question
 
 Run = Mapping[str, Sequence[tuple[str, float]]]

@@ -259,3 +259,8 @@ def document_of(header: Mapping[str, Any], passages: Sequence[Mapping[str, Any]]
 def now() -> datetime:
     """The time that a commit is stamped with."""
     return datetime.now(UTC)
+
+
+def quoted(ids: Iterable[str]) -> str:
+    """Ids as SQL string literals."""
+    return ", ".join("'" + i.replace("'", "''") + "'" for i in ids)

@@ -100,14 +100,12 @@ def without(schema: pa.Schema) -> pa.Schema:
 
 def kept(table: LanceTable, ids: Sequence[str]) -> Kept:
     """The vectors of documents that are about to be replaced."""
-    from realm.knowledge.writing import quoted
-
     encoders = sc.vector_columns(table.schema)
     result: Kept = {encoder: {} for encoder in encoders}
     if not encoders or not ids:
         return result
     for at in range(0, len(ids), 4_096):
-        condition = f"document_id IN ({quoted(ids[at : at + 4_096])}) AND number >= 0"
+        condition = f"document_id IN ({sc.quoted(ids[at : at + 4_096])}) AND number >= 0"
         names = ["text_hash", *(sc.VECTOR + encoder for encoder in encoders)]
         for row in table.search().where(condition).select(names).to_arrow().to_pylist():
             for encoder in encoders:

@@ -196,7 +196,7 @@ def _commit(table: LanceTable, data: pa.Table, replaced: Sequence[str]) -> None:
         table.merge_insert(["document_id", "number"])
         .when_matched_update_all()
         .when_not_matched_insert_all()
-        .when_not_matched_by_source_delete(f"document_id IN ({quoted(replaced)})")
+        .when_not_matched_by_source_delete(f"document_id IN ({sc.quoted(replaced)})")
         .execute(data, on_bad_vectors="null")
     )
 
@@ -223,15 +223,10 @@ def read_headers(table: LanceTable, ids: Sequence[str]) -> dict[str, dict[str, A
     if table.count_rows() == 0:
         return {}
     for at in range(0, len(ids), _IDS_PER_QUERY):
-        condition = f"document_id IN ({quoted(ids[at : at + _IDS_PER_QUERY])}) AND number = {sc.HEADER}"
+        condition = f"document_id IN ({sc.quoted(ids[at : at + _IDS_PER_QUERY])}) AND number = {sc.HEADER}"
         for row in table.search().where(condition).select(columns).to_arrow().to_pylist():
             found[row["document_id"]] = row
     return found
-
-
-def quoted(ids: Iterable[str]) -> str:
-    """Ids as SQL string literals."""
-    return ", ".join("'" + i.replace("'", "''") + "'" for i in ids)
 
 
 def _batches(documents: Iterable[Document], seen: set[int]) -> Iterator[list[Document]]:

@@ -29,16 +29,8 @@ from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
 from realm.training.optim import BertAdam
 from realm.types import Tokens
-from realm.workflows.estimating.shapes import (
-    Shape,
-    build_encoder,
-    check_lengths,
-    count,
-    count_reader,
-    cut,
-    local_shape,
-    shape_of,
-)
+from realm.workflows.estimating import shapes
+from realm.workflows.estimating.shapes import Shape
 from realm.workflows.parts import choose_bf16, choose_device
 
 BUDGET_SECONDS = 0.1
@@ -147,23 +139,23 @@ def calibrate(config: PretrainConfig, work: Work) -> Machine:
     embed_threads = config.refresh.threads if config.refresh.mode == "async" else threads
     with torch.random.fork_rng(devices=[]), _threads(threads):
         torch.manual_seed(0)
-        whole, folder, note = local_shape(config.encoder.model)
-        settings = cut(whole, config.encoder.layers, "encoder.layers")
-        encoder = build_encoder(settings, config).to(device)
-        check_lengths(encoder, config)
-        reader_settings, _, _ = local_shape(config.reader.model)
-        reader_settings = cut(reader_settings, config.reader.layers, "reader.layers")
-        reader_parameters, reader_trained = count_reader(reader_settings, config)
-        encoder_parameters, encoder_trained = count(encoder, config.encoder.freeze_word_embeddings)
+        whole, folder, note = shapes.local_shape(config.encoder.model)
+        settings = shapes.cut(whole, config.encoder.layers, "encoder.layers")
+        encoder = shapes.build_encoder(settings, config).to(device)
+        shapes.check_lengths(encoder, config)
+        reader_settings, _, _ = shapes.local_shape(config.reader.model)
+        reader_settings = shapes.cut(reader_settings, config.reader.layers, "reader.layers")
+        reader_parameters, reader_trained = shapes.count_reader(reader_settings, config)
+        encoder_parameters, encoder_trained = shapes.count(encoder, config.encoder.freeze_word_embeddings)
         towers = 1 if config.encoder.tied else 2
-        shape, reader_shape = shape_of(settings), shape_of(reader_settings)
+        shape, reader_shape = shapes.shape_of(settings), shapes.shape_of(reader_settings)
         with _threads(embed_threads):
             embedded = _embedding_rate(encoder, work.passage)
         autocast = choose_bf16(config.loop.bf16, device)
         # An embedding layer alone has no arithmetic worth a rate: one layer of its model stands in for it.
-        timed_settings = settings if shape.layers else cut(whole, 1, "encoder.layers")
-        timed = encoder if shape.layers else build_encoder(timed_settings, config).to(device)
-        timed_shape = shape_of(timed_settings)
+        timed_settings = settings if shape.layers else shapes.cut(whole, 1, "encoder.layers")
+        timed = encoder if shape.layers else shapes.build_encoder(timed_settings, config).to(device)
+        timed_shape = shapes.shape_of(timed_settings)
         length = min(
             work.passage, max_tokens(timed.query_tower.backbone) or work.passage
         )  # a bag's texts may be longer
