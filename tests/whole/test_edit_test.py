@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,13 @@ def test_a_stopped_test_goes_on(world: Path, tmp_path: Path) -> None:
     (world / "dev.jsonl").write_text(asked)
     with open(tmp_path / "stopped" / ".work" / "before.jsonl", "a") as stream:
         stream.write('{"id": "half')
+    work = tmp_path / "stopped" / ".work"
+    shutil.copytree(work, tmp_path / "kept")
     test("stopped")
+    shutil.copytree(tmp_path / "kept", work)  # as a kill leaves it between the report and the end
+    report = (tmp_path / "stopped" / "report.json").read_text()
+    test("stopped")
+    assert not work.exists() and (tmp_path / "stopped" / "report.json").read_text() == report
     whole, stopped = ([(e.id, e.old, e.new, e.verdict, e.after.text, e.documents) for e in read_edits(tmp_path / out)]
                       for out in ("whole", "stopped"))  # fmt: skip
     assert stopped == whole and len(whole) == 12

@@ -127,7 +127,7 @@ def edit_test(
         files.write_text(out / EDITS, "".join(json.dumps(edit.to_json(), ensure_ascii=False) + "\n" for edit in done))
         files.write_text(out / TEXT, _text(report, done))
         files.write_json(out / REPORT, report)
-    shutil.rmtree(out / WORK)
+    shutil.rmtree(out / WORK, ignore_errors=True)  # the next call may be at it, too
     return report
 
 
@@ -184,6 +184,7 @@ def _check_place(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         if report.get("format") != FORMAT:
             raise ArtefactError(f"{out} holds another report: give another --out")
         _same(out, report, settings)
+        shutil.rmtree(out / WORK, ignore_errors=True)  # a test that was killed when all but this was done
         return report
     if begun.exists():
         _same(out, files.read_json(begun), settings)
