@@ -177,6 +177,10 @@ class Snapshot:
         begin, end = self._arrays["document_rows"][found : found + 2].tolist()
         return np.arange(begin, end)
 
+    def text_hashes(self, rows: np.ndarray) -> list[str]:
+        """`Passage.text_hash` of rows Int64[R], without making the passages."""
+        return [f"{int(value):016x}" for value in self._arrays["text_hash"][rows]]
+
     @cached_property
     def _document_index(self) -> dict[str, int]:
         return {self._string("document_id", i): i for i in range(self.num_documents)}

@@ -47,6 +47,10 @@ class Corpus(Matched, Protocol):
         """Int64[R]; empty where there is no such document."""
         ...
 
+    def text_hashes(self, rows: np.ndarray) -> list[str]:
+        """`Passage.text_hash` of rows Int64[R]."""
+        ...
+
 
 @dataclass(frozen=True)
 class QuestionBatch:
@@ -75,7 +79,9 @@ class QuestionBatches:
 
     Drawn without replacement within an epoch; what is left over when it does not fill a batch is dropped, and the next
     epoch has another order. Questions that can teach nothing are counted and left out: those without an answer, those
-    that the set calls unanswerable, and (`drop_unmatched`) those whose answers stand nowhere in the corpus.
+    that the set calls unanswerable, and (`drop_unmatched`) those whose answers stand nowhere in the corpus. A label
+    that names a passage with its text (``document#number:hash``) is counted and left out where no passage of the
+    document has that text any more; its question stays.
     """
 
     def __init__(
@@ -124,6 +130,8 @@ class QuestionBatches:
                 f"none of {len(questions):,} questions can be learnt from ({reasons or 'the set is empty'}): expected "
                 "one whose answer stands in the knowledge base; give other questions, or the documents they are about"
             )
+        asked = [self.questions[number] for number in kept.tolist()]
+        counts["labels_outdated"] = sum(self._rows(name) is None for one in asked for name in (*one.gold, *one.silver))
         self._labelled: dict[int, list[int]] = {}
         self._order = Order(len(kept), max(1, len(kept) // batch_size))
 
@@ -163,7 +171,8 @@ class QuestionBatches:
         known = self._labelled.get(number)
         if known is None:
             question = self.questions[number]
-            rows = list(dict.fromkeys(r for name in (*question.gold, *question.silver) for r in self._rows(name)))
+            labels = (self._rows(name) or [] for name in (*question.gold, *question.silver))
+            rows = list(dict.fromkeys(row for found in labels for row in found))
             # Looked at are the first 64: a label may name a book.
             rows = rows[:64]
             holds = self.matcher.holds(number, np.array(rows, np.int64)).tolist()
@@ -172,14 +181,23 @@ class QuestionBatches:
             known = self._labelled[number] = found[:MAX_LABELLED] or (rows if len(rows) == 1 else [])
         return known
 
-    def _rows(self, name: str) -> list[int]:
-        """Rows of a document's id, or the one of a passage's (``document#number:hash``); none that isn't there."""
-        rows: list[int] = self._snapshot.rows_of_document(name).tolist()
+    def _rows(self, name: str) -> list[int] | None:
+        """Rows of a document's id, or the one of a passage's (``document#number``, and ``:hash`` of its text, see
+        `Passage.id`); none that isn't there, None where the document is, and the text no longer.
+
+        A text that stands elsewhere in its document by now, because something was written before it, is the same.
+        """
+        rows = self._snapshot.rows_of_document(name)
         document, mark, rest = name.rpartition("#")
-        number = rest.partition(":")[0]
-        if not rows and mark and number.isdecimal():
-            rows = self._snapshot.rows_of_document(document).tolist()[int(number) :][:1]
-        return rows
+        number, _, text_hash = rest.partition(":")
+        if len(rows) or not (mark and number.isdecimal()):
+            return [int(row) for row in rows]
+        rows, place = self._snapshot.rows_of_document(document), int(number)
+        if not text_hash:
+            return [int(row) for row in rows[place : place + 1]]
+        same = [at for at, found in enumerate(self._snapshot.text_hashes(rows)) if found.startswith(text_hash)]
+        nearest = sorted(same, key=lambda at: abs(at - place))[:1]
+        return [int(rows[at]) for at in nearest] if same or not len(rows) else None
 
 
 def question_tokens(corpus: Any, texts: Sequence[str], max_tokens: int) -> Tokens:

@@ -196,6 +196,9 @@ class _Desk:
                 seed=config.loop.seed,
                 progress=progress,
             )
+        outdated = batches.statistics()["labels_outdated"]
+        if outdated and config.qa.labelled != "none":
+            self.reporter.note(f"{outdated:,} labels name passages whose text has changed since: they are not used")
         per_epoch = len(batches) / (config.qa.batch_size * config.qa.accumulation)
         steps = config.qa.steps or max(1, math.ceil(config.qa.epochs * per_epoch))
         self.steps = steps

@@ -59,6 +59,7 @@ def rows(*numbers: int) -> torch.Tensor:
 def test_rows_are_the_passages_in_order(kb: KnowledgeBase, snapshot: Snapshot) -> None:
     assert len(snapshot) == kb.num_passages() == len(TEXTS)
     assert [snapshot.passage(row) for row in range(len(snapshot))] == list(kb.passages())
+    assert snapshot.text_hashes(np.arange(len(snapshot))) == [passage.text_hash for passage in kb.passages()]
     assert snapshot.num_documents == len(DOCUMENTS) - 1, "the blank one has no passages"
     assert snapshot.version == kb.version
     for row, (document, passage) in enumerate(TEXTS):
