@@ -22,6 +22,8 @@ from realm.workflows.reporting import Reporter
 from realm.workflows.run import Run
 
 AT_ONCE = 16
+FEW = 5
+"""Dev questions: a checkpoint that answers fewer tells nothing about which one is best."""
 
 
 class Judge:
@@ -57,7 +59,7 @@ class Judge:
             return None
         curve = self.curve()
         figures: dict[str, Any] = {"step": step, **(self.figures() if self.questions else {})}
-        if not self.questions or all(figures["exact_match"] > point["exact_match"] for point in curve):
+        if is_best(figures, curve):
             card = self._card([*curve, figures], step)
             model = self.run.path / "model"
             parents = self.run.facts()["parents"]
@@ -105,6 +107,12 @@ class Judge:
         """The whole curve, on the model's card, too."""
         curve, model = self.curve(), self.run.path / "model"
         best = int(files.read_json(model / files.MANIFEST)["step"])
+        if self.questions and max(_right(point) for point in curve) < FEW:
+            self.reporter.note(
+                f"{max(_right(point) for point in curve)} of {len(self.questions)} dev questions are answered exactly, "
+                "which tells nothing about the best checkpoint: the newest is the model; train longer, or give --dev "
+                "questions with short answers"
+            )
         files.write_text(model / CARD, self._card(curve, best))
         return {
             "run": str(self.run.path),
@@ -120,3 +128,16 @@ class Judge:
     def _card(self, curve: Sequence[Mapping[str, Any]], best: int) -> str:
         facts = {"parents": self.run.facts()["parents"], **self.about}
         return model_card(self.run.path.absolute().name, self.config, facts, curve, best_step=best)
+
+
+def is_best(figures: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a checkpoint is to be the model: at least as good as each one before it, since longer training is the
+    better guess where the dev questions see no difference. Where hardly any is answered the newest is taken."""
+    if "exact_match" not in figures:
+        return True
+    best = max(curve, key=_right, default=figures)
+    return _right(best) < FEW or figures["exact_match"] >= best["exact_match"]
+
+
+def _right(figures: Mapping[str, Any]) -> int:
+    return round(figures["exact_match"] * figures["questions"])
