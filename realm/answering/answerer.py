@@ -10,6 +10,7 @@ MODEL/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from realm.config import from_json, to_json
 from realm.errors import ArtefactError, UsageError
 from realm.models.encoders import DenseEncoder
 from realm.models.span import SpanReader
+from realm.models.storage import SETTINGS
 from realm.settings_finetune import FinetuneConfig
 
 FORMAT = "realm question answerer"
@@ -68,6 +70,20 @@ def answerer_folder(path: Path) -> Path:
         raise ArtefactError(f"{path} holds no fine-tuned model: expected a folder that `realm finetune` wrote, whole")
     files.read_manifest(folder, format=FORMAT, version=VERSION)
     return folder
+
+
+def model_fingerprint(place: Path, config: Path | None = None) -> str:
+    """Of everything that a model's own answers depend on, without opening it: its settings, and those of its networks
+    with the fingerprints that they were saved under. What `realm calibrate` wrote is no part of it.
+
+    place: a fine-tuned model, or a run of it; else a folder with the parts of another model, and `config` its settings.
+    ArtefactError when it is none.
+    """
+    if config is None:
+        place = answerer_folder(place)
+        config = place / "config.json"
+    told = [config, *(place / part / SETTINGS for part in ("encoder", "reader"))]
+    return files.fingerprint(*(json.dumps(files.read_json(f), sort_keys=True) if f.exists() else "" for f in told))
 
 
 def open_answerer(path: Path, device: str = "cpu") -> tuple[DenseEncoder, SpanReader, FinetuneConfig]:

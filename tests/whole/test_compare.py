@@ -182,6 +182,10 @@ def test_what_is_done_is_left_as_it_is_and_another_seed_joins(world: World, whol
     stale.write_text(json.dumps({**report, "made_from": "another"}))
     realm(*world.flags("whole", "closed-book,bm25", seeds="0,1"), *SETTINGS)
     assert json.loads(stale.read_text())["made_from"] == report["made_from"]
+    settings = out / "bm25-s1" / "model" / "config.json"
+    settings.write_text(settings.read_text().replace('"aggregate": "marginal"', '"aggregate": "best-span"'))
+    realm(*world.flags("whole", "closed-book,bm25", seeds="0,1"), *SETTINGS)
+    assert json.loads(stale.read_text())["made_from"] != report["made_from"]
 
 
 def test_a_run_from_elsewhere_is_judged_as_it_is(world: World, whole: dict[str, Any]) -> None:

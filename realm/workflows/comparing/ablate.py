@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from realm import files
 from realm.config import PretrainConfig, override, to_json
 from realm.errors import UsageError
 from realm.recipes.variants import vary
@@ -35,7 +36,7 @@ from realm.workflows import parts
 from realm.workflows.comparing.ablate_tables import write_tables
 from realm.workflows.comparing.legs import PART, Figures, Judging, TestSet, difference, judge_leg, open_tests, read_leg
 from realm.workflows.comparing.systems.base import Leg, Opened
-from realm.workflows.comparing.systems.tuned import open_tuned, train_tuned, tuned_fingerprint
+from realm.workflows.comparing.systems.tuned import open_tuned, snapshot_of, train_tuned, tuned_fingerprint
 from realm.workflows.finetuning import start as starts
 from realm.workflows.finetuning.retriever import DenseSide
 from realm.workflows.judging.evaluate import search_snapshot
@@ -117,7 +118,7 @@ def ablate(
             early = [replace(test, name=f"{ZERO_SHOT}{test.name}") for test in sets]
             train_tuned(leg)
             judge_leg(leg.folder, tuned_fingerprint(leg), partial(open_tuned, leg), sets, how, reporter, facts)
-            judge_leg(leg.folder, _start_of(leg).fingerprint, partial(_untuned, leg), early, how, reporter, facts)
+            judge_leg(leg.folder, untuned_fingerprint(leg), partial(_untuned, leg), early, how, reporter, facts)
             done.setdefault(name, []).append(seed)
             result = _result(Path(out), done, sets, pretraining, finetuning)
             write_tables(Path(out), result)
@@ -175,6 +176,12 @@ class _Bench:
 def _start_of(leg: Leg) -> starts.Start:
     assert leg.start is not None, "every row starts from a run"
     return starts.find_start(leg.start)
+
+
+def untuned_fingerprint(leg: Leg) -> str:
+    """Of all that the search of a row's start finds: its parameters, the snapshot, how much of a question is read."""
+    tokens = str(leg.config.questions.max_query_tokens)
+    return files.fingerprint(_start_of(leg).fingerprint, snapshot_of(leg), tokens)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from realm import files
-from realm.answering.answerer import answerer_folder, is_answerer
+from realm.answering.answerer import answerer_folder, is_answerer, model_fingerprint
 from realm.answering.ask import Realm
 from realm.answering.confidence import FILE as CALIBRATION
 from realm.answering.confidence import Confidence
@@ -167,13 +167,10 @@ def read_edits(out: Path) -> list[Edit]:
 def _fingerprint(model: Path, raw: bool) -> str:
     """Of everything that a model's answers depend on, without opening it."""
     if not is_answerer(model):
-        place, _ = locate(model)
-        parts = [files.read_json(place / part / files.MANIFEST) for part in ("encoder", "reader")]
-        return files.fingerprint(*(str(part.get("fingerprint")) for part in parts))
-    folder = answerer_folder(model)
-    manifest, curve = files.read_json(folder / files.MANIFEST), folder / CALIBRATION
+        return model_fingerprint(*locate(model))
+    curve = answerer_folder(model) / CALIBRATION
     claims = "" if raw or not curve.exists() else curve.read_text(encoding="utf-8")
-    return files.fingerprint(str(manifest.get("encoder")), str(manifest.get("reader")), claims)
+    return files.fingerprint(model_fingerprint(model), claims)
 
 
 def _check_place(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

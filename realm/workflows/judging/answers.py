@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from realm import files
-from realm.answering.answerer import answerer_folder, open_answerer, open_reader
+from realm.answering.answerer import answerer_folder, model_fingerprint, open_answerer, open_reader
 from realm.answering.confidence import Confidence, open_confidence
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase
@@ -82,7 +82,12 @@ def judge_answers(
             out,
             search=search_snapshot(retrieve, snapshot),
             k=k or method.num_passages,
-            facts={**facts, "model": str(model), "snapshot": snapshot.fingerprint},
+            facts={
+                **facts,
+                "model": str(model),
+                "model_fingerprint": model_fingerprint(model),
+                "snapshot": snapshot.fingerprint,
+            },
             **common,
         )
 

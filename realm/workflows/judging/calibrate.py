@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from realm import __version__, files
-from realm.answering.answerer import CARD, answerer_folder
+from realm.answering.answerer import CARD, answerer_folder, model_fingerprint
 from realm.answering.confidence import Confidence, save_confidence
 from realm.errors import DataError, UsageError
 from realm.evaluation import calibration as cal
@@ -175,11 +175,11 @@ def _share(questions: list[Question], share: float) -> list[Question]:
 
 
 def _identity(folder: Path, snapshot: Snapshot, source: Source, k: int) -> str:
-    """Of everything that decides what is answered: model, documents, passages read, questions."""
-    manifest = files.read_json(folder / files.MANIFEST)
-    model = [str(manifest.get(part)) for part in ("encoder", "reader")]
+    """Of everything that decides what is answered: model and its settings, documents, passages read, questions."""
     asked = [f"{one.id} {one.text} {one.answers} {one.gold} {one.answerable}" for one in source.questions]
-    return files.fingerprint(__version__, *model, snapshot.fingerprint, str(k), str(source.removed), *asked)
+    return files.fingerprint(
+        __version__, model_fingerprint(folder), snapshot.fingerprint, str(k), str(source.removed), *asked
+    )
 
 
 def _is_judged(place: Path, answered_by: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from realm import files
-from realm.answering.answerer import answerer_folder
+from realm.answering.answerer import model_fingerprint
 from realm.config import override
 from realm.errors import MismatchError, UsageError
 from realm.types import Answer, Question
@@ -65,10 +65,13 @@ def train_tuned(leg: Leg, settings: Sequence[str] = ()) -> None:
 
 
 def tuned_fingerprint(leg: Leg) -> str:
-    """Of the best checkpoint's networks and the snapshot they were trained on."""
-    manifest = files.read_json(answerer_folder(leg.folder) / files.MANIFEST)
-    snapshot = Run(leg.folder, FINETUNING).facts()["parents"]["snapshot"]
-    return files.fingerprint(*(str(manifest.get(name)) for name in ("encoder", "reader")), str(snapshot))
+    """Of the best checkpoint, networks and settings, and the snapshot they were trained on."""
+    return files.fingerprint(model_fingerprint(leg.folder), snapshot_of(leg))
+
+
+def snapshot_of(leg: Leg) -> str:
+    """The fingerprint of what a leg's run stands on."""
+    return str(Run(leg.folder, FINETUNING).facts()["parents"]["snapshot"])
 
 
 @contextmanager
