@@ -215,7 +215,7 @@ def _result(
     for test in sets:
         for figure, prefix in (("exact_match", ""), (RECALL, ZERO_SHOT)):
             found = {
-                name: Figures([read_leg(out / f"{name}-s{seed}", prefix + test.name) for seed in seeds])
+                name: Figures({seed: read_leg(out / f"{name}-s{seed}", prefix + test.name) for seed in seeds})
                 for name, seeds in done.items()
             }
             for part in ("all", PART) if test.in_kb else ("all",):
@@ -230,7 +230,7 @@ def _result(
                         mean, low, high = interval
                         measured = {"mean": mean, "low": low, "high": high, "by_seed": reports.by_seed(figure, part)}
                         figures.append({**about, "row": name, "published": published, **measured})
-                    if "realm" in found and name != "realm" and done[name] == done["realm"]:
+                    if "realm" in found and name != "realm":
                         gain = difference(found["realm"], reports, figure, part, draws)
                         if gain is not None:
                             said = {**about, "row": name, "minus": "realm", **gain._asdict(), "clear": gain.clear}

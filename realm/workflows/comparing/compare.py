@@ -102,7 +102,7 @@ def compare_systems(
             "questions": str(Path(questions).absolute()),
             "systems": {n: {"title": find_system(n, runs).title, "seeds": list(found)} for n, found in done.items()},
             "taught_too": taught,
-            **_figures(Path(out), done, sets),
+            **_figures(Path(out), done, sets, {n: find_system(n, runs).seeded for n in done}),
             "settings_that_differ": _differing({n: next(iter(found.values())) for n, found in done.items()}),
             "judging": {"k": how.k, "depth": how.depth, "batch_size": how.batch_size},
             "configuration": to_json(config),
@@ -148,12 +148,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _figures(out: Path, done: Mapping[str, Mapping[int, Leg]], sets: Sequence[TestSet]) -> dict[str, Any]:
+def _figures(
+    out: Path, done: Mapping[str, Mapping[int, Leg]], sets: Sequence[TestSet], seeded: Mapping[str, bool]
+) -> dict[str, Any]:
     figures: list[dict[str, Any]] = []
     differences: list[dict[str, Any]] = []
     for test in sets:
         found = {
-            name: Figures([read_leg(out / f"{name}-s{seed}", test.name) for seed in seeds])
+            name: Figures({seed: read_leg(out / f"{name}-s{seed}", test.name) for seed in seeds}, seeded=seeded[name])
             for name, seeds in done.items()
         }
         for part in ("all", PART) if test.in_kb else ("all",):

@@ -123,8 +123,10 @@ def read_leg(folder: Path, test: str) -> Results:
 class Figures:
     """Reports of one row of a table, by seed, as arrays of one figure a question."""
 
-    def __init__(self, reports: Sequence[Results]) -> None:
-        self.reports = list(reports)
+    def __init__(self, reports: Mapping[int, Results], *, seeded: bool = True) -> None:
+        """reports: by seed. seeded: whether another seed comes out otherwise; one report stands for all where not."""
+        self.seeds, self.reports = list(reports), list(reports.values())
+        self.seeded = seeded
 
     def part(self, name: str) -> list[str]:
         """Ids of the questions of a part, in order; all of them for "all"."""
@@ -156,9 +158,15 @@ class Figures:
 
 
 def difference(before: Figures, after: Figures, figure: str, part: str, draws: Bootstrap) -> Interval | None:
-    """after - before on the same questions, seed by seed; one with a single seed stands against each of the other's.
-    None where it is not known, or the seeds don't pair."""
+    """after - before on the same questions, over the seeds that both have; what no seed changes stands against each of
+    the other's. None where the difference is not known, or they have no seed in common."""
     x_SP, y_SP = before.values(figure, part), after.values(figure, part)
-    if 1 not in (len(x_SP), len(y_SP)) and len(x_SP) != len(y_SP):
-        return None
+    if before.seeded and after.seeded:
+        common = [seed for seed in before.seeds if seed in after.seeds]
+        if not common:
+            return None
+        x_SP, y_SP = (
+            value_SP[[figures.seeds.index(seed) for seed in common]]
+            for figures, value_SP in ((before, x_SP), (after, y_SP))
+        )
     return draws.interval(y_SP - x_SP)
