@@ -216,6 +216,9 @@ class PairBatch:
     passage: Tokens
     removed: Tensor | None = None
     """Bool[B]: ICT only, whether the sentence was taken out of its passage."""
+    copies: Tensor | None = None
+    """Bool[B, M]: which other passages of the global batch (M, in the order of the ranks) have the body of a query's
+    own, and so are no wrong answers. None where no body comes twice."""
 
 
 class TwoBatches(NamedTuple):

@@ -181,6 +181,11 @@ class Snapshot:
         """`Passage.text_hash` of rows Int64[R], without making the passages."""
         return [f"{int(value):016x}" for value in self._arrays["text_hash"][rows]]
 
+    def body_groups(self, rows: np.ndarray) -> np.ndarray:
+        """UInt64[R] of rows Int64[R]: equal where their bodies are, but for case and white space."""
+        groups: np.ndarray = self._arrays["body_hash"][rows]
+        return groups
+
     @cached_property
     def _document_index(self) -> dict[str, int]:
         return {self._string("document_id", i): i for i in range(self.num_documents)}

@@ -43,7 +43,8 @@ class InverseCloze:
         self.chunk_tokens = chunk_tokens
 
     def loss(self, batch: PairBatch) -> Loss:
-        """Cross-entropy of the right passage among the passages of all processes, queries to passages only.
+        """Cross-entropy of the right passage among the passages of all processes, queries to passages only. Copies of
+        the right one are left out of a query's choice.
 
         Stats: accuracy, and accuracy apart for removed and kept sentences.
         """
@@ -52,9 +53,10 @@ class InverseCloze:
         passage_BD = self._chunked(self.encoder.encode_passages, batch.passage.to(device))
         passage_MD = self.gather(passage_BD)  # M = W * B
         label_B = torch.arange(len(query_BD), device=query_BD.device) + self.rank * len(query_BD)
-        loss = objectives.in_batch_softmax(query_BD, passage_MD, label_B)
+        allowed_BM = None if batch.copies is None else ~batch.copies.to(query_BD.device)
+        loss = objectives.in_batch_softmax(query_BD, passage_MD, label_B, allowed_BM)
 
-        right_B = objectives.in_batch_correct_B(query_BD, passage_MD, label_B).float()
+        right_B = objectives.in_batch_correct_B(query_BD, passage_MD, label_B, allowed_BM).float()
         stats = {"loss": loss.detach(), "accuracy": right_B.mean()}
         if batch.removed is not None:
             removed_B = batch.removed.to(right_B.device)

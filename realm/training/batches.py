@@ -76,6 +76,10 @@ class Corpus(Protocol):
         """Long[B, E]: the rows that a query taken from rows Long[B] may not retrieve, NO_ROW as padding."""
         ...
 
+    def body_groups(self, rows: np.ndarray) -> np.ndarray:
+        """UInt64[R] of rows Int64[R]: equal where their bodies are, but for case and white space."""
+        ...
+
 
 class MaskedSentences:
     """Masked sentences for REALM pre-training (Guu et al. 2020, section 3.4).

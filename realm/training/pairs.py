@@ -1,6 +1,6 @@
 """Batches of (query, passage) pairs out of plain text, as pure functions of the step: see `realm.training.batches`.
 
-Legend: B pairs of a batch, U usable rows, M sentences.
+Legend: B pairs of a batch, M of the global one, U usable rows, S sentences.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from realm.errors import DataError, UsageError
 from realm.training.batches import Corpus, pad_tokens
@@ -88,17 +89,19 @@ class InverseCloze:
         kept = ~(self._single[order] & removed_U)
         order, removed_U = order[kept], removed_U[kept]
         places = share(self._batch_size, self._rank, self._world_size)
-        picked = slice(first + places.start, first + places.stop)
-        row_B, removed_B = self._rows[order[picked]], removed_U[picked]
+        row_M = self._rows[order[first : first + self._batch_size]]
+        row_B = row_M[places.start : places.stop]
+        removed_B = removed_U[first + places.start : first + places.stop]
         pairs = [
             self._pair(int(row), bool(removed), np.random.default_rng((self._seed, CLOZE, step, place)))
             for row, removed, place in zip(row_B, removed_B, places, strict=True)
         ]
         query, passage = _collate(self._snapshot, row_B, pairs, self._max_query_tokens, self._max_passage_tokens)
-        return PairBatch(query=query, passage=passage, removed=torch.from_numpy(removed_B.copy()))
+        copies = _copies(self._snapshot, row_M, places)
+        return PairBatch(query=query, passage=passage, removed=torch.from_numpy(removed_B.copy()), copies=copies)
 
     def _sentences(self, row: int) -> IntArray:
-        """Int64[M, 2]: (first, stop) in pieces of the body, of the sentences that have pieces."""
+        """Int64[S, 2]: (first, stop) in pieces of the body, of the sentences that have pieces."""
         first, stop = pieces_inside(self._snapshot.body_offsets(row), self._snapshot.sentences(row))
         bounds = np.stack([first, stop], axis=1)
         return bounds[stop > first]
@@ -161,13 +164,14 @@ class RandomCrops:
         epoch, first = self._order.locate(step, self._batch_size)
         order = self._order.permutation((self._seed, CROPS, epoch))
         places = share(self._batch_size, self._rank, self._world_size)
-        row_B = self._rows[order[first + places.start : first + places.stop]]
+        row_M = self._rows[order[first : first + self._batch_size]]
+        row_B = row_M[places.start : places.stop]
         pairs = []
         for row, place in zip(row_B, places, strict=True):
             rng, body = np.random.default_rng((self._seed, CROPS, step, place)), self._snapshot.body_ids(int(row))
             pairs.append((self._crop(body, rng), self._crop(body, rng)))
         query, passage = _collate(self._snapshot, row_B, pairs, self._max_query_tokens, self._max_passage_tokens)
-        return PairBatch(query=query, passage=passage)
+        return PairBatch(query=query, passage=passage, copies=_copies(self._snapshot, row_M, places))
 
     def _crop(self, body: IntArray, rng: np.random.Generator) -> IntArray:
         size = max(1, round(rng.uniform(*self._shares) * len(body)))
@@ -198,6 +202,17 @@ def _fitting(batch_size: int, certain: int, what: str, world_size: int | None) -
             "batch_size or give more text"
         )
     return batch_size
+
+
+def _copies(source: Corpus, row_M: IntArray, places: range) -> Tensor | None:
+    """`PairBatch.copies` of the places of a global batch that are a rank's."""
+    group_M = source.body_groups(row_M)
+    if len(np.unique(group_M)) == len(group_M):
+        return None
+    own = np.arange(places.start, places.stop)
+    same_BM = group_M[own, None] == group_M[None, :]
+    same_BM[np.arange(len(own)), own] = False
+    return torch.from_numpy(same_BM)
 
 
 def _collate(

@@ -189,6 +189,8 @@ def test_exclusions(snapshot: Snapshot) -> None:
     assert excluded(snapshot, 0, "none", True) == {0, 3}
     assert excluded(snapshot, 3, "passage", True) == {0, 3}
     assert excluded(snapshot, 0, "document", True) == {0, 1, 3}
+    groups = snapshot.body_groups(np.arange(len(snapshot))).tolist()
+    assert groups[0] == groups[3] and len(set(groups)) == len(groups) - 1
     together = snapshot.exclusions(rows(0, NO_ROW, 2), "document", True)
     assert together.dtype == torch.long and together.shape == (3, 3)
     assert together[1].tolist() == [NO_ROW] * 3

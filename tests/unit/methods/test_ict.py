@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,21 @@ def test_the_loss_is_the_softmax_over_the_batch(folder: Path, batch: PairBatch) 
         of_these = [r for r, c in zip(right, chosen.tolist(), strict=True) if c]
         assert float(found.stats[name]) == pytest.approx(sum(of_these) / len(of_these))
     assert 0 < sum(right) < len(right), "the accuracies would hold for any rule if all were right, or none"
+
+
+def test_a_copy_of_the_right_passage_is_no_wrong_answer(folder: Path) -> None:
+    """Passages 1 and 4 are one: neither is a choice for the other's query, and both are for the rest."""
+    encoder, batch = encoder_of(folder), pair_batch(tiny.tiny_tokenizer(), (0, 1, 2, 3, 1))
+    copies = torch.zeros(5, 5, dtype=torch.bool)
+    copies[1, 4] = copies[4, 1] = True
+    score_BB = encoder.encode_queries(batch.query) @ encoder.encode_passages(batch.passage).T
+    wanted = torch.nn.functional.cross_entropy(score_BB.masked_fill(copies, -torch.inf), torch.arange(5))
+    plain, found = (InverseCloze(encoder).loss(replace(batch, copies=given)) for given in (None, copies))
+    torch.testing.assert_close(found.total, wanted, rtol=1e-10, atol=0)
+    assert float(found.total.detach()) < float(plain.total.detach())
+    assert float(found.stats["accuracy"]) >= float(plain.stats["accuracy"]), "a tie with a copy is no mistake"
+    right = score_BB.masked_fill(copies, -torch.inf).argmax(1) == torch.arange(5)
+    assert float(found.stats["accuracy"]) == pytest.approx(float(right.double().mean()))
 
 
 def test_a_figure_of_nothing_is_left_out(folder: Path, batch: PairBatch) -> None:

@@ -62,6 +62,10 @@ class Corpus:
             heads.append(len(title) + 2)
         return pad_tokens(texts, self.pad_id, heads)
 
+    def body_groups(self, rows: np.ndarray) -> np.ndarray:
+        bodies = [" ".join(text.casefold().split()) for text in self._texts]
+        return np.array([bodies.index(bodies[row]) for row in rows.tolist()], np.uint64)
+
     def exclusions(self, rows: Tensor, level: str, duplicates: bool) -> Tensor:
         def forbidden(row: int) -> list[int]:
             same = [r for r in range(len(self)) if self._documents[r] == self._documents[row]]

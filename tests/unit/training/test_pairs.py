@@ -102,6 +102,21 @@ def test_crops_are_cut_to_fit(corpus: Corpus) -> None:
     assert batch.query.lengths.tolist() == [6] * 4 and batch.passage.lengths.tolist() == [12] * 4
 
 
+@pytest.mark.parametrize("kind", [InverseCloze, RandomCrops])
+def test_passages_of_one_body_are_copies_of_each_other(kind: type[InverseCloze] | type[RandomCrops]) -> None:
+    texts = ["we saw it. it rained.", "they left. they came back.", "We saw  it. It rained.", "a bridge. a river."]
+    corpus = Corpus(texts, titles=["a", "b", "c", "d"])
+    whole = kind(corpus, batch_size=4, seed=1).batch(3)
+    assert whole.copies is not None and whole.copies.shape == (4, 4)
+    titles = [ids[1] for ids in texts_of(whole.passage)]
+    known = [corpus._title_ids[row][0] for row in (0, 2)]
+    one, other = (titles.index(title) for title in known)
+    assert sorted(whole.copies.nonzero().tolist()) == sorted([[one, other], [other, one]])
+    parts = [kind(corpus, batch_size=4, seed=1, rank=rank, world_size=2).batch(3).copies for rank in (0, 1)]
+    assert torch.equal(torch.cat([part for part in parts if part is not None]), whole.copies)
+    assert kind(Corpus(texts[1:]), batch_size=3).batch(0).copies is None
+
+
 def test_what_can_t_be_is_refused(corpus: Corpus) -> None:
     with pytest.raises(
         UsageError, match=r"shares=\(0\.5, 0\.1\): expected two numbers from 0 to 1, the smaller one first"
