@@ -143,6 +143,22 @@ def staged_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def sizes_of(content: Path, folder: Path) -> dict[str, int]:
+    """Bytes of a file, or of every file of a folder but its manifest, by their paths in `folder`; what a manifest may
+    keep for `has_sizes`."""
+    found = [content] if content.is_file() else sorted(content.rglob("*"))
+    kept = [file for file in found if file.is_file() and file != content / MANIFEST]
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in kept}
+
+
+def has_sizes(folder: Path, sizes: object) -> bool:
+    """Whether a folder still holds the files that `sizes_of` found: a cheap look for what was cut off or removed."""
+    if not isinstance(sizes, dict):
+        return False
+    places = [(folder / name, size) for name, size in sizes.items()]
+    return all(place.is_file() and place.stat().st_size == size for place, size in places)
+
+
 def check_folder(folder: Path) -> None:
     """ArtefactError where `folder` neither is one nor can be made, because it or one above it is a file."""
     above = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())

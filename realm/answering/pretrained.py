@@ -127,13 +127,13 @@ def pack_model(folder: Path, file: Path) -> int:
 
 
 def _unpacked(file: Path, sha256: str) -> Path:
-    """The model folder of a packed file, made once and kept in the cache. Its tensors are rounded, so its fingerprints
-    are not the original's."""
+    """The model folder of a packed file, made once and kept in the cache, and again when something of it was lost. Its
+    tensors are rounded, so its fingerprints are not the original's."""
     folder = cache_folder() / "models" / f"{file.stem}-{sha256[:12]}"
-    if is_model(folder):
+    if _is_whole(folder):
         return folder
     with making(folder):
-        if is_model(folder):  # another process was first
+        if _is_whole(folder):  # another process was first
             return folder
         name = read_facts(file).get("base")
         with files.staged_folder(folder) as staged:
@@ -143,5 +143,14 @@ def _unpacked(file: Path, sha256: str) -> Path:
             encoder.save_pretrained(staged / "encoder")
             reader.save_pretrained(staged / "reader")
             manifest |= {"encoder": encoder.fingerprint(), "reader": reader.fingerprint(), "packed": sha256[:16]}
+            manifest["files"] = files.sizes_of(staged, staged)
             files.write_json(staged / files.MANIFEST, manifest)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an unpacked model has all its files, by their sizes; what is torn in another way counts as lost, too."""
+    try:
+        return is_model(folder) and files.has_sizes(folder, files.read_json(folder / files.MANIFEST).get("files"))
+    except ArtefactError:
+        return False

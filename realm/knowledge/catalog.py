@@ -221,10 +221,7 @@ def cached(
         return None
     if manifest.get("sha256") != entry.sha256 or manifest.get("where") != entry.where:
         return None
-    whole = all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in manifest["files"].items()
-    )
-    return _content(entry, folder) if whole else None
+    return _content(entry, folder) if files.has_sizes(folder, manifest.get("files")) else None
 
 
 def fetch(name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[str, CatalogEntry] = CATALOG) -> Path:
@@ -255,11 +252,6 @@ def fetch(name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[st
             return found
         with files.staged_folder(folder) as staged:
             content = download(entry, staged)
-            sizes = {
-                file.relative_to(staged).as_posix(): file.stat().st_size
-                for file in ([content] if content.is_file() else sorted(content.rglob("*")))
-                if file.is_file()
-            }
             files.write_manifest(
                 staged,
                 format=_FORMAT,
@@ -269,7 +261,7 @@ def fetch(name: str, cache_dir: str | Path | None = None, *, catalog: Mapping[st
                 where=entry.where,
                 sha256=entry.sha256,
                 licence=entry.licence,
-                files=sizes,
+                files=files.sizes_of(content, staged),
             )
     return _content(entry, folder)
 

@@ -48,6 +48,20 @@ def test_a_long_file_is_found_unless_a_decision_names_it(tmp_path: Path) -> None
     assert too_long(tmp_path, "`realm/long.py` is a table") == []
 
 
+def test_what_was_cut_off_is_seen_by_its_size(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name, text in (("a", "one"), ("inner/b", "two"), (files.MANIFEST, "{}")):
+        (tmp_path / name).write_text(text)
+    sizes = files.sizes_of(tmp_path, tmp_path)
+    assert sizes == {"a": 3, "inner/b": 3} and files.sizes_of(tmp_path / "a", tmp_path) == {"a": 3}
+    (tmp_path / "more").touch()
+    assert files.has_sizes(tmp_path, sizes) and not files.has_sizes(tmp_path, None)
+    (tmp_path / "inner" / "b").write_text("tw")
+    assert not files.has_sizes(tmp_path, sizes)
+    (tmp_path / "inner" / "b").unlink()
+    assert not files.has_sizes(tmp_path, sizes)
+
+
 def test_the_library_prints_nothing_and_unpickles_nothing(repository: Path) -> None:
     found = []
     for path in sorted((repository / "realm").rglob("*.py")):

@@ -91,6 +91,15 @@ def test_a_model_of_the_catalogue_opens_by_its_name(
     answer = result("ask", QUESTION, "--kb", world / "kb", "--model", "towns")
     assert answer["text"] == Realm.from_pretrained(file).ask(QUESTION, KnowledgeBase.open(world / "kb")).text
 
+    (folder,) = (tmp_path / "cache" / "models").glob("towns-*/")
+    whole = {place: place.read_bytes() for place in folder.rglob("*") if place.is_file()}
+    for torn in (list(whole)[1:], [folder / "manifest.json"], [folder / "reader" / "model.safetensors"]):
+        for place in torn:
+            place.write_bytes(whole[place][: len(whole[place]) // 2])
+        again = result("ask", QUESTION, "--kb", world / "kb", "--model", "towns")
+        assert again["text"] == answer["text"], "what was cut off is unpacked again"
+        assert {place: place.read_bytes() for place in folder.rglob("*") if place.is_file()} == whole
+
 
 def test_a_wrong_start_leaves_no_run_behind(world: Path, tmp_path: Path) -> None:
     right = ["pretrain", "--kb", world / "kb", "--out", tmp_path / "run", *story.settings(world / "model")]
