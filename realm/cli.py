@@ -19,6 +19,7 @@ from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, file_place, folder_plac
 from realm.cli_edit_test import edit_test
 from realm.cli_qa import calibrate, evaluate, finetune
 from realm.cli_questions import questions
+from realm.cli_serve import serve
 from realm.errors import RealmError, UsageError
 from realm.files import disk_is_full, place_refused
 
@@ -38,6 +39,7 @@ app.command()(questions)
 app.command()(compare)
 app.command()(ablate)
 app.command("edit-test")(edit_test)
+app.command()(serve)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 

@@ -47,7 +47,8 @@ def ask(
     """Fill a blank, or answer a question, and show what the answer rests on and which passages disagree."""
     from realm.answering.conflicts import ConflictRule
     from realm.console import Terminal, print_answer
-    from realm.workflows.ask import answer_json, ask_question, ask_questions
+    from realm.workflows.ask import ask_question, ask_questions
+    from realm.workflows.values import answer_json
 
     if (question is None) == (questions is None):
         raise UsageError("found no question, or one and --questions: expected a question, or a file of them")

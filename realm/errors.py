@@ -6,6 +6,8 @@
     └── RealmError                 one line: found, expected, what to do
         ├── UsageError             the caller asked for something impossible        (exit code 2)
         ├── DataError              a source, document or record can't be used
+        │   ├── AbsentError        a document that should be there is not
+        │   └── PresentError       a document is there already
         ├── KnowledgeBaseError     a knowledge base is missing, damaged or in use
         ├── ArtefactError          a file of ours is missing, torn or of another format
         │   └── MismatchError      two artefacts that were not made for each other
@@ -35,6 +37,14 @@ class UsageError(RealmError):
 
 class DataError(RealmError):
     """A source, document or record can't be used as it is."""
+
+
+class AbsentError(DataError):
+    """A document that should be there is not."""
+
+
+class PresentError(DataError):
+    """A document is there already."""
 
 
 class KnowledgeBaseError(RealmError):

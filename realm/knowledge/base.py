@@ -15,13 +15,13 @@ from realm.errors import ArtefactError, KnowledgeBaseError, UsageError
 from realm.files import read_json, staged_folder, write_json
 from realm.knowledge import reading, vectors, writing
 from realm.knowledge import schema as sc
-from realm.knowledge.reading import Match, Revision
+from realm.knowledge.reading import Match, Page, Revision
 from realm.knowledge.store import CONFIG, FORMAT, FORMAT_VERSION, Store
-from realm.knowledge.vectors import PassageEncoder
+from realm.knowledge.vectors import PassageEncoder, Waiting
 from realm.knowledge.writing import Counts, Split, Writer
 from realm.types import Document, Passage, Progress
 
-__all__ = ["Counts", "KnowledgeBase", "Match", "PassageEncoder", "Revision", "Split", "Version"]
+__all__ = ["Counts", "KnowledgeBase", "Match", "Page", "PassageEncoder", "Revision", "Split", "Version", "Waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +190,14 @@ class KnowledgeBase:
         with self._store.errors("read"):
             return reading.header(self._store.at(), document_id)
 
-    def history(self, document_id: str) -> list[Revision]:
-        """All changes of a document, oldest first; empty when it never was. Takes one look-up for each change."""
+    def history(self, document_id: str, *, limit: int | None = None, before: int | None = None) -> list[Revision]:
+        """All changes of a document, oldest first; empty when it never was. Takes one look-up for each change.
+
+        limit: only so many, the newest. before: only those of older versions than this.
+        """
         changes: list[Revision] = []
-        version = self.version
-        while version >= 1:
+        version = self.version if before is None else min(self.version, before - 1)
+        while version >= 1 and (limit is None or len(changes) < limit):
             try:
                 with self._store.errors("read"):
                     last = reading.header(self._store.at(version), document_id)
@@ -215,6 +218,20 @@ class KnowledgeBase:
         table = self._store.at()
         with self._store.errors("read"):
             yield from reading.documents(table, where)
+
+    def page(self, where: str | None = None, limit: int = 50, after: int | None = None) -> Page:
+        """At most `limit` documents of one version in order of insertion, without reading those before and behind them.
+
+        after: the `next` of the page before; ask `at` its version, so that no edit comes between two pages.
+        """
+        table = self._store.at()
+        with self._store.errors("read"):
+            return reading.page(table, where, limit, after)
+
+    def waiting(self, encoder: str) -> Waiting:
+        """The passages that have no vector of an encoder yet."""
+        with self._store.errors("read"):
+            return vectors.waiting(self._store.at(), encoder)
 
     def passages(self, where: str | None = None) -> Iterator[Passage]:
         """Passages of one version, in order of document insertion and of number, streamed."""

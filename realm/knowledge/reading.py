@@ -23,6 +23,7 @@ SCAN_ROWS = 4_096
 PASSAGES = "number >= 0"
 DOCUMENTS = f"number = {sc.HEADER} AND change != 'deleted'"
 _PASSAGE = ["document_id", "number", "title", "text", "start", "end", "sentences"]
+_DOCUMENT = [*_PASSAGE, "gap", "source", "date", "lang", "url", "change"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,18 @@ class Revision:
     """added, updated or deleted"""
     num_passages: int
     title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the documents of one version."""
+
+    documents: list[Document]
+    total: int
+    """Documents that satisfy the predicate, on all pages."""
+    next: int | None
+    """What the next page comes after; None where this is the last."""
+    version: int
 
 
 def condition(table: LanceTable, kind: str, where: str | None) -> str:
@@ -135,7 +148,7 @@ def passages(table: LanceTable, where: str | None) -> Iterator[Passage]:
 def document(table: LanceTable, document_id: str) -> Document | None:
     """A document rebuilt from its rows."""
     metadata = list(sc.metadata_columns(table.schema))
-    columns = [*_PASSAGE, "gap", "source", "date", "lang", "url", "change", *metadata]
+    columns = [*_DOCUMENT, *metadata]
     found = table.search().where(f"document_id IN ({sc.quoted([document_id])})").select(columns).to_arrow().to_pylist()
     found.sort(key=lambda row: row["number"])
     if not found or found[0]["change"] == "deleted":
@@ -149,7 +162,7 @@ def documents(table: LanceTable, where: str | None) -> Iterator[Document]:
     The predicate is asked of the header rows, so that a document is never cut down to the passages that satisfy it.
     """
     metadata = list(sc.metadata_columns(table.schema))
-    columns = [*_PASSAGE, "gap", "source", "date", "lang", "url", "change", *metadata]
+    columns = [*_DOCUMENT, *metadata]
     positions = None
     if where is not None:
         heads = table.search().where(condition(table, DOCUMENTS, where)).select(["position"]).to_arrow()
@@ -163,6 +176,49 @@ def documents(table: LanceTable, where: str | None) -> Iterator[Document]:
             held.append(row)
     if held:
         yield sc.document_of(held[0], held[1:], metadata)
+
+
+def page(table: LanceTable, where: str | None, limit: int, after: int | None) -> Page:
+    """At most `limit` documents in order of insertion, after the position `after`."""
+    heads = table.search().where(condition(table, DOCUMENTS, where)).select(["position", "document_id"]).to_arrow()
+    position_N = heads["position"].to_numpy()
+    order_N = np.argsort(position_N, kind="stable")
+    begin = 0 if after is None else int(np.searchsorted(position_N[order_N], after, side="right"))
+    chosen_L = order_N[begin : begin + limit]
+    ids = heads["document_id"].take(pa.array(chosen_L)).to_pylist()
+    last = int(position_N[chosen_L[-1]]) if len(chosen_L) and begin + limit < len(order_N) else None
+    return Page(_whole(table, ids), len(order_N), last, int(table.version))
+
+
+def _whole(table: LanceTable, ids: Sequence[str]) -> list[Document]:
+    """Documents that are there, by their ids, in the order of these."""
+    if not ids:
+        return []
+    metadata = list(sc.metadata_columns(table.schema))
+    columns = [*_DOCUMENT, *metadata]
+    rows_of: dict[str, list[dict[str, Any]]] = {document_id: [] for document_id in ids}
+    for row in table.search().where(f"document_id IN ({sc.quoted(ids)})").select(columns).to_arrow().to_pylist():
+        rows_of[row["document_id"]].append(row)
+    found = (sorted(rows, key=lambda row: row["number"]) for rows in rows_of.values())
+    return [sc.document_of(head, rest, metadata) for head, *rest in found]
+
+
+def header(table: LanceTable, document_id: str) -> Revision | None:
+    """The last change of a document in this version, deletion included."""
+    columns = ["version", "revision", "updated_at", "change", "num_passages", "title"]
+    rows = f"document_id IN ({sc.quoted([document_id])}) AND number = {sc.HEADER}"
+    for row in table.search().where(rows).select(columns).to_arrow().to_pylist():
+        return Revision(
+            document_id, row["version"], row["revision"], row["updated_at"], row["change"], row["num_passages"],
+            row["title"] or "",
+        )  # fmt: skip
+    return None
+
+
+def content_version(table: LanceTable) -> int:
+    """The newest version written on a header, deletions included."""
+    heads = table.search().where(f"number = {sc.HEADER}").select(["version"]).to_batches(65_536)
+    return max((int(batch["version"].to_numpy().max()) for batch in heads if batch.num_rows), default=0)
 
 
 def header(table: LanceTable, document_id: str) -> Revision | None:

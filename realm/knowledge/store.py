@@ -32,6 +32,10 @@ class InUseError(KnowledgeBaseError):
     """Another writer holds the lock."""
 
 
+class NoVersionError(KnowledgeBaseError):
+    """A version that never was, or is no longer kept."""
+
+
 class Store:
     """One Lance table in a folder. Readers take no lock; writers take one between processes.
 
@@ -76,7 +80,7 @@ class Store:
             table.checkout(version)
         except (ValueError, RuntimeError, OSError, OverflowError) as error:
             newest = max((entry["version"] for entry in self._database.open_table(TABLE).list_versions()), default=0)
-            raise KnowledgeBaseError(
+            raise NoVersionError(
                 f"{self.path} has no version {version}: expected one that versions() lists, the newest is {newest}"
             ) from error
 

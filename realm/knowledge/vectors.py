@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from realm.errors import DataError, MismatchError, UsageError
 from realm.knowledge import schema as sc
@@ -52,6 +54,15 @@ class PassageEncoder:
             worst = passages[int(finite_N.argmin())].id
             raise DataError(f"encoder {self.fingerprint} gave a vector that is not finite for passage {worst}")
         return vector_ND
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Passages of one version without a vector of some encoder."""
+
+    passages: int
+    since: datetime | None
+    """When the oldest of them was written; None where there is none."""
 
 
 class Cache:
@@ -186,6 +197,14 @@ def _commit(
         # The text hash is part of the key: a passage that was edited while it was encoded gets no stale vector.
         table.merge_insert(["document_id", "number", "text_hash"]).when_matched_update_all().execute(data)
     return len(vector_ND)
+
+
+def waiting(table: LanceTable, encoder: str) -> Waiting:
+    """How many passages an encoder has not embedded yet, and since when."""
+    name = sc.VECTOR + encoder
+    rows = "number >= 0" + (f" AND {name} IS NULL" if name in table.schema.names else "")
+    times = table.search().where(rows).select(["updated_at"]).to_arrow()["updated_at"]
+    return Waiting(len(times), pc.min(times).as_py())
 
 
 def choose(schema: pa.Schema, encoder: str | None) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from realm.errors import DataError, UsageError
+from realm.errors import AbsentError, DataError, PresentError, UsageError
 from realm.files import fingerprint
 from realm.knowledge import schema as sc
 from realm.knowledge import vectors as vec
@@ -133,7 +133,7 @@ class Writer:
             headers = read_headers(table, ids)
             absent = [i for i in ids if i not in headers or headers[i]["change"] == "deleted"]
             if absent:
-                raise DataError(
+                raise AbsentError(
                     f"no document {_some(absent)} to delete: expected ids that are there; nothing was deleted"
                 )
             if not ids:
@@ -173,9 +173,9 @@ def _changes(by_id: Mapping[str, Document], headers: Mapping[str, Mapping[str, A
         header = headers.get(id_)
         exists = header is not None and header["change"] != "deleted"
         if exists and mode == "add":
-            raise DataError(f"document {id_!r} is there already: use update or upsert to change it")
+            raise PresentError(f"document {id_!r} is there already: use update or upsert to change it")
         if not exists and mode == "update":
-            raise DataError(f"no document {id_!r} to update: use add or upsert to bring it in")
+            raise AbsentError(f"no document {id_!r} to update: use add or upsert to bring it in")
         if not exists:
             changes[id_] = "added"
         elif header is not None and header["document_hash"] != sc.document_hash(document):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from realm.answering.ask import Realm
-from realm.answering.conflicts import ConflictRule, told
+from realm.answering.conflicts import ConflictRule
 from realm.answering.questions import QuestionAnswering, open_model
 from realm.errors import UsageError
 from realm.knowledge.asked import read_asked
@@ -17,6 +15,7 @@ from realm.knowledge.base import KnowledgeBase
 from realm.types import Answer, Question
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.store import open_knowledge_base
+from realm.workflows.values import hits_json
 
 
 def search_passages(
@@ -38,21 +37,7 @@ def search_passages(
         if as_of is None:
             embed_missing(opened, kb, reporter or Silent())
         matches = opened.retrieval.search(query, kb, k, where, as_of)
-    return [
-        {
-            "rank": rank,
-            "score": match.score,
-            "id": match.passage.id,
-            "document": match.passage.document_id,
-            "document_version": match.document_version,
-            "title": match.passage.title,
-            "text": match.passage.text,
-            "source": match.source,
-            "date": match.date.isoformat() if match.date else None,
-            "url": match.url,
-        }
-        for rank, match in enumerate(matches, start=1)
-    ]
+    return hits_json(matches)
 
 
 def ask_question(
@@ -75,7 +60,7 @@ def ask_question(
     if not question.strip():  # before anything is opened, or embedded
         raise UsageError("found an empty question: expected some words")
     kb, opened = _opened(kb_path, model, as_of, reporter, bf16)
-    k = _passages(opened, k, reporter)
+    k = passages_to_read(opened, k, reporter)
     if reporter is not None and (remark := opened.retrieval.remark(question)):
         reporter.note(remark)
     return opened.ask(question, kb, k=k, where=where, as_of=as_of, aggregate=aggregate, conflicts=conflicts)
@@ -102,7 +87,7 @@ def ask_questions(
     answers = opened.ask_many(
         [question.text for question in asked],
         kb,
-        _passages(opened, k, reporter),
+        passages_to_read(opened, k, reporter),
         where,
         as_of,
         aggregate=aggregate,
@@ -122,7 +107,8 @@ def _opened(
     return kb, opened
 
 
-def _passages(model: Realm | QuestionAnswering, k: int | None, reporter: Reporter | None) -> int:
+def passages_to_read(model: Realm | QuestionAnswering, k: int | None, reporter: Reporter | None = None) -> int:
+    """k, or what the model reads without one: as in fine-tuning; of a pre-trained model 5."""
     if not isinstance(model, QuestionAnswering):
         return 5 if k is None else k
     k, fitted = model.config.qa.num_passages if k is None else k, model.confidence.passages
@@ -139,21 +125,3 @@ def embed_missing(model: Realm | QuestionAnswering, kb: KnowledgeBase, reporter:
         return
     with reporter.stage("embed the knowledge base for this model", "passages") as progress:
         kb.embed_missing(encoder, progress=progress)
-
-
-def answer_json(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON values; dates in ISO form. `conflict` says in words what `conflicts` holds."""
-    value = asdict(answer)
-    pairs = [*zip(value["evidence"], answer.evidence, strict=True)]
-    for told_side, side in zip(value["conflicts"], answer.conflicts, strict=True):
-        pairs += zip(told_side["evidence"], side.evidence, strict=True)
-        told_side["date"] = side.date.isoformat() if side.date else None
-    for evidence, found in pairs:
-        evidence["date"] = found.date.isoformat() if found.date else None
-        evidence["passage"]["id"] = found.passage.id
-        evidence["passage"].pop("sentences")
-        if math.isnan(found.retrieval_utility):  # there was no null passage to compare with
-            evidence["retrieval_utility"] = None
-        evidence["span"] = list(found.span) if found.span else None
-    value["conflict"] = told(answer.conflicts) or None
-    return value

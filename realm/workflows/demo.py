@@ -23,12 +23,13 @@ from realm.knowledge.sources import read_documents
 from realm.recipes import build
 from realm.training.probe import Probe
 from realm.types import Answer, Document
-from realm.workflows.ask import answer_json, embed_missing
+from realm.workflows.ask import embed_missing
 from realm.workflows.pretraining.pretrain import pretrain
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.run import Run
 from realm.workflows.showing.page import run_page
 from realm.workflows.store import create_or_open, open_knowledge_base
+from realm.workflows.values import answer_json
 from realm.workflows.workbench import Stop
 
 CORPUS = "vital-en"

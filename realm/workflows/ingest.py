@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from realm.errors import DataError, UsageError
+from realm.errors import AbsentError, DataError, UsageError
+from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.options import Options
 from realm.knowledge.records import KEYS
 from realm.knowledge.sources import SourceReport, read_documents
 from realm.types import Document
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.store import create_or_open, open_knowledge_base
+from realm.workflows.values import document_json, revision_json
 
 SHOWN_PROBLEMS = 20
 
@@ -119,7 +120,7 @@ def update_document(
     kb = open_knowledge_base(kb_path)
     document = kb.get(document_id)
     if document is None:
-        raise DataError(
+        raise AbsentError(
             f"no document {document_id!r} in {kb_path}: expected one to update; `realm docs list` shows the ids"
         )
     if sum(bool(given) for given in (text is not None, file, replace_pieces)) + (title is not None) == 0:
@@ -146,47 +147,28 @@ def delete_documents(kb_path: Path, ids: list[str]) -> dict[str, Any]:
 def list_documents(kb_path: Path, *, where: str | None, as_of: int | None, limit: int) -> dict[str, Any]:
     """At most `limit` documents that satisfy a predicate, in order of insertion."""
     kb = open_knowledge_base(kb_path, as_of=as_of)
-    found = [_facts(document) for document in islice(kb.documents(where), limit + 1)]
-    total = len(found)
-    if total > limit:
-        total = len(kb) if where is None else sum(1 for _ in kb.documents(where))
-    return {"documents": found[:limit], "total": total, "version": kb.version}
+    page = kb.page(where, limit)
+    return {"documents": [document_json(one) for one in page.documents], "total": page.total, "version": page.version}
 
 
 def document_history(kb_path: Path, document_id: str) -> list[dict[str, Any]]:
-    """Every change of a document with the text it left, oldest first. DataError when it never was."""
-    kb = open_knowledge_base(kb_path)
-    revisions = kb.history(document_id)
-    if not revisions:
-        raise DataError(f"no document {document_id!r} in {kb_path}, now or before; `realm docs list` shows the ids")
+    """Every change of a document with the text it left, oldest first. AbsentError when it never was."""
+    return history_of(open_knowledge_base(kb_path), document_id)
+
+
+def history_of(
+    kb: KnowledgeBase, document_id: str, limit: int | None = None, before: int | None = None
+) -> list[dict[str, Any]]:
+    """As `document_history`; of the newest `limit` changes, made before version `before`. AbsentError when it never
+    was."""
+    revisions = kb.history(document_id, limit=limit, before=before)
+    if not revisions and (before is None or kb.revision(document_id) is None):
+        raise AbsentError(f"no document {document_id!r} in {kb.path}, now or before; `realm docs list` shows the ids")
     found = []
     for revision in revisions:
         document = kb.at(revision.version).get(document_id)
-        found.append(
-            {
-                "version": revision.version,
-                "revision": revision.revision,
-                "time": revision.time.isoformat(timespec="seconds"),
-                "change": revision.change,
-                "passages": revision.num_passages,
-                "title": revision.title,
-                "text": document.text if document else "",
-            }
-        )
+        found.append(revision_json(revision, document.text if document else ""))
     return found
-
-
-def _facts(document: Document) -> dict[str, Any]:
-    return {
-        "id": document.id,
-        "title": document.title,
-        "text": document.text,
-        "source": document.source,
-        "date": document.date.isoformat() if document.date else None,
-        "lang": document.lang,
-        "url": document.url,
-        **document.metadata,
-    }
 
 
 def _read_text(path: Path) -> str:

@@ -30,11 +30,23 @@ TIERS = (
     ("console",),
     ("cli_docs",),
     ("service", "cli_ask", "cli_qa", "cli_compare", "cli_edit_test", "cli_questions"),
+    ("cli_serve",),
     ("cli",),
 )
 """Lowest first. Rooms of one tier do not know each other."""
 
-OPTIONAL = ("datasets", "faiss", "fastapi", "ir_measures", "mcp", "ray", "tensorboard", "uvicorn")
+OPTIONAL = (
+    "datasets",
+    "faiss",
+    "fastapi",
+    "ir_measures",
+    "mcp",
+    "prometheus_client",
+    "pydantic",
+    "ray",
+    "tensorboard",
+    "uvicorn",
+)
 TENSORS_ONLY = {"__future__", "collections", "math", "typing", "torch"}
 
 

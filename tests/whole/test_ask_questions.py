@@ -25,9 +25,10 @@ from realm.errors import ArtefactError, UsageError
 from realm.evaluation.scores import read_report
 from realm.types import Document
 from realm.workflows import run as runs
-from realm.workflows.ask import answer_json, ask_question
+from realm.workflows.ask import ask_question
 from realm.workflows.reporting import Silent
 from realm.workflows.store import open_knowledge_base
+from realm.workflows.values import answer_json
 
 ASKED = qa_world.questions()[0]
 

@@ -1,0 +1,1 @@
+"""One process that serves questions and edits to other programs and to people."""

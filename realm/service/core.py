@@ -1,0 +1,318 @@
+"""A model and a knowledge base that answer while documents are edited. No HTTP here: HTTP and tools call it.
+
+Four places of work, so that none waits for another: a thread for questions, one for questions about the past (whose
+vectors may have to be made), one for edits, and a few for reading documents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+from realm.answering.ask import Realm, check_asking
+from realm.answering.conflicts import ConflictRule
+from realm.answering.questions import QuestionAnswering
+from realm.errors import UsageError
+from realm.knowledge.base import Counts, KnowledgeBase, Match, Page, Revision
+from realm.service.batching import Batcher
+from realm.service.metrics import Metrics
+from realm.service.problems import SOON, RefusedError
+from realm.service.settings import ServiceConfig
+from realm.types import Answer, Document
+from realm.workflows.ask import passages_to_read
+from realm.workflows.ingest import history_of
+
+Model = Realm | QuestionAnswering
+T = TypeVar("T")
+READERS = 4
+
+log = logging.getLogger("realm.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a question is asked; equal ones share a batch. The words are those of `Realm.ask`."""
+
+    k: int
+    where: str | None = None
+    as_of: int | None = None
+    aggregate: str | None = None
+    conflicts: ConflictRule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Searching:
+    """How passages are searched by meaning; equal ones share a batch."""
+
+    k: int
+    where: str | None = None
+    as_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search gave."""
+
+    matches: list[Match]
+    version: int
+
+
+class Service:
+    """Opens the model in the background; until then everything that needs it is refused with 503."""
+
+    def __init__(
+        self, open_model: Callable[[], Model], kb: KnowledgeBase, config: ServiceConfig, metrics: Metrics
+    ) -> None:
+        self.kb, self.config, self.limits, self.metrics = kb, config, config.limits, metrics
+        self.failure: BaseException | None = None
+        """What opening the model ended with, when it did not succeed."""
+        self._open_model = open_model
+        self._model: Model | None = None
+        self._complete = -1
+        """The version of which every passage was seen to have a vector."""
+        self._embedding: Future[None] | None = None
+        self._lock = threading.Lock()
+        window, size = config.batching.window_ms / 1000, config.batching.size
+        self._present, self._past = (
+            Batcher(self._answer, window=window, size=size, name=name, on_batch=metrics.batch)
+            for name in ("realm-ask", "realm-ask-past")
+        )
+        self._editor = ThreadPoolExecutor(1, "realm-edit")
+        self._readers = ThreadPoolExecutor(READERS, "realm-read")
+
+    def open(self) -> Future[None]:
+        """Begin to open the model and to embed what has no vector yet."""
+        return self._editor.submit(self._open)
+
+    def close(self) -> None:
+        """Finish what was taken. An edit that has begun is committed."""
+        self._present.close()
+        self._past.close()
+        self._editor.shutdown()
+        self._readers.shutdown()
+
+    # ------------------------------------------------------------ what there is
+
+    @property
+    def model(self) -> Model:
+        """RefusedError (503) until it is open."""
+        if self._model is None:
+            raise RefusedError(503, "not_ready", "the model is being opened: try again", SOON)
+        return self._model
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Paths on this machine, which no message may name, and what is said instead."""
+        return {str(self.kb.path): "the knowledge base"}
+
+    async def check_ready(self) -> None:
+        """RefusedError (503) until the model is open and every passage has its vector."""
+        self._check_open()
+        if reason := await self._reading(self._not_embedded):
+            raise RefusedError(503, "not_ready", reason, SOON)
+
+    async def measured(self) -> bytes:
+        """The metrics, those of the knowledge base as they are now."""
+
+        def measure() -> bytes:
+            self.metrics.version.set(self.kb.version)
+            if self._model is not None:
+                waiting, age = self._waiting(self.kb, self._model)
+                self.metrics.waiting.set(waiting)
+                self.metrics.index_age.set(age)
+            return self.metrics.text()
+
+        return await self._reading(measure)
+
+    async def knowledge_base(self) -> dict[str, Any]:
+        """What is known and how fresh its vectors are."""
+        return await self._reading(self._facts)
+
+    # ------------------------------------------------------------ questions
+
+    async def ask(
+        self,
+        questions: Sequence[str],
+        k: int | None = None,
+        where: str | None = None,
+        as_of: int | None = None,
+        aggregate: str | None = None,
+        conflicts: ConflictRule | None = None,
+    ) -> list[asyncio.Future[Answer]]:
+        """The answers to come, one a question; see `Realm.ask`. RefusedError and UsageError before any is answered."""
+        self._few("questions", len(questions), self.limits.questions)
+        for question in questions:
+            self._short("a question", question)
+        self._small_k(k)
+        check_asking(aggregate, k=k)
+        asking = Asking(passages_to_read(self.model, k), where or None, as_of, aggregate, conflicts)
+        batcher = self._present if as_of is None else self._past
+        return [asyncio.wrap_future(batcher.submit(asking, question)) for question in questions]
+
+    async def search(
+        self,
+        query: str,
+        k: int = 5,
+        where: str | None = None,
+        as_of: int | None = None,
+        by: Literal["meaning", "words"] = "meaning",
+    ) -> Found:
+        """The best passages: by the model's vectors, or by BM25."""
+        self._short("a query", query)
+        self._small_k(k)
+        if by == "words":
+            return await self._reading(self._by_words, query, k, where, as_of)
+        self._check_open()
+        batcher = self._present if as_of is None else self._past
+        found: Found = await asyncio.wrap_future(batcher.submit(Searching(k, where or None, as_of), query))
+        return found
+
+    # ------------------------------------------------------------ documents
+
+    async def add(self, documents: Sequence[Document]) -> Counts:
+        """Add all or none, in one commit with their vectors. PresentError when one is there already."""
+        self._few("documents", len(documents), self.limits.documents)
+        return await self._edit("added", lambda model: self.kb.add(documents, encoder=model.passage_encoder))
+
+    async def update(self, document: Document) -> Counts:
+        """Replace a document, in one commit with its vectors. AbsentError when it isn't there."""
+        return await self._edit("updated", lambda model: self.kb.update(document, encoder=model.passage_encoder))
+
+    async def delete(self, document_id: str) -> Counts:
+        """Delete a document; its history stays. AbsentError when it isn't there."""
+        return await self._edit("deleted", lambda model: self.kb.delete(document_id))
+
+    async def get(self, document_id: str, as_of: int | None = None) -> tuple[Document, Revision, int] | None:
+        """A document, its last change and the version it was read from; None when it isn't there."""
+
+        def read() -> tuple[Document, Revision, int] | None:
+            now = self.kb.at(self.kb.version if as_of is None else as_of)
+            document, revision = now.get(document_id), now.revision(document_id)
+            return None if document is None or revision is None else (document, revision, now.version)
+
+        return await self._reading(read)
+
+    async def page(self, where: str | None, limit: int, after: int | None, version: int | None) -> Page:
+        """Some documents of a version; see `KnowledgeBase.page`."""
+        self._few("documents on a page", limit, self.limits.page)
+
+        def read() -> Page:
+            return self.kb.at(self.kb.version if version is None else version).page(where, limit, after)
+
+        return await self._reading(read)
+
+    async def history(self, document_id: str, limit: int, before: int | None) -> list[dict[str, Any]]:
+        """Changes of a document; see `history_of`."""
+        self._few("changes on a page", limit, self.limits.page)
+        return await self._reading(history_of, self.kb, document_id, limit, before)
+
+    # ------------------------------------------------------------ in the threads
+
+    def _open(self) -> None:
+        try:
+            model = self._open_model()
+            self._embed(model)
+            self._model = model
+            log.info("ready: version %d of the knowledge base", self.kb.version)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _embed(self, model: Model) -> None:
+        self.kb.embed_missing(model.passage_encoder)
+
+    def _not_embedded(self) -> str:
+        version = self.kb.version
+        if version == self._complete:
+            return ""
+        waiting = self.kb.waiting(self.model.passage_encoder.fingerprint).passages
+        if not waiting:
+            self._complete = version
+            return ""
+        # Somebody else wrote without this model. The next question would embed it; a server that gets none until it is
+        # ready would wait for ever.
+        with self._lock, suppress(RuntimeError):  # shut down meanwhile
+            if self._embedding is None or self._embedding.done():
+                self._embedding = self._editor.submit(self._embed, self.model)
+        return f"{waiting:,} passages have no vector yet"
+
+    def _answer(self, how: Asking | Searching, asked: Sequence[str]) -> list[Any]:
+        if isinstance(how, Searching):
+            found = self.model.retrieval.search_many(asked, self.kb, how.k, how.where, how.as_of)
+            return [Found(matches, found.version) for matches in found.matches]
+        answers: Iterable[Answer] = self.model.ask_many(
+            asked,
+            self.kb,
+            how.k,
+            how.where,
+            how.as_of,
+            aggregate=how.aggregate,
+            conflicts=how.conflicts,
+            batch=len(asked),
+        )
+        return list(answers)
+
+    def _by_words(self, query: str, k: int, where: str | None, as_of: int | None) -> Found:
+        now = self.kb.at(self.kb.version if as_of is None else as_of)
+        return Found(now.search_text(query, k, where), now.version)
+
+    def _facts(self) -> dict[str, Any]:
+        now = self.kb.at(self.kb.version)
+        facts: dict[str, Any] = {
+            "version": now.version,
+            "documents": len(now),
+            "passages": now.num_passages(),
+            "columns": now.columns(),
+            "encoders": now.encoders(),
+            "index": None,
+        }
+        if self._model is not None:
+            waiting, age = self._waiting(now, self._model)
+            encoder = self._model.passage_encoder.fingerprint
+            facts["index"] = {"encoder": encoder, "waiting": waiting, "age_seconds": age}
+        return facts
+
+    def _waiting(self, kb: KnowledgeBase, model: Model) -> tuple[int, float]:
+        """How many passages have no vector of the model, and for how many seconds the oldest of them has waited."""
+        found = kb.waiting(model.passage_encoder.fingerprint)
+        age = 0.0 if found.since is None else (datetime.now(UTC) - found.since).total_seconds()
+        return found.passages, max(0.0, age)
+
+    # ------------------------------------------------------------ checks and threads
+
+    def _check_open(self) -> None:
+        self.model  # noqa: B018  # raises
+
+    def _few(self, what: str, found: int, most: int) -> None:
+        if found > most:
+            raise RefusedError(422, "too_many", f"found {found:,} {what}: expected at most {most:,}")
+
+    def _short(self, what: str, text: str) -> None:
+        if not text.strip():
+            raise UsageError(f"found {what} without a word: expected some words")
+        if len(text) > self.limits.question_characters:
+            raise RefusedError(
+                422,
+                "too_long",
+                f"found {what} of {len(text):,} characters: expected at most {self.limits.question_characters:,}",
+            )
+
+    def _small_k(self, k: int | None) -> None:
+        if k is not None and k > self.limits.passages:
+            raise RefusedError(422, "too_many", f"found k={k:,}: expected at most {self.limits.passages:,}")
+
+    async def _edit(self, kind: str, edit: Callable[[Model], Counts]) -> Counts:
+        model = self.model
+        counts = await asyncio.wrap_future(self._editor.submit(edit, model))
+        self.metrics.edited(kind, getattr(counts, kind))
+        return counts
+
+    async def _reading(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.wrap_future(self._readers.submit(work, *arguments))

@@ -1,0 +1,155 @@
+"""Examples of requests and answers, for OpenAPI. A test asks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+STATUSES = {
+    400: "The request asks for something impossible; the message says what was expected.",
+    401: "No token, or a wrong one.",
+    403: "The token may not do this, or the request comes from another web page.",
+    404: "No such document or version.",
+    409: "The document is there already.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    422: "The body or the query has another shape than described here, or is beyond a limit.",
+    500: "The service failed; its log has the reason under the request id.",
+    503: "Not ready, stopping, or too busy: try again after `Retry-After` seconds.",
+    504: "It took too long. An edit may have been committed all the same.",
+}
+
+ASK: dict[str, Any] = {
+    "one": {"summary": "One question", "value": {"question": "Who painted Guernica?", "k": 5}},
+    "many": {
+        "summary": "Many, about some documents",
+        "value": {
+            "questions": ["Who painted Guernica?", "Where does it hang?"],
+            "where": "source = 'museums' AND date >= '2024-01-01'",
+        },
+    },
+    "past": {"summary": "As of a version", "value": {"question": "Who painted Guernica?", "as_of": 7}},
+}
+SEARCH: dict[str, Any] = {
+    "meaning": {"summary": "By meaning", "value": {"query": "paintings of the civil war", "k": 3}},
+    "words": {"summary": "By words (BM25)", "value": {"query": "Guernica", "by": "words", "where": "lang = 'en'"}},
+}
+_GUERNICA = {
+    "title": "Guernica",
+    "text": "Guernica was painted by Pablo Picasso in Paris in 1937.",
+    "source": "museums",
+    "date": "2024-05-01",
+    "lang": "en",
+    "url": "https://example.org/guernica",
+    "metadata": {"room": 206, "on_show": True},
+}
+ADD: dict[str, Any] = {
+    "one": {"summary": "One document", "value": {"id": "guernica", **_GUERNICA}},
+    "many": {
+        "summary": "Several, all or none",
+        "value": {"documents": [{"id": "a", "text": "The first."}, {"id": "b", "text": "The second."}]},
+    },
+}
+UPDATE: dict[str, Any] = {"whole": {"summary": "The whole document, without its id", "value": _GUERNICA}}
+
+# Nulls are left out of examples by FastAPI, so there are none.
+_PASSAGE = {
+    "document_id": "guernica",
+    "number": 0,
+    "title": "Guernica",
+    "text": "Guernica was painted by Pablo Picasso in Paris in 1937.",
+    "start": 0,
+    "end": 55,
+    "id": "guernica#0:5f1c7f0e",
+}
+_EVIDENCE = {
+    "passage": _PASSAGE,
+    "document_version": 7,
+    "score": 11.2,
+    "prior": 0.61,
+    "posterior": 0.97,
+    "retrieval_utility": 4.1,
+    "span": [24, 37],
+    "source": "museums",
+    "date": "2024-05-01",
+    "url": "https://example.org/guernica",
+}
+_OTHER = {
+    **_EVIDENCE,
+    "passage": {
+        "document_id": "rumours",
+        "number": 3,
+        "title": "Rumours",
+        "text": "Some say that Joan Miró painted it.",
+        "start": 210,
+        "end": 245,
+        "id": "rumours#3:90ab12cd",
+    },
+    "span": [14, 23],
+    "date": "2023-02-11",
+}
+ANSWER = {
+    "question": "Who painted Guernica?",
+    "text": "Pablo Picasso",
+    "confidence": 0.63,
+    "abstained": False,
+    "evidence": [_EVIDENCE],
+    "null_prior": 0.02,
+    "alternatives": [["Joan Miró", 0.29]],
+    "knowledge_base_version": 9,
+    "conflicts": [
+        {"text": "Pablo Picasso", "mass": 0.63, "preferred": True, "evidence": [_EVIDENCE], "date": "2024-05-01"},
+        {"text": "Joan Miró", "mass": 0.29, "preferred": False, "evidence": [_OTHER], "date": "2023-02-11"},
+    ],
+    "signals": {},
+    "conflict": "the passages disagree: Pablo Picasso / Joan Miró; 'Pablo Picasso' has more of the probability "
+    "(63% against 29%)",
+}
+HITS = {
+    "hits": [
+        {
+            "rank": 1,
+            "score": 11.2,
+            "id": "guernica#0:5f1c7f0e",
+            "document": "guernica",
+            "document_version": 7,
+            "title": "Guernica",
+            "text": "Guernica was painted by Pablo Picasso in Paris in 1937.",
+            "source": "museums",
+            "date": "2024-05-01",
+            "url": "https://example.org/guernica",
+        }
+    ],
+    "version": 9,
+}
+PAGE = {"documents": [{"id": "guernica", **_GUERNICA}], "total": 120, "version": 9, "cursor": "9.30064771072"}
+DOCUMENT = {
+    "document": {"id": "guernica", **_GUERNICA},
+    "document_version": 7,
+    "revision": 2,
+    "time": "2026-11-23T08:00:00+00:00",
+    "version": 9,
+}
+HISTORY = {
+    "changes": [
+        {
+            "version": 7,
+            "revision": 2,
+            "time": "2026-11-23T08:00:00+00:00",
+            "change": "updated",
+            "passages": 1,
+            "title": "Guernica",
+            "text": "Guernica was painted by Pablo Picasso in Paris in 1937.",
+        }
+    ],
+    "before": 7,
+}
+UPDATED = {"added": 0, "updated": 1, "unchanged": 0, "deleted": 0, "version": 10}
+DELETED = {"added": 0, "updated": 0, "unchanged": 0, "deleted": 1, "version": 11}
+KNOWLEDGE_BASE = {
+    "version": 9,
+    "documents": 120,
+    "passages": 340,
+    "columns": {"document_id": "string", "source": "string", "date": "date32[day]", "room": "int64"},
+    "encoders": {"0123456789abcdef_288": 128},
+    "index": {"encoder": "0123456789abcdef_288", "waiting": 0, "age_seconds": 0.0},
+}

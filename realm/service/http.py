@@ -1,0 +1,333 @@
+"""The HTTP API: which request is which call of the service. Who may come in, and how often, is `gate`'s business.
+
+A page for people would be mounted here beside the routes; it calls the same API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+from urllib.parse import quote, unquote
+
+from realm import __version__
+from realm.errors import AbsentError, MissingLibraryError, RealmError, UsageError
+from realm.knowledge.base import Counts
+from realm.service import examples
+from realm.service.core import Service
+from realm.service.problems import Problem, problem_of
+from realm.service.schemas import (
+    Added,
+    AnswerOut,
+    Ask,
+    Content,
+    EditOut,
+    ErrorBody,
+    HistoryOut,
+    HitsOut,
+    KnowledgeBaseOut,
+    NewDocuments,
+    OneDocumentOut,
+    PageOut,
+    Search,
+    StatusOut,
+)
+from realm.service.wire import Asked, asked_of
+from realm.types import Answer
+from realm.workflows.values import answer_json, document_json, hits_json
+
+try:
+    from fastapi import APIRouter, Body, FastAPI, Path, Query, Request, Response, Security
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse, StreamingResponse
+    from fastapi.security import HTTPBearer
+except ModuleNotFoundError as error:
+    raise MissingLibraryError("fastapi", "serve", "realm serve") from error
+
+LINES = "application/x-ndjson"
+PREFIX = "/v1"
+_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
+_WORDS = {
+    400: ("bad_request", "found a body that can't be read: expected JSON"),
+    404: ("not_found", "no such address: see /openapi.json"),
+    405: ("method_not_allowed", "this address does not take that method: see /openapi.json"),
+}
+"""For what the framework refuses by itself."""
+
+Id = Annotated[str, Path(description="Percent-encoded; slashes too, where the id ends in /history.")]
+Where = Annotated[str | None, Query(max_length=100_000, description="A predicate on the documents.")]
+AsOf = Annotated[int | None, Query(ge=1, description="Read this version.")]
+
+
+def create_app(service: Service) -> FastAPI:
+    """The routes over a service, without their guard."""
+    app = FastAPI(
+        title="realm",
+        version=__version__,
+        description="Answers from documents that people edit, with the passages that they rest on.",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(_questions(service))
+    app.include_router(_documents(service))
+    app.include_router(_probes(service))
+
+    def tell(request: Request, problem: Problem) -> Response:
+        asked = asked_of(request.scope)
+        asked.code = problem.code
+        return JSONResponse(problem.body(asked.request_id), problem.status, dict(problem.headers))
+
+    async def ours(request: Request, error: Exception) -> Response:
+        return tell(request, problem_of(error, service.places))
+
+    async def refused(request: Request, error: Exception) -> Response:
+        status: int = getattr(error, "status_code", 400)
+        return tell(request, Problem(status, *_WORDS[status], getattr(error, "headers", None) or {}))
+
+    async def malformed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return tell(request, Problem(422, "malformed", _where_wrong(error.errors())))
+
+    app.add_exception_handler(RealmError, ours)
+    for status in _WORDS:
+        app.add_exception_handler(status, refused)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(Exception, ours)  # raised on for the log, after the answer
+    return app
+
+
+def _router(*statuses: int) -> APIRouter:
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": examples.STATUSES[status]} for status in statuses
+    }
+    return APIRouter(responses=errors, dependencies=[Security(HTTPBearer(auto_error=False))])
+
+
+def _ok(model: Any, description: str, example: Any, **more: Any) -> dict[int | str, dict[str, Any]]:
+    return {
+        200: {"model": model, "description": description, "content": {"application/json": {"example": example}, **more}}
+    }
+
+
+# ---------------------------------------------------------------- questions
+
+
+def _questions(service: Service) -> APIRouter:
+    router = _router(400, 401, 403, 404, 413, 415, 422, 500, 503, 504)
+    lines = {LINES: {"schema": {"type": "string", "description": "An answer, or an error, a line."}}}
+
+    @router.post(
+        f"{PREFIX}/ask",
+        response_model=None,
+        responses=_ok(AnswerOut | list[AnswerOut], "The answer, or one for each question.", examples.ANSWER, **lines),
+    )
+    async def ask(request: Request, body: Annotated[Ask, Body(openapi_examples=examples.ASK)]) -> Response:
+        """Answer a question from the documents, or many. Many come as lines as they are answered, where the request
+        accepts `application/x-ndjson`; else as a list, all or none."""
+        if (body.question is None) == (body.questions is None):
+            raise UsageError("found neither question nor questions, or both: expected one of them")
+        asked = [body.question] if body.question is not None else list(body.questions or ())
+        rule = None if body.conflicts is None else body.conflicts.rule()
+        coming = await service.ask(asked, body.k, body.where, body.as_of, body.aggregate, rule)
+        if LINES in request.headers.get("accept", ""):
+            return StreamingResponse(_lines(service, coming, asked_of(request.scope)), media_type=LINES)
+        answers = [answer_json(answer) for answer in await _all(coming)]
+        return JSONResponse(answers[0] if body.question is not None else answers)
+
+    @router.post(
+        f"{PREFIX}/search",
+        response_model=None,
+        responses=_ok(HitsOut, "The best passages.", examples.HITS),
+    )
+    async def search(body: Annotated[Search, Body(openapi_examples=examples.SEARCH)]) -> Response:
+        """Find passages by meaning, or by words."""
+        found = await service.search(body.query, body.k, body.where, body.as_of, body.by)
+        return JSONResponse({"hits": hits_json(found.matches), "version": found.version})
+
+    return router
+
+
+async def _all(coming: Sequence[asyncio.Future[Answer]]) -> list[Answer]:
+    try:
+        return list(await asyncio.gather(*coming))
+    finally:
+        for future in coming:
+            future.cancel()
+
+
+async def _lines(service: Service, coming: Sequence[asyncio.Future[Answer]], asked: Asked) -> AsyncIterator[str]:
+    """An answer a line, in order; in its place what went wrong with it."""
+    try:
+        for future in coming:
+            try:
+                async with asyncio.timeout_at(asked.deadline):
+                    value = answer_json(await future)
+            except Exception as error:
+                value = problem_of(error, service.places).body(asked.request_id)
+            yield json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    finally:
+        for future in coming:
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # looked at, so that asyncio does not complain of it
+
+
+# ---------------------------------------------------------------- documents
+
+
+def _documents(service: Service) -> APIRouter:
+    router = _router(400, 401, 403, 404, 413, 415, 422, 500, 503, 504)
+    there: dict[int | str, dict[str, Any]] = {409: {"model": ErrorBody, "description": examples.STATUSES[409]}}
+
+    @router.post(
+        f"{PREFIX}/documents",
+        status_code=201,
+        response_model=None,
+        responses={201: {"model": EditOut, "description": "Added, and seen by the next question."}, **there},
+    )
+    async def add(body: Annotated[Added, Body(openapi_examples=examples.ADD)]) -> Response:
+        """Add a document, or several: all or none."""
+        new = body.documents if isinstance(body, NewDocuments) else [body]
+        counts = await service.add([one.document(one.id) for one in new])
+        place = {"Location": f"{PREFIX}/documents/{quote(new[0].id, safe='')}"} if len(new) == 1 else None
+        return JSONResponse(_counts(counts), 201, place)
+
+    @router.get(
+        f"{PREFIX}/documents",
+        response_model=None,
+        responses=_ok(PageOut, "Documents in order of insertion.", examples.PAGE),
+    )
+    async def page(
+        where: Where = None,
+        as_of: AsOf = None,
+        limit: Annotated[int, Query(ge=1, description="Documents of a page.")] = 50,
+        cursor: Annotated[str | None, Query(description="As the page before gave it.")] = None,
+    ) -> Response:
+        """List documents by pages. All pages show the version of the first."""
+        version, after = _from_cursor(cursor, as_of)
+        found = await service.page(where, limit, after, version)
+        following = None if found.next is None else f"{found.version}.{found.next}"
+        documents = [document_json(document) for document in found.documents]
+        return JSONResponse(
+            {"documents": documents, "total": found.total, "version": found.version, "cursor": following}
+        )
+
+    @router.get(
+        f"{PREFIX}/documents/{{document_id:path}}/history",
+        response_model=None,
+        responses=_ok(HistoryOut, "Changes, oldest first.", examples.HISTORY),
+    )
+    async def history(
+        document_id: Id,
+        limit: Annotated[int, Query(ge=1, description="The newest so many.")] = 50,
+        before: Annotated[int | None, Query(ge=1, description="Only changes before this version.")] = None,
+    ) -> Response:
+        """Every change of a document, with the text that it left."""
+        changes = await service.history(_name(document_id), limit, before)
+        older = changes[0]["version"] if changes and changes[0]["revision"] > 1 else None
+        return JSONResponse({"changes": changes, "before": older})
+
+    @router.get(
+        f"{PREFIX}/documents/{{document_id:path}}",
+        response_model=None,
+        responses=_ok(OneDocumentOut, "The document.", examples.DOCUMENT),
+    )
+    async def get(document_id: Id, as_of: AsOf = None) -> Response:
+        """A document as it is, or was."""
+        found = await service.get(_name(document_id), as_of)
+        if found is None:
+            raise AbsentError(f"no document {_name(document_id)!r}: GET {PREFIX}/documents lists them")
+        document, change, version = found
+        value = {"document": document_json(document), "document_version": change.version, "revision": change.revision}
+        return JSONResponse({**value, "time": change.time.isoformat(timespec="seconds"), "version": version})
+
+    @router.put(
+        f"{PREFIX}/documents/{{document_id:path}}",
+        response_model=None,
+        responses=_ok(EditOut, "Replaced, and seen by the next question.", examples.UPDATED),
+    )
+    async def update(document_id: Id, body: Annotated[Content, Body(openapi_examples=examples.UPDATE)]) -> Response:
+        """Replace a document: what is not given is empty afterwards."""
+        return JSONResponse(_counts(await service.update(body.document(_name(document_id)))))
+
+    @router.delete(
+        f"{PREFIX}/documents/{{document_id:path}}",
+        response_model=None,
+        responses=_ok(EditOut, "Deleted; its history stays.", examples.DELETED),
+    )
+    async def delete(document_id: Id) -> Response:
+        """Delete a document."""
+        return JSONResponse(_counts(await service.delete(_name(document_id))))
+
+    return router
+
+
+def _counts(counts: Counts) -> dict[str, int]:
+    names = ("added", "updated", "unchanged", "deleted", "version")
+    return {name: getattr(counts, name) for name in names}
+
+
+def _name(document_id: str) -> str:
+    """Routes see the path as it was sent (`frame`), so that an encoded slash belongs to an id."""
+    try:
+        return unquote(document_id, errors="strict")
+    except UnicodeDecodeError:
+        raise UsageError("found an id that is not UTF-8: expected a percent-encoded one") from None
+
+
+def _from_cursor(cursor: str | None, as_of: int | None) -> tuple[int | None, int | None]:
+    """(version, after) of a page."""
+    if cursor is None:
+        return as_of, None
+    found = _CURSOR.fullmatch(cursor)
+    if found is None or as_of not in (None, int(found[1])):
+        raise UsageError("found a cursor that no page gave, or of another version: expected one as it was given")
+    return int(found[1]), int(found[2])
+
+
+# ---------------------------------------------------------------- the rest
+
+
+def _probes(service: Service) -> APIRouter:
+    router = _router(401, 500, 503)
+
+    @router.get(
+        f"{PREFIX}/knowledge-base",
+        response_model=None,
+        responses=_ok(KnowledgeBaseOut, "What is known.", examples.KNOWLEDGE_BASE),
+    )
+    async def knowledge_base() -> Response:
+        """Version, counts, and how fresh the vectors are."""
+        return JSONResponse(await service.knowledge_base())
+
+    @router.get("/healthz", response_model=None, responses=_ok(StatusOut, "It lives.", {"status": "ok"}))
+    async def healthz() -> Response:
+        """Whether the process lives."""
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/readyz", response_model=None, responses=_ok(StatusOut, "It can answer.", {"status": "ready"}))
+    async def readyz() -> Response:
+        """Whether it can answer: the model is open and every passage has its vector."""
+        await service.check_ready()
+        return JSONResponse({"status": "ready"})
+
+    @router.get(
+        "/metrics",
+        response_model=None,
+        responses={200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}},
+    )
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(await service.measured(), media_type=service.metrics.content_type)
+
+    return router
+
+
+def _where_wrong(errors: Sequence[Any]) -> str:
+    """One line on the first fault of a body or a query, and how many more there are."""
+    first = errors[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"found {place or 'a body'}: {str(first['msg'])[:200]}{more}"

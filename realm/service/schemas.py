@@ -1,0 +1,323 @@
+"""The bodies of requests and answers, as OpenAPI shows them. What is answered is made by `workflows.values`; these
+models only describe it, and a test holds the two together."""
+
+from __future__ import annotations
+
+import math
+from datetime import date as Date
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+)
+
+from realm.answering.conflicts import ConflictRule
+from realm.types import Document
+
+ID_CHARACTERS = 1024
+"""Of the longest document id."""
+WHERE_CHARACTERS = 100_000
+METADATA_KEYS = 64
+
+
+def _day(value: Any) -> Any:
+    """Only text that is a day: a number would be taken for seconds since 1970."""
+    if value is not None and not (isinstance(value, str) and len(value) == len("YYYY-MM-DD")):
+        raise ValueError("expected a day as YYYY-MM-DD")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    return value
+
+
+def _unicode(value: str) -> str:
+    """JSON can escape half a character, which nothing behind can hold."""
+    if not value.isascii() and not value.isprintable():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("found half a character (a lone surrogate): expected whole ones") from None
+    return value
+
+
+Text = Annotated[StrictStr, AfterValidator(_unicode)]
+_Id = Annotated[Text, Field(min_length=1, max_length=ID_CHARACTERS)]
+_Day = Annotated[Date, BeforeValidator(_day)]
+_Scalar = Text | StrictBool | StrictInt | Annotated[StrictFloat, AfterValidator(_finite)]
+_Where = Annotated[Text, Field(max_length=WHERE_CHARACTERS)]
+_Count = Annotated[StrictInt, Field(ge=1)]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+# ---------------------------------------------------------------- asked
+
+
+class Conflicts(_In):
+    """When passages count as disagreeing; see `ConflictRule`."""
+
+    ratio: float = Field(0.3, description="A side has this share of the mass of the answer given.")
+    least: float = Field(0.1, description="A side has at least so much of the whole probability.")
+
+    def rule(self) -> ConflictRule:
+        """UsageError for numbers that make no rule."""
+        return ConflictRule(self.ratio, self.least)
+
+
+class Ask(_In):
+    """One question, or many."""
+
+    question: Text | None = Field(None, description="A question; of a pre-trained model a sentence with [MASK].")
+    questions: list[Text] | None = Field(None, min_length=1, description="Many, in place of `question`.")
+    k: _Count | None = Field(None, description="Passages to read; as in training by default.")
+    where: _Where | None = Field(None, description="A predicate on the documents.")
+    as_of: _Count | None = Field(None, description="Answer from this version.")
+    aggregate: Literal["marginal", "best-span"] | None = Field(
+        None, description="An answer's probability: over all its places, or of the best one."
+    )
+    conflicts: Conflicts | None = None
+
+
+class Search(_In):
+    """What to look for."""
+
+    query: Text
+    k: _Count = 5
+    where: _Where | None = Field(None, description="A predicate on the documents.")
+    as_of: _Count | None = Field(None, description="Search this version.")
+    by: Literal["meaning", "words"] = Field("meaning", description="By the model's vectors, or by BM25.")
+
+
+class Content(_In):
+    """A document without its id."""
+
+    title: Text = ""
+    text: Text
+    source: Text | None = None
+    date: _Day | None = None
+    lang: Text | None = None
+    url: Text | None = None
+    metadata: dict[Text, _Scalar] = Field(default_factory=dict, max_length=METADATA_KEYS)
+
+    def document(self, document_id: str) -> Document:
+        """The document of that id."""
+        return Document(
+            document_id, self.title, self.text, self.source, self.date, self.lang, self.url, dict(self.metadata)
+        )
+
+
+class NewDocument(Content):
+    """A document to add."""
+
+    id: _Id
+
+
+class NewDocuments(_In):
+    """Documents to add: all or none."""
+
+    documents: list[NewDocument] = Field(min_length=1)
+
+
+def _how_many(value: Any) -> str:
+    return "many" if isinstance(value, dict) and "documents" in value else "one"
+
+
+Added = Annotated[Annotated[NewDocument, Tag("one")] | Annotated[NewDocuments, Tag("many")], Discriminator(_how_many)]
+"""A document, or ``{"documents": [...]}``."""
+
+
+# ---------------------------------------------------------------- answered
+
+
+class PassageOut(_Out):
+    """A piece of a document: its text[start:end]."""
+
+    document_id: str
+    number: int
+    title: str
+    text: str
+    start: int
+    end: int
+    id: str
+
+
+class EvidenceOut(_Out):
+    """What an answer rests on: p(z|x), p(z|x,y) and retrieval utility of a passage, and where the answer stands."""
+
+    passage: PassageOut
+    document_version: int | None
+    score: float
+    prior: float
+    posterior: float
+    retrieval_utility: float | None
+    span: Annotated[list[int], Field(min_length=2, max_length=2)] | None
+    source: str | None
+    date: Date | None
+    url: str | None
+
+
+class SideOut(_Out):
+    """One of the answers that passages disagree about."""
+
+    text: str
+    mass: float
+    preferred: bool
+    evidence: list[EvidenceOut]
+    date: Date | None
+
+
+class AnswerOut(_Out):
+    """An answer with what it rests on, best passage first."""
+
+    question: str
+    text: str
+    confidence: float
+    abstained: bool
+    evidence: list[EvidenceOut]
+    null_prior: float
+    alternatives: list[tuple[str, float]]
+    knowledge_base_version: int | None
+    conflicts: list[SideOut]
+    signals: dict[str, float]
+    conflict: str | None
+
+
+class HitOut(_Out):
+    """A passage that a search found."""
+
+    rank: int
+    score: float
+    id: str
+    document: str
+    document_version: int
+    title: str
+    text: str
+    source: str | None
+    date: Date | None
+    url: str | None
+
+
+class HitsOut(_Out):
+    """What a search found, best first, and in which version."""
+
+    hits: list[HitOut]
+    version: int
+
+
+class DocumentOut(_Out):
+    """A document as it was given."""
+
+    id: str
+    title: str
+    text: str
+    source: str | None
+    date: Date | None
+    lang: str | None
+    url: str | None
+    metadata: dict[str, str | bool | int | float | None]
+
+
+class OneDocumentOut(_Out):
+    """A document and its last change."""
+
+    document: DocumentOut
+    document_version: int
+    revision: int
+    time: str
+    version: int
+
+
+class PageOut(_Out):
+    """Some documents of a version, in order of insertion."""
+
+    documents: list[DocumentOut]
+    total: int
+    version: int
+    cursor: str | None = Field(description="Gives the next page of the same version; null at the end.")
+
+
+class ChangeOut(_Out):
+    """A change of a document and the text that it left."""
+
+    version: int
+    revision: int
+    time: str
+    change: Literal["added", "updated", "deleted"]
+    passages: int
+    title: str
+    text: str
+
+
+class HistoryOut(_Out):
+    """Changes of a document, oldest first."""
+
+    changes: list[ChangeOut]
+    before: int | None = Field(description="Give it as `before` for older changes; null where there are none.")
+
+
+class EditOut(_Out):
+    """What an edit did, in documents, and the version that has it."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    version: int
+
+
+class IndexOut(_Out):
+    """How fresh the vectors are."""
+
+    encoder: str
+    waiting: int = Field(description="Passages without a vector.")
+    age_seconds: float = Field(description="How long the oldest of them waits.")
+
+
+class KnowledgeBaseOut(_Out):
+    """What is known."""
+
+    version: int
+    documents: int
+    passages: int
+    columns: dict[str, str] = Field(description="What `where` can name, with types.")
+    encoders: dict[str, int] = Field(description="Encoders that have vectors here, with their sizes.")
+    index: IndexOut | None = Field(description="Of the served model; null until it is open.")
+
+
+class StatusOut(_Out):
+    """Whether it lives, or can answer."""
+
+    status: Literal["ok", "ready"]
+
+
+class ErrorOut(_Out):
+    """Why not."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class ErrorBody(_Out):
+    """The one shape that errors have."""
+
+    error: ErrorOut

@@ -1,0 +1,66 @@
+"""Settings of the service; see `realm.config` for what all settings have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from realm.settings import Range, check
+
+__all__ = ["BatchingConfig", "LimitsConfig", "ServiceConfig"]
+
+_Count = Annotated[int, Range(low=1)]
+_Seconds = Annotated[float, Range(low=0.0, open_low=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """What one request may ask for, and how many may ask at once. Beyond it a request is refused with the reason."""
+
+    body_bytes: Annotated[int, Range(low=1024)] = 8_388_608
+    """Bytes of a request's body."""
+    documents: _Count = 1000
+    """Documents that one request may bring."""
+    questions: _Count = 256
+    """Questions that one request may ask."""
+    question_characters: _Count = 2000
+    """Characters of a question or a query."""
+    passages: _Count = 100
+    """The largest k."""
+    page: _Count = 200
+    """Documents, or changes of one, that a page of a list may hold."""
+    seconds: _Seconds = 30.0
+    """From a request's arrival to its answer, its body's arrival included."""
+    in_flight: _Count = 64
+    """Requests at once; probes are not counted."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchingConfig:
+    """How questions that come at the same time are answered together."""
+
+    window_ms: Annotated[float, Range(low=0.0)] = 3.0
+    """How long the first question waits for others, in milliseconds."""
+    size: _Count = 32
+    """Questions that are answered together at most."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """Everything that `realm serve` can be told."""
+
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    """What a request may ask for."""
+    batching: BatchingConfig = field(default_factory=BatchingConfig)
+    """Answering together."""
+    origins: tuple[str, ...] | None = None
+    """Web pages of other origins that may write, as ``https://wiki.example.org``; of its own alone when none."""
+
+    def __post_init__(self) -> None:
+        check(self)
