@@ -221,24 +221,6 @@ def content_version(table: LanceTable) -> int:
     return max((int(batch["version"].to_numpy().max()) for batch in heads if batch.num_rows), default=0)
 
 
-def header(table: LanceTable, document_id: str) -> Revision | None:
-    """The last change of a document in this version, deletion included."""
-    columns = ["version", "revision", "updated_at", "change", "num_passages", "title"]
-    rows = f"document_id IN ({sc.quoted([document_id])}) AND number = {sc.HEADER}"
-    for row in table.search().where(rows).select(columns).to_arrow().to_pylist():
-        return Revision(
-            document_id, row["version"], row["revision"], row["updated_at"], row["change"], row["num_passages"],
-            row["title"] or "",
-        )  # fmt: skip
-    return None
-
-
-def content_version(table: LanceTable) -> int:
-    """The newest version written on a header, deletions included."""
-    heads = table.search().where(f"number = {sc.HEADER}").select(["version"]).to_batches(65_536)
-    return max((int(batch["version"].to_numpy().max()) for batch in heads if batch.num_rows), default=0)
-
-
 _FOUND = [*_PASSAGE, "version", "source", "date", "url"]
 _VECTORS_AT_ONCE = 16_384
 
