@@ -29,7 +29,22 @@ def file_place(file: Path | None) -> Path | None:
 
 KB = Annotated[Path, typer.Option("--kb", help="The knowledge base, a folder.", callback=folder_place)]
 WHERE = Annotated[str | None, typer.Option(help="A predicate: \"source = 'reuters' and date >= date '2024-01-01'\".")]
-AS_OF = Annotated[int | None, typer.Option("--as-of", help="Read the knowledge base as it was at this version.")]
+
+
+def moment(text: str) -> Any:
+    """A version or a time; see `read_as_of`."""
+    from realm.knowledge.times import read_as_of
+
+    return read_as_of(text)
+
+
+_MOMENT = (
+    "a version (7), or a time in ISO 8601 (2024-05-01T09:30+02:00; without a zone local; a day is its first moment)"
+)
+AS_OF = Annotated[
+    Any | None,
+    typer.Option("--as-of", parser=moment, metavar="VERSION|TIME", help=f"Read it as it was at {_MOMENT}."),
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -71,6 +86,19 @@ def docs_delete(kb: KB, ids: Annotated[list[str], typer.Argument(help="Documents
     from realm.workflows.ingest import delete_documents
 
     _report_version(delete_documents(kb, ids), as_json)
+
+
+@docs.command("restore")
+def docs_restore(
+    kb: KB,
+    id: Annotated[str, typer.Argument(help="The document, also one that is deleted.")],
+    as_of: Annotated[Any, typer.Option("--as-of", parser=moment, metavar="VERSION|TIME", help=f"As at {_MOMENT}.")],
+    as_json: JSON = False,
+) -> None:
+    """Make a document again what it was: a new version; nothing that came since is lost."""
+    from realm.workflows.ingest import restore_document
+
+    _report_version(restore_document(kb, id, as_of), as_json)
 
 
 @docs.command("list")
@@ -123,7 +151,9 @@ def _report_version(result: dict[str, Any], as_json: bool) -> None:
         print_json(result)
     else:
         typer.echo(
-            ", ".join(f"{value:,} {name}" for name, value in result.items() if name != "version" and value)
+            ", ".join(
+                f"{value:,} {name}" for name, value in result.items() if name not in ("version", "as_of") and value
+            )
             or "nothing changed"
         )
         typer.echo(f"version {result['version']}")

@@ -26,6 +26,7 @@ from realm.config import PretrainConfig
 from realm.errors import UsageError
 from realm.evaluation.answers import normalize_orqa
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
+from realm.knowledge.times import AsOf
 from realm.methods.extraction import AGGREGATES, Extracted
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
@@ -80,7 +81,7 @@ class Realm:
         return self.retrieval.prepare(kb, progress)
 
     def search(
-        self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: int | None = None
+        self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: AsOf | None = None
     ) -> list[Match]:
         """The k passages with the highest inner product. A blank in the query is masked as in training."""
         return self.retrieval.search(query, kb, k, where, as_of)
@@ -93,7 +94,7 @@ class Realm:
         kb: KnowledgeBase,
         k: int = 5,
         where: str | None = None,
-        as_of: int | None = None,
+        as_of: AsOf | None = None,
         *,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
@@ -102,7 +103,7 @@ class Realm:
 
         question: a sentence with one blank, [MASK] or ____. k: answers are looked for in the first k passages, and so
         many are shown; read are at least as many as in training, where p(null|x) learnt how many it stands against.
-        where: a predicate on the documents. as_of: a version.
+        where: a predicate on the documents. as_of: a version or a time, see `KnowledgeBase.version_at`.
         aggregate: "marginal" is the sum (also when None), "best-span" its largest term, the single best passage.
         conflicts: when passages count as disagreeing.
         Answers of different lengths are compared by log p(y|x) per word piece. The answer abstains (and is empty) when
@@ -117,7 +118,7 @@ class Realm:
         kb: KnowledgeBase,
         k: int = 5,
         where: str | None = None,
-        as_of: int | None = None,
+        as_of: AsOf | None = None,
         *,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,

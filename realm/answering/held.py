@@ -76,3 +76,19 @@ class HeldVectors:
         if not blocks:
             return _Held(version, ExactIndex(torch.zeros(0, kb.encoders()[encoder])), np.zeros(0, np.uint64))
         return _Held(version, ExactIndex(blocks), np.concatenate(addresses))
+
+
+def search_version(
+    kb: KnowledgeBase, held: HeldVectors, query_BD: Tensor, k: int, where: str | None, encoder: str
+) -> list[list[Match]]:
+    """The k best passages of `kb`, open at one version, among those that `encoder` has embedded, from memory where that
+    is worth it, else from the store."""
+    if encoder not in kb.encoders():  # not a single passage to embed
+        return [[] for _ in query_BD]
+    found = held.search(kb, query_BD, k, encoder) if where is None else None
+    if found is not None:
+        return found
+    vector_BD = query_BD.numpy()
+    if len(vector_BD) == 1:
+        return [kb.search_vectors(vector_BD[0], k, where, encoder)]
+    return kb.search_many(vector_BD, k, where, encoder)

@@ -30,6 +30,7 @@ from realm.answering.tokens import pad
 from realm.errors import UsageError
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
+from realm.knowledge.times import AsOf
 from realm.methods.extraction import Extracted, as_answer, extract, signals_of
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
@@ -84,14 +85,15 @@ class QuestionAnswering:
         kb: KnowledgeBase,
         k: int | None = None,
         where: str | None = None,
-        as_of: int | None = None,
+        as_of: AsOf | None = None,
         *,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
     ) -> Answer:
         """The likeliest answer, its text cut from a stored passage letter for letter.
 
-        k: passages to read; as in training when None. where: a predicate on the documents. as_of: a version.
+        k: passages to read; as in training when None. where: a predicate on the documents. as_of: a version or a
+        time, see `KnowledgeBase.version_at`.
         aggregate: "marginal" sums an answer's probability over all its spans and passages, "best-span" takes the
             largest; as in the model's settings when None. conflicts: when passages count as disagreeing.
         Confidence is p(y|x) among all spans that were read, calibrated if the model was (for its own aggregate); below
@@ -108,7 +110,7 @@ class QuestionAnswering:
         kb: KnowledgeBase,
         k: int | None = None,
         where: str | None = None,
-        as_of: int | None = None,
+        as_of: AsOf | None = None,
         *,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,

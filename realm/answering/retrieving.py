@@ -5,17 +5,19 @@ Legend: B queries, N passages, D vector size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from realm.answering.held import HeldVectors, Version
+from realm.answering.held import HeldVectors, Version, search_version
+from realm.answering.past import PastSearch
 from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
+from realm.knowledge.times import AsOf
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
 from realm.types import Evidence, Passage, Progress, Tokens
@@ -39,6 +41,7 @@ class DenseRetrieval:
         self._named: tuple[list[tuple[int, int]], str] | None = None
         self._prepared: tuple[Version, KnowledgeBase] | None = None
         self.held = HeldVectors()
+        self.past = PastSearch()
 
     @property
     def passage_encoder(self) -> PassageEncoder:
@@ -88,9 +91,10 @@ class DenseRetrieval:
         return self.encoder.encode_queries(self.query_tokens(*queries))
 
     def search(
-        self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: int | None = None
+        self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: AsOf | None = None
     ) -> list[Match]:
-        """The k passages with the highest inner product. where: a predicate on the documents. as_of: a version."""
+        """The k passages with the highest inner product. where: a predicate on the documents. as_of: a version or a
+        time, see `KnowledgeBase.version_at`."""
         return self.search_many([query], kb, k, where, as_of).matches[0]
 
     def search_many(
@@ -99,24 +103,17 @@ class DenseRetrieval:
         kb: KnowledgeBase,
         k: int = 5,
         where: str | None = None,
-        as_of: int | None = None,
+        as_of: AsOf | None = None,
     ) -> Found:
         """`search` for several queries: they are encoded together, and the vectors are read once. All see one
         version, and from the second time on its vectors are searched in memory, where they fit; see `HeldVectors`."""
         vector_BD = self.query_vectors(*queries).float().cpu()
-        query_BD = vector_BD.numpy()
         encoder = self.passage_encoder
         if as_of is not None:
-            return Found(_search_past(kb, as_of, query_BD, k, where, encoder), as_of)
+            version = kb.version_at(as_of) if isinstance(as_of, datetime) else as_of
+            return Found(self.past.search(kb, version, vector_BD, k, where, encoder), version)
         now = self._prepared_version(kb, encoder)
-        if encoder.fingerprint not in now.encoders():  # not a single passage to embed
-            return Found([[] for _ in queries], now.version)
-        held = self.held.search(now, vector_BD, k, encoder.fingerprint) if where is None else None
-        if held is not None:
-            return Found(held, now.version)
-        if len(queries) == 1:
-            return Found([now.search_vectors(query_BD[0], k, where, encoder.fingerprint)], now.version)
-        return Found(now.search_many(query_BD, k, where, encoder.fingerprint), now.version)
+        return Found(search_version(now, self.held, vector_BD, k, where, encoder.fingerprint), now.version)
 
     def _prepared_version(self, kb: KnowledgeBase, encoder: PassageEncoder) -> KnowledgeBase:
         """The newest version, every passage of which has a vector. Looked for once: a version does not change."""
@@ -146,25 +143,3 @@ def evidence_from(
         date=match.date,
         url=match.url,
     )
-
-
-def _search_past(
-    kb: KnowledgeBase, version: int, query_BD: np.ndarray, k: int, where: str | None, encoder: PassageEncoder
-) -> list[list[Match]]:
-    """Search an older version, which can't be written: what has changed since is embedded here, in memory."""
-    past = kb.at(version)
-    known = kb.stored_vectors(encoder.fingerprint)
-    best_B: list[list[tuple[float, Passage]]] = [[] for _ in query_BD]
-    for passages in _batched(past.passages(where), 1024):
-        fresh = [passage for passage in passages if passage.text_hash not in known]
-        vectors = dict(zip((p.text_hash for p in fresh), encoder(fresh), strict=True)) if fresh else {}
-        vector_ND = np.stack([(vectors if p.text_hash in vectors else known)[p.text_hash] for p in passages])
-        for b, score_N in enumerate((query_BD @ vector_ND.T).tolist()):
-            joined = [*best_B[b], *zip(score_N, passages, strict=True)]
-            best_B[b] = sorted(joined, key=lambda pair: -pair[0])[:k]
-    return [[past.match(passage, score) for score, passage in best] for best in best_B]
-
-
-def _batched(passages: Iterator[Passage], size: int) -> Iterator[list[Passage]]:
-    while batch := list(islice(passages, size)):
-        yield batch

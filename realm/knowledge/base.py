@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -11,25 +10,18 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from realm.errors import ArtefactError, KnowledgeBaseError, UsageError
-from realm.files import read_json, staged_folder, write_json
+from realm.errors import AbsentError, KnowledgeBaseError, UsageError
+from realm.files import staged_folder, write_json
 from realm.knowledge import reading, vectors, writing
 from realm.knowledge import schema as sc
 from realm.knowledge.reading import Match, Page, Revision
-from realm.knowledge.store import CONFIG, FORMAT, FORMAT_VERSION, Store
+from realm.knowledge.store import CONFIG, FORMAT, FORMAT_VERSION, Store, read_config
+from realm.knowledge.times import AsOf, Version, version_at, versions
 from realm.knowledge.vectors import PassageEncoder, Waiting
 from realm.knowledge.writing import Counts, Split, Writer
 from realm.types import Document, Passage, Progress
 
 __all__ = ["Counts", "KnowledgeBase", "Match", "Page", "PassageEncoder", "Revision", "Split", "Version", "Waiting"]
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One commit. Not every number changes a document: indexes and vectors are commits too."""
-
-    version: int
-    time: datetime
 
 
 class KnowledgeBase:
@@ -96,25 +88,27 @@ class KnowledgeBase:
         path: str | Path,
         *,
         split: Split | None = None,
-        as_of: int | None = None,
+        as_of: AsOf | None = None,
         lock_timeout: float = 60.0,
     ) -> Self:
         """Open a knowledge base; without `split` it can be read, and documents deleted, but not added.
 
-        as_of: a version to look at instead of the newest; then nothing can be written.
+        as_of: a version to look at instead of the newest, or a time (see `version_at`); then nothing can be written.
         Raises KnowledgeBaseError when there is none, or no such version.
         """
         path = Path(path).absolute()
-        config = _config(path)
-        return cls(Store(path, as_of), config, split, lock_timeout)
+        config = read_config(path)
+        newest = cls(Store(path), config, split, lock_timeout)
+        return newest if as_of is None else newest.at(as_of)
 
     @staticmethod
     def splitter_of(path: str | Path) -> dict[str, Any]:
         """The splitter settings of a knowledge base, to build `split` before opening it."""
-        return dict(_config(Path(path).absolute())["splitter"])
+        return dict(read_config(Path(path).absolute())["splitter"])
 
-    def at(self, version: int) -> Self:
-        """The knowledge base as of a version, for reading."""
+    def at(self, as_of: AsOf) -> Self:
+        """The knowledge base as of a version or a time (see `version_at`), for reading."""
+        version = self.version_at(as_of) if isinstance(as_of, datetime) else as_of
         return type(self)(Store(self.path, version), self._config, None, 0.0)
 
     # ------------------------------------------------------------ facts
@@ -146,12 +140,25 @@ class KnowledgeBase:
         with self._store.errors("read"):
             return reading.content_version(self._store.at())
 
+    def last_alike(self) -> int:
+        """The newest version that holds the very documents of this one: what came in between brought vectors and
+        indexes. For a knowledge base open as of a version; looks at the logarithm of their number."""
+        with self._store.errors("read"):
+            return reading.last_alike(self._store)
+
     def versions(self) -> list[Version]:
         """All versions that can be opened, oldest first."""
-        with self._store.errors("read"):
-            listed = self._store.at().list_versions()
-        newest = self.version
-        return [Version(v["version"], v["timestamp"].astimezone()) for v in listed if v["version"] <= newest]
+        return versions(self._store)
+
+    def version_at(self, time: datetime) -> int:
+        """The newest version not later than a time; a time without a zone is local.
+
+        A version counts from its commit on, or from the time that its documents carry (`Revision.time`), which is a
+        little earlier. Where the machine's clock was set back between two versions, those made until it caught up count
+        from the moment that it was set back from: so no version is given that holds an edit with a later time on it.
+        UsageError before the first version and in the future. Takes about a millisecond for each version.
+        """
+        return version_at(self._store, time)
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -284,21 +291,16 @@ class KnowledgeBase:
         with self._store.errors("read"):
             return reading.matches_at(self._store.at(), addresses, scores)
 
-    def stored_vectors(self, encoder: str) -> dict[str, np.ndarray]:
-        """The vectors of an encoder by text hash, float32[D] each; empty when it has none."""
-        if encoder not in self.encoders():
-            return {}
-        found: dict[str, np.ndarray] = {}
-        for batch in self.batches(["text_hash", sc.VECTOR + encoder]):
-            column = batch[sc.VECTOR + encoder].drop_null()
-            there = [
-                key
-                for key, valid in zip(batch["text_hash"].to_pylist(), batch[1].is_valid(), strict=True)
-                if valid.as_py()
-            ]
-            vector_ND = column.flatten().to_numpy(zero_copy_only=False).reshape(len(there), -1)
-            found.update(zip(there, vector_ND, strict=True))
-        return found
+    def stored_vectors(self, encoder: str, text_hashes: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """The vectors of an encoder by text hash, float32[D] each, of these texts alone if given."""
+        with self._store.errors("read"):
+            return vectors.stored(self._store.at(), encoder, text_hashes)
+
+    def unembedded(self, encoder: str, where: str | None = None) -> tuple[np.ndarray, list[str]]:
+        """Addresses uint64[N] (see `matches_at`) and text hashes of the passages that have no vector of an encoder."""
+        table = self._store.at()
+        with self._store.errors("read"):
+            return vectors.missing(table, reading.condition(table, reading.PASSAGES, where), encoder)
 
     def match(self, passage: Passage, score: float) -> Match:
         """A passage of this version with what is known of its document."""
@@ -339,6 +341,26 @@ class KnowledgeBase:
         """Delete documents, in one commit; their history stays. DataError when one isn't there."""
         return self._writer.delete([ids] if isinstance(ids, str) else list(ids))
 
+    def restore(self, document_id: str, as_of: AsOf, *, encoder: PassageEncoder | None = None) -> Counts:
+        """Make a document again what it was as of a version or a time (see `version_at`), also one that is deleted now.
+
+        One commit, and a revision like any edit: "updated", or "added" where it was deleted. Nothing is written when
+        nothing differs. The vectors that its passages had come back with them, of every encoder that is still here;
+        `encoder` makes those that are missing. AbsentError when the document was not there then.
+        """
+        self._store.check_writable()
+        then = self.at(as_of)
+        document = then.get(document_id)
+        if document is None:
+            raise AbsentError(f"no document {document_id!r} in version {then.version} of {self.path} to restore")
+        if document == self.get(document_id):
+            return Counts(unchanged=1, version=self.version)
+        # Vectors are committed after a text: the last version that shows this one has the most of them.
+        later = [change.version for change in self.history(document_id) if change.version > then.version]
+        with self._store.errors("read"):
+            known = vectors.kept(self._store.at(min(later, default=self.version + 1) - 1), [document_id])
+        return self._writer.write([document], "upsert", encoder, known=known)
+
     def embed_missing(
         self,
         encoder: PassageEncoder,
@@ -372,20 +394,3 @@ class KnowledgeBase:
 def _check_k(k: int) -> None:
     if k < 1:
         raise UsageError(f"k={k}: expected at least 1")
-
-
-def _config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise KnowledgeBaseError(f"no knowledge base at {path}: make one with `realm ingest`, or check the path")
-    try:
-        config = read_json(path / CONFIG)
-    except ArtefactError as error:
-        raise KnowledgeBaseError(f"{path} is not a knowledge base ({error})") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise KnowledgeBaseError(f"{path / CONFIG} does not describe a {FORMAT}: check the path")
-    if config.get("format_version") != FORMAT_VERSION:
-        raise KnowledgeBaseError(
-            f"{path} is a {FORMAT} of format version {config.get('format_version')}: "
-            f"this library reads version {FORMAT_VERSION}"
-        )
-    return config

@@ -19,6 +19,8 @@ from realm.types import Document, Passage
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
+    from realm.knowledge.store import Store
+
 SCAN_ROWS = 4_096
 PASSAGES = "number >= 0"
 DOCUMENTS = f"number = {sc.HEADER} AND change != 'deleted'"
@@ -219,6 +221,20 @@ def content_version(table: LanceTable) -> int:
     """The newest version written on a header, deletions included."""
     heads = table.search().where(f"number = {sc.HEADER}").select(["version"]).to_batches(65_536)
     return max((int(batch["version"].to_numpy().max()) for batch in heads if batch.num_rows), default=0)
+
+
+def last_alike(store: Store) -> int:
+    """The newest version with the content version of the one that `store` shows; it only grows with the version."""
+    this = store.at()
+    first, content = int(this.version), content_version(this)
+    low, step, newest = first, 1, store.newest
+    while low + step <= newest and content_version(store.at(low + step)) == content:
+        low, step = low + step, 2 * step
+    high = min(low + step, newest + 1)  # not alike, or not there
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if content_version(store.at(middle)) == content else (low, middle)
+    return low
 
 
 _FOUND = [*_PASSAGE, "version", "source", "date", "url"]

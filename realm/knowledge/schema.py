@@ -68,8 +68,8 @@ class Stamp:
 
 
 def metadata_columns(schema: pa.Schema) -> dict[str, pa.DataType]:
-    """Columns that came from metadata keys, with their types."""
-    return {f.name: f.type for f in schema if f.name not in CORE.names and not f.name.startswith(VECTOR)}
+    """Columns that came from metadata keys, with their types. No key begins with an underscore, as `origins` do."""
+    return {f.name: f.type for f in schema if f.name not in CORE.names and not f.name.startswith((VECTOR, "_"))}
 
 
 def vector_columns(schema: pa.Schema) -> dict[str, int]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import pyarrow as pa
 
-from realm.errors import KnowledgeBaseError, RealmError, UsageError
+from realm.errors import ArtefactError, KnowledgeBaseError, RealmError, UsageError
+from realm.files import read_json
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
@@ -65,6 +66,12 @@ class Store:
     def version(self) -> int:
         with self.errors("read"):
             return int(self.table.version)
+
+    @property
+    def newest(self) -> int:
+        """The newest version there is, also where this stands on an older one."""
+        with self.errors("read"):
+            return int(self._database.open_table(TABLE).version)
 
     def at(self, version: int | None = None) -> LanceTable:
         """A handle on one version (by default the present one): what a reading of several steps stands on."""
@@ -137,3 +144,21 @@ def _holder(owner: Path) -> str:
         return f"process {facts['pid']} since {facts['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What kb.json says; KnowledgeBaseError when `path` is no knowledge base that this library reads."""
+    if not path.exists():
+        raise KnowledgeBaseError(f"no knowledge base at {path}: make one with `realm ingest`, or check the path")
+    try:
+        config = read_json(path / CONFIG)
+    except ArtefactError as error:
+        raise KnowledgeBaseError(f"{path} is not a knowledge base ({error})") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise KnowledgeBaseError(f"{path / CONFIG} does not describe a {FORMAT}: check the path")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise KnowledgeBaseError(
+            f"{path} is a {FORMAT} of format version {config.get('format_version')}: "
+            f"this library reads version {FORMAT_VERSION}"
+        )
+    return config

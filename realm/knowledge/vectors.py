@@ -9,7 +9,7 @@ Legend: N passages, D vector size.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
     from realm.knowledge.store import Store
+
+_AT_ONCE = 16_384
 
 Kept = dict[str, dict[str, np.ndarray]]
 """Encoder fingerprint -> text hash -> vector, of passages that a write replaces."""
@@ -205,6 +207,42 @@ def waiting(table: LanceTable, encoder: str) -> Waiting:
     rows = "number >= 0" + (f" AND {name} IS NULL" if name in table.schema.names else "")
     times = table.search().where(rows).select(["updated_at"]).to_arrow()["updated_at"]
     return Waiting(len(times), pc.min(times).as_py())
+
+
+def stored(table: LanceTable, encoder: str, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
+    """Vectors by text hash; where some are wanted, hashes are read of all passages and vectors of these alone."""
+    name = sc.VECTOR + encoder
+    if name not in table.schema.names or (wanted is not None and not wanted):
+        return {}
+    search = table.search().where(f"number >= 0 AND {name} IS NOT NULL")
+    found: dict[str, np.ndarray] = {}
+    if wanted is None:
+        for batch in search.select(["text_hash", name]).to_batches(_AT_ONCE):
+            found.update(_by_hash(batch, name))
+        return found
+    wanted, addresses = set(wanted), []
+    for batch in search.select(["text_hash"]).with_row_id(True).to_batches(_AT_ONCE):
+        pairs = zip(batch["text_hash"].to_pylist(), batch["_rowid"].to_pylist(), strict=True)
+        addresses += [address for key, address in pairs if key in wanted]
+    for at in range(0, len(addresses), _AT_ONCE):
+        rows = table.take_row_ids(addresses[at : at + _AT_ONCE]).select(["text_hash", name]).to_arrow()
+        for batch in rows.to_batches():
+            found.update(_by_hash(batch, name))
+    return found
+
+
+def _by_hash(batch: pa.RecordBatch, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    if batch.num_rows:
+        vector_ND = batch[name].flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, -1)
+        yield from zip(batch["text_hash"].to_pylist(), vector_ND.copy(), strict=True)  # the batch's own goes with it
+
+
+def missing(table: LanceTable, rows: str, encoder: str) -> tuple[np.ndarray, list[str]]:
+    """Addresses uint64[N] and text hashes of the rows that an encoder has not embedded."""
+    name = sc.VECTOR + encoder
+    rows += f" AND {name} IS NULL" if name in table.schema.names else ""
+    found = table.search().where(rows).select(["text_hash"]).with_row_id(True).to_arrow()
+    return found["_rowid"].to_numpy(), found["text_hash"].to_pylist()
 
 
 def choose(schema: pa.Schema, encoder: str | None) -> tuple[str, int]:

@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from realm.errors import AbsentError, DataError, PresentError, UsageError
 from realm.files import fingerprint
+from realm.knowledge import origins
 from realm.knowledge import schema as sc
 from realm.knowledge import vectors as vec
+from realm.knowledge.origins import Origin
 from realm.knowledge.store import InUseError, Store
 from realm.types import Document, Passage, Progress
 
@@ -59,16 +61,18 @@ class Writer:
         mode: Mode,
         encoder: vec.PassageEncoder | None = None,
         progress: Progress | None = None,
+        known: vec.Kept | None = None,
     ) -> Counts:
         """Stream documents in. Commits every BATCH_DOCUMENTS documents or BATCH_CHARACTERS characters.
 
+        known: vectors for passages that the rows to be replaced have none for.
         When it raises, the batches before the faulty one are committed, and that one is not.
         """
         self.store.check_writable()
         total = Counts(version=self.store.version)
         seen: set[int] = set()
-        for batch in _batches(documents, seen):
-            done = self._write_batch(batch, mode, encoder)
+        for batch in batches(documents, seen):
+            done = self.write_batch(batch, mode, encoder, known)
             total = Counts(total.added + done.added, total.updated + done.updated, total.unchanged + done.unchanged)
             if progress is not None:
                 progress(total.added + total.updated + total.unchanged, None)
@@ -76,7 +80,18 @@ class Writer:
             self.tidy()
         return replace(total, version=self.store.version)
 
-    def _write_batch(self, documents: Sequence[Document], mode: Mode, encoder: vec.PassageEncoder | None) -> Counts:
+    def write_batch(
+        self,
+        documents: Sequence[Document],
+        mode: Mode,
+        encoder: vec.PassageEncoder | None = None,
+        known: vec.Kept | None = None,
+        origin: Origin | None = None,
+    ) -> Counts:
+        """`write` for documents of one commit, each id once.
+
+        origin: the source that they are kept in step with; then `origins.changes` decides and not `mode`.
+        """
         by_id = {document.id: document for document in documents}
         passages: dict[str, list[Passage]] = {}
         fresh = vec.Cache(encoder)
@@ -84,11 +99,13 @@ class Writer:
         def prepare(table: LanceTable) -> tuple[dict[str, str], dict[str, dict[str, Any]], vec.Kept]:
             with self.store.errors("read"):
                 headers = read_headers(table, list(by_id))
-            changes = _changes(by_id, headers, mode)
+            changes = _changes(by_id, headers, mode) if origin is None else origins.changes(by_id, headers, origin)[0]
             missing = [by_id[i] for i in changes if i not in passages]
             passages.update(zip((d.id for d in missing), self._split(missing), strict=True))
             with self.store.errors("read"):
                 kept = vec.kept(table, [i for i in changes if i in headers])
+            for name in kept:
+                kept[name] = {**(known or {}).get(name, {}), **kept[name]}
             fresh.fill((p for i in changes for p in passages[i]), kept)
             return changes, headers, kept
 
@@ -109,6 +126,7 @@ class Writer:
             if not changes:
                 return counts
             fields = sc.new_columns([by_id[i] for i in changes], table.schema) + fresh.new_columns(table.schema)
+            fields += [] if origin is None else origins.new_columns(table.schema)
             # Everything that can be refused is refused before anything is written.
             schema = pa.schema([*table.schema, *fields])
             version = table.version + bool(fields) + 1
@@ -118,7 +136,8 @@ class Writer:
                 old = headers.get(id_)
                 position = (version << 32) + offset if old is None or old["change"] == "deleted" else old["position"]
                 stamp = sc.Stamp(version, old["revision"] + 1 if old else 1, position, change, time)
-                rows += sc.rows(by_id[id_], passages[id_], stamp)
+                head, *rest = sc.rows(by_id[id_], passages[id_], stamp)
+                rows += [head | (origin.columns(by_id[id_]) if origin else origins.kept(old)), *rest]
             data = vec.attach(sc.table_of(rows, vec.without(schema)), schema, kept, fresh)
             with self.store.errors("written"):
                 if fields:
@@ -126,11 +145,28 @@ class Writer:
                 _commit(table, data, [i for i in changes if i in headers])
             return replace(counts, version=table.version)
 
-    def delete(self, ids: Sequence[str]) -> Counts:
-        """Take documents away, all in one commit. DataError, and nothing done, when one isn't there."""
+    def take_over(self, documents: Sequence[Document], origin: Origin) -> None:
+        """Write down where documents come from that are there and stay as they are; no revision of any of them."""
+        by_id = {document.id: document for document in documents}
+        with self.store.writing(self.timeout) as table, self.store.errors("written"):
+            _, ids = origins.changes(by_id, read_headers(table, list(by_id)), origin)
+            if ids:
+                if fields := origins.new_columns(table.schema):
+                    table.add_columns(fields)
+                data = origins.origin_rows([by_id[i] for i in ids], origin)
+                table.merge_insert(["document_id", "number"]).when_matched_update_all().execute(data)
+
+    def delete(self, ids: Sequence[str], source: str | None = None) -> Counts:
+        """Take documents away, all in one commit. DataError, and nothing done, when one isn't there.
+
+        source: only those that still come from it, and what is not there is passed over.
+        """
         ids = list(dict.fromkeys(ids))
         with self.store.writing(self.timeout) as table, self.store.errors("written"):
             headers = read_headers(table, ids)
+            if source is not None:
+                of_it = [i for i in ids if i in headers and headers[i].get(origins.SOURCE) == source]
+                ids = [i for i in of_it if headers[i]["change"] != "deleted"]
             absent = [i for i in ids if i not in headers or headers[i]["change"] == "deleted"]
             if absent:
                 raise AbsentError(
@@ -141,6 +177,7 @@ class Writer:
             version, time = table.version + 1, sc.now()
             rows = [
                 sc.tombstone(i, sc.Stamp(version, headers[i]["revision"] + 1, headers[i]["position"], "deleted", time))
+                | (origins.kept(headers[i]) if source is None else {})
                 for i in ids
             ]
             _commit(table, sc.table_of(rows, table.schema), ids)
@@ -218,7 +255,7 @@ def tidy(table: LanceTable, force: bool = False) -> None:
 
 def read_headers(table: LanceTable, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Header rows by document id, tombstones among them; absent ids are left out."""
-    columns = ["document_id", "change", "revision", "position", "document_hash"]
+    columns = ["document_id", "change", "revision", "position", "document_hash", *origins.present(table.schema)]
     found = {}
     if table.count_rows() == 0:
         return {}
@@ -229,7 +266,7 @@ def read_headers(table: LanceTable, ids: Sequence[str]) -> dict[str, dict[str, A
     return found
 
 
-def _batches(documents: Iterable[Document], seen: set[int]) -> Iterator[list[Document]]:
+def batches(documents: Iterable[Document], seen: set[int]) -> Iterator[list[Document]]:
     """Documents in batches, an exact repetition of one left out. DataError when two differ under one id.
 
     `seen` holds 64-bit hashes of ids and contents and not the strings, to stay small over millions of documents.

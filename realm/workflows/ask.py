@@ -12,6 +12,7 @@ from realm.answering.questions import QuestionAnswering, open_model
 from realm.errors import UsageError
 from realm.knowledge.asked import read_asked
 from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.times import AsOf
 from realm.types import Answer, Question
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.store import open_knowledge_base
@@ -25,7 +26,7 @@ def search_passages(
     model: Path | None = None,
     k: int = 5,
     where: str | None = None,
-    as_of: int | None = None,
+    as_of: AsOf | None = None,
     reporter: Reporter | None = None,
 ) -> list[dict[str, Any]]:
     """The k best passages as JSON values: by BM25, or by a model's vectors."""
@@ -47,7 +48,7 @@ def ask_question(
     model: Path,
     k: int | None = None,
     where: str | None = None,
-    as_of: int | None = None,
+    as_of: AsOf | None = None,
     aggregate: str | None = None,
     conflicts: ConflictRule | None = None,
     bf16: bool = False,
@@ -73,7 +74,7 @@ def ask_questions(
     model: Path,
     k: int | None = None,
     where: str | None = None,
-    as_of: int | None = None,
+    as_of: AsOf | None = None,
     aggregate: str | None = None,
     conflicts: ConflictRule | None = None,
     bf16: bool = False,
@@ -98,7 +99,7 @@ def ask_questions(
 
 
 def _opened(
-    kb_path: Path, model: Path, as_of: int | None, reporter: Reporter | None, bf16: bool
+    kb_path: Path, model: Path, as_of: AsOf | None, reporter: Reporter | None, bf16: bool
 ) -> tuple[KnowledgeBase, Realm | QuestionAnswering]:
     kb = open_knowledge_base(kb_path)
     opened = open_model(model, bf16=bf16)

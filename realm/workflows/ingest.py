@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,6 +14,7 @@ from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.options import Options
 from realm.knowledge.records import KEYS
 from realm.knowledge.sources import SourceReport, read_documents
+from realm.knowledge.times import AsOf
 from realm.types import Document
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.store import create_or_open, open_knowledge_base
@@ -144,7 +146,20 @@ def delete_documents(kb_path: Path, ids: list[str]) -> dict[str, Any]:
     return {"deleted": counts.deleted, "version": counts.version}
 
 
-def list_documents(kb_path: Path, *, where: str | None, as_of: int | None, limit: int) -> dict[str, Any]:
+def restore_document(kb_path: Path, document_id: str, as_of: AsOf) -> dict[str, Any]:
+    """Make a document again what it was as of a version or a time; see `KnowledgeBase.restore`."""
+    kb = open_knowledge_base(kb_path)
+    version = kb.version_at(as_of) if isinstance(as_of, datetime) else as_of
+    counts = kb.restore(document_id, version)
+    return {
+        "restored": counts.added + counts.updated,
+        "unchanged": counts.unchanged,
+        "as_of": version,
+        "version": counts.version,
+    }
+
+
+def list_documents(kb_path: Path, *, where: str | None, as_of: AsOf | None, limit: int) -> dict[str, Any]:
     """At most `limit` documents that satisfy a predicate, in order of insertion."""
     kb = open_knowledge_base(kb_path, as_of=as_of)
     page = kb.page(where, limit)

@@ -9,6 +9,7 @@ from typing import Any
 from realm import files
 from realm.errors import MismatchError, UsageError
 from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.times import AsOf
 from realm.types import Document, Passage
 
 TOKENIZER = "tokenizer"
@@ -54,7 +55,7 @@ def keep_tokenizer(path: Path, source: str) -> None:
         tokenizer.save_pretrained(staged)
 
 
-def open_knowledge_base(path: Path, *, as_of: int | None = None) -> KnowledgeBase:
+def open_knowledge_base(path: Path, *, as_of: AsOf | None = None) -> KnowledgeBase:
     """Open a knowledge base so that it can also be written (unless `as_of` is given)."""
     path = Path(path)
     settings = KnowledgeBase.splitter_of(path)
