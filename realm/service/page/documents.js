@@ -1,0 +1,286 @@
+// The documents: a list, one of them with its history, and a form that changes it.
+
+import { api, Refused } from "./api.js";
+import { field, h, show } from "./dom.js";
+import { count, say, when } from "./words.js";
+
+const PAGE = 25;
+const DETAILS = ["source", "date", "lang", "url"];
+const CHANGES = { added: "added", updated: "updated", deleted: "removed" };
+
+/** Which part of the list is looked at, kept while the page is open. */
+const listed = { where: "", cursors: [null] };
+
+export async function documentsView(app) {
+  const place = h("section", { class: "stack" });
+  const where = h("input", { type: "text", spellcheck: "false", autocapitalize: "off" });
+  where.value = listed.where;
+  const fields = Object.keys(app.knowledgeBase.columns ?? {}).join(", ");
+
+  /** Show the page that begins at the last of `cursors`; one for each page that led here. */
+  async function load(cursors) {
+    const cursor = cursors.at(-1);
+    try {
+      const found = await api.documents({
+        limit: PAGE,
+        ...(listed.where && { where: listed.where }),
+        ...(cursor && { cursor }),
+      });
+      listed.cursors = cursors;
+      show(place, documentTable(found.documents), pages(found, cursors, load));
+    } catch (error) {
+      app.fail(error);
+    }
+  }
+
+  const form = h(
+    "form",
+    {
+      class: "row wrap",
+      onsubmit: (event) => {
+        event.preventDefault();
+        listed.where = where.value.trim();
+        load([null]);
+      },
+    },
+    field(say("where"), where, say("whereHint", { fields })),
+    h("button", { type: "submit" }, say("filter")),
+  );
+  await load(listed.cursors);
+  return h(
+    "div",
+    { class: "stack" },
+    h(
+      "div",
+      { class: "row wrap" },
+      h("h1", {}, say("documents")),
+      h("a", { class: "button", href: "#/documents/new" }, say("newDocument")),
+    ),
+    form,
+    place,
+  );
+}
+
+function documentTable(documents) {
+  if (!documents.length) return h("p", { class: "soft" }, say("none"));
+  return h(
+    "ul",
+    { class: "list" },
+    documents.map((one) =>
+      h(
+        "li",
+        {},
+        h("a", { href: `#/documents/${encodeURIComponent(one.id)}` }, one.title || one.id),
+        h("span", { class: "soft small" }, [one.source, one.date].filter(Boolean).join(" · ")),
+        h("p", { class: "soft small clip" }, [...one.text].slice(0, 240).join("")),
+      ),
+    ),
+  );
+}
+
+function pages(found, cursors, load) {
+  const from = (cursors.length - 1) * PAGE;
+  const to = from + found.documents.length;
+  const button = (key, on, next) =>
+    h("button", { type: "button", class: "plain", disabled: !on, onclick: () => load(next()) }, say(key));
+  return h(
+    "div",
+    { class: "row wrap" },
+    button("previous", cursors.length > 1, () => cursors.slice(0, -1)),
+    h(
+      "span",
+      { class: "soft small", role: "status" },
+      say("range", { from: count(Math.min(from + 1, to)), to: count(to), total: count(found.total) }),
+    ),
+    button("next", found.cursor, () => [...cursors, found.cursor]),
+  );
+}
+
+export function newDocumentView(app) {
+  const form = documentForm({ id: "", title: "", text: "" }, true, async (value, id) => {
+    const { version } = await api.create({ id, ...value });
+    location.hash = `#/documents/${encodeURIComponent(id)}`;
+    app.tell(say("saved", { version }));
+  });
+  form.addEventListener("failed", (event) => app.fail(event.detail));
+  return h("div", { class: "stack" }, h("h1", {}, say("newDocument")), form);
+}
+
+/** A document that is there; or, where it was deleted, its history alone. */
+export async function documentView(app, id) {
+  const missing = (error) => {
+    if (error instanceof Refused && error.status === 404) return null;
+    throw error;
+  };
+  const [found, revisions] = await Promise.all([
+    api.document(id).then((one) => one.document, missing),
+    api.history(id).then((all) => all.changes, (error) => missing(error) ?? []),
+  ]);
+  const view = h("div", { class: "stack" });
+  const again = async () => {
+    await app.refresh();
+    view.replaceWith(await documentView(app, id));
+  };
+  const act = (action) => async () => {
+    try {
+      app.tell(await action());
+      await again();
+    } catch (error) {
+      app.fail(error);
+    }
+  };
+
+  if (!found && !revisions.length) {
+    show(view, h("h1", {}, id), h("p", {}, say("notThere", { id })));
+    return view;
+  }
+  const edit = () => {
+    const form = documentForm(found, false, async (value) => {
+      const { updated, version } = await api.update(id, value);
+      app.tell(updated ? say("saved", { version }) : say("unchanged"));
+      await again();
+    });
+    form.addEventListener("failed", (event) => app.fail(event.detail));
+    form.addEventListener("cancelled", again);
+    body.replaceWith(form);
+    form.querySelector("textarea").focus();
+  };
+  const remove = act(async () => {
+    if (!confirm(say("deleteSure", { id }))) throw new DOMException("", "AbortError");
+    return say("deleted", await api.remove(id));
+  });
+  const body = found
+    ? h(
+        "article",
+        { class: "card stack" },
+        h("p", { class: "whole" }, found.text),
+        h(
+          "div",
+          { class: "row wrap" },
+          h("button", { type: "button", onclick: edit }, say("edit")),
+          h("button", { type: "button", class: "plain bad", onclick: remove }, say("delete")),
+        ),
+      )
+    : h("p", { class: "card note" }, say("notThere", { id }));
+  const restore = (version) =>
+    act(async () => {
+      return say("restored", await api.restore(id, version));
+    });
+  show(
+    view,
+    h("h1", {}, found?.title || id),
+    h("p", { class: "soft small" }, facts(found, id)),
+    body,
+    h("h2", {}, say("history")),
+    h(
+      "ol",
+      { class: "history", reversed: true },
+      [...revisions].reverse().map((one, number) => revisionItem(one, number === 0, restore)),
+    ),
+  );
+  return view;
+}
+
+function facts(found, id) {
+  const known = DETAILS.filter((name) => name !== "url").map((name) => found?.[name]);
+  const parts = [id, ...known].filter(Boolean).join(" · ");
+  const link = found?.url && /^https?:/.test(found.url);
+  return [parts, link ? [" · ", h("a", { href: found.url, rel: "noopener noreferrer" }, found.url)] : null].flat();
+}
+
+function revisionItem(one, present, restore) {
+  const gone = one.change === "deleted";
+  return h(
+    "li",
+    { class: "card" },
+    h(
+      "div",
+      { class: "row wrap" },
+      h("b", {}, say("version", { version: one.version })),
+      h("span", { class: "soft small" }, `${say(CHANGES[one.change] ?? "updated")} · ${when(one.time)}`),
+      present || gone
+        ? null
+        : h("button", { type: "button", class: "plain small", onclick: restore(one.version) }, say("restore")),
+    ),
+    one.title_before !== undefined && one.title_before !== null && one.title_before !== one.title
+      ? h("p", { class: "small" }, say("retitled", { before: one.title_before, after: one.title }))
+      : null,
+    one.diff ? h("p", { class: "whole small diff" }, pieces(one.diff)) : null,
+  );
+}
+
+const AROUND = 120;
+
+/** Words removed and added between what stayed; long unchanged stretches are shortened. */
+function pieces(diff) {
+  return diff.map(({ kind, text }, number) => {
+    if (kind === "removed") return h("del", {}, text);
+    if (kind === "added") return h("ins", {}, text);
+    const points = [...text];
+    if (points.length <= 2 * AROUND) return text;
+    const head = number === 0 ? "" : points.slice(0, AROUND).join("");
+    const tail = number === diff.length - 1 ? "" : points.slice(-AROUND).join("");
+    return `${head} … ${tail}`;
+  });
+}
+
+/** A form that sends what it holds; says "failed" with the error, and "cancelled". */
+function documentForm(value, fresh, save) {
+  const id = h("input", { type: "text", required: true, disabled: !fresh, spellcheck: "false" });
+  const title = h("input", { type: "text" });
+  const text = h("textarea", { rows: 14, required: true });
+  id.value = value.id;
+  title.value = value.title;
+  text.value = value.text;
+  const details = Object.fromEntries(
+    DETAILS.map((name) => {
+      const input = h("input", { type: name === "date" ? "date" : name === "url" ? "url" : "text" });
+      input.value = value[name] ?? "";
+      return [name, input];
+    }),
+  );
+  const send = h("button", { type: "submit" }, say("save"));
+  const form = h(
+    "form",
+    {
+      class: "card stack",
+      onsubmit: async (event) => {
+        event.preventDefault();
+        send.disabled = true;
+        const given = Object.entries(details).map(([name, input]) => [name, input.value.trim() || null]);
+        const metadata = value.metadata && { metadata: value.metadata };
+        try {
+          const value = { title: title.value, text: text.value, ...Object.fromEntries(given), ...metadata };
+          await save(value, id.value.trim());
+        } catch (error) {
+          send.disabled = false;
+          form.dispatchEvent(new CustomEvent("failed", { detail: error }));
+        }
+      },
+    },
+    fresh ? field(say("identity"), id) : null,
+    field(say("title"), title),
+    field(say("text"), text),
+    h(
+      "div",
+      { class: "grid" },
+      field(say("source"), details.source),
+      field(say("date"), details.date),
+      field(say("languageOf"), details.lang),
+      field(say("url"), details.url),
+    ),
+    h(
+      "div",
+      { class: "row wrap" },
+      send,
+      fresh
+        ? null
+        : h(
+            "button",
+            { type: "button", class: "plain", onclick: () => form.dispatchEvent(new CustomEvent("cancelled")) },
+            say("cancel"),
+          ),
+    ),
+  );
+  return form;
+}
