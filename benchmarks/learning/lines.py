@@ -46,7 +46,8 @@ ORACLE = "oracle"
 class Flat:
     """Lines that no training moves. What is costly is made once for all seeds."""
 
-    def __init__(self, text: Text, sentence_encoder: str = SENTENCE_ENCODER) -> None:
+    def __init__(self, text: Text, sentence_encoder: str | None = SENTENCE_ENCODER) -> None:
+        """sentence_encoder: left out when None."""
         self.text, self.sentence_encoder = text, sentence_encoder
         self._bm25: dict[str, Bm25] = {}
         self._dense: tuple[DenseEncoder, ExactIndex] | None = None
@@ -65,7 +66,7 @@ class Flat:
             ("sentence encoder", self._unmasked(common, without)),
             ("sentence encoder, with [MASK]", common.batches),
         ):
-            if name not in known:
+            if self.sentence_encoder is not None and name not in known:
                 encoder, index = self._open_sentence_encoder()
                 yield name, common.judge(common.search(encoder, index, batches))
         told = {f"recall@{k}": float(common.told.mean()) for k in KS}
@@ -73,6 +74,7 @@ class Flat:
 
     def _open_sentence_encoder(self) -> tuple[DenseEncoder, ExactIndex]:
         if self._dense is None:
+            assert self.sentence_encoder is not None, "its lines are asked for"
             encoder = DenseEncoder.from_pretrained(
                 resolve_model(self.sentence_encoder), dim=None, pooling="mean", normalize="l2", dropout=0.0
             ).eval()
@@ -97,6 +99,9 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--set", dest="settings", nargs="*", action="extend", default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "--no-sentence-encoder", action="store_true", help="leave it out: six layers over a large corpus take hours"
+    )
     parser.add_argument("--squad", type=Path, help="folder of corpus.jsonl.gz and questions.train.jsonl.gz")
     parser.add_argument("--supervised-steps", type=int, default=1000)
     parser.add_argument("--points", type=int, default=8)
@@ -106,7 +111,7 @@ def main() -> int:
         if config.loop.threads:
             torch.set_num_threads(config.loop.threads)
         text = parts.prepare_text(open_knowledge_base(args.kb), config.encoder.model, config.data, Silent())
-        flat = Flat(text)
+        flat = Flat(text, None if args.no_sentence_encoder else SENTENCE_ENCODER)
         for seed in map(int, args.seeds.split(",")):
             common = CommonProbe(args.out, text, config_of("salient", seed, args.settings))
             path = args.out / f"lines-s{seed}.json"
