@@ -21,6 +21,7 @@ from realm.answering.conflicts import ConflictRule
 from realm.answering.questions import QuestionAnswering
 from realm.errors import UsageError
 from realm.knowledge.base import Counts, KnowledgeBase, Match, Page, Revision
+from realm.knowledge.times import AsOf
 from realm.service.batching import Batcher
 from realm.service.metrics import Metrics
 from realm.service.problems import SOON, RefusedError
@@ -42,7 +43,7 @@ class Asking:
 
     k: int
     where: str | None = None
-    as_of: int | None = None
+    as_of: AsOf | None = None
     aggregate: str | None = None
     conflicts: ConflictRule | None = None
 
@@ -53,7 +54,7 @@ class Searching:
 
     k: int
     where: str | None = None
-    as_of: int | None = None
+    as_of: AsOf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class Service:
         questions: Sequence[str],
         k: int | None = None,
         where: str | None = None,
-        as_of: int | None = None,
+        as_of: AsOf | None = None,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
     ) -> list[asyncio.Future[Answer]]:
@@ -161,7 +162,7 @@ class Service:
         query: str,
         k: int = 5,
         where: str | None = None,
-        as_of: int | None = None,
+        as_of: AsOf | None = None,
         by: Literal["meaning", "words"] = "meaning",
     ) -> Found:
         """The best passages: by the model's vectors, or by BM25."""
@@ -179,17 +180,21 @@ class Service:
     async def add(self, documents: Sequence[Document]) -> Counts:
         """Add all or none, in one commit with their vectors. PresentError when one is there already."""
         self._few("documents", len(documents), self.limits.documents)
-        return await self._edit("added", lambda model: self.kb.add(documents, encoder=model.passage_encoder))
+        return await self._edit(lambda model: self.kb.add(documents, encoder=model.passage_encoder))
 
     async def update(self, document: Document) -> Counts:
         """Replace a document, in one commit with its vectors. AbsentError when it isn't there."""
-        return await self._edit("updated", lambda model: self.kb.update(document, encoder=model.passage_encoder))
+        return await self._edit(lambda model: self.kb.update(document, encoder=model.passage_encoder))
 
     async def delete(self, document_id: str) -> Counts:
         """Delete a document; its history stays. AbsentError when it isn't there."""
-        return await self._edit("deleted", lambda model: self.kb.delete(document_id))
+        return await self._edit(lambda model: self.kb.delete(document_id))
 
-    async def get(self, document_id: str, as_of: int | None = None) -> tuple[Document, Revision, int] | None:
+    async def restore(self, document_id: str, as_of: AsOf) -> Counts:
+        """Make a document again what it was; see `KnowledgeBase.restore`. AbsentError when it was not there then."""
+        return await self._edit(lambda model: self.kb.restore(document_id, as_of, encoder=model.passage_encoder))
+
+    async def get(self, document_id: str, as_of: AsOf | None = None) -> tuple[Document, Revision, int] | None:
         """A document, its last change and the version it was read from; None when it isn't there."""
 
         def read() -> tuple[Document, Revision, int] | None:
@@ -199,7 +204,7 @@ class Service:
 
         return await self._reading(read)
 
-    async def page(self, where: str | None, limit: int, after: int | None, version: int | None) -> Page:
+    async def page(self, where: str | None, limit: int, after: int | None, version: AsOf | None) -> Page:
         """Some documents of a version; see `KnowledgeBase.page`."""
         self._few("documents on a page", limit, self.limits.page)
 
@@ -259,7 +264,7 @@ class Service:
         )
         return list(answers)
 
-    def _by_words(self, query: str, k: int, where: str | None, as_of: int | None) -> Found:
+    def _by_words(self, query: str, k: int, where: str | None, as_of: AsOf | None) -> Found:
         now = self.kb.at(self.kb.version if as_of is None else as_of)
         return Found(now.search_text(query, k, where), now.version)
 
@@ -308,10 +313,9 @@ class Service:
         if k is not None and k > self.limits.passages:
             raise RefusedError(422, "too_many", f"found k={k:,}: expected at most {self.limits.passages:,}")
 
-    async def _edit(self, kind: str, edit: Callable[[Model], Counts]) -> Counts:
-        model = self.model
-        counts = await asyncio.wrap_future(self._editor.submit(edit, model))
-        self.metrics.edited(kind, getattr(counts, kind))
+    async def _edit(self, edit: Callable[[Model], Counts]) -> Counts:
+        counts = await asyncio.wrap_future(self._editor.submit(edit, self.model))
+        self.metrics.edited(added=counts.added, updated=counts.updated, deleted=counts.deleted)
         return counts
 
     async def _reading(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -140,4 +140,5 @@ def is_best(figures: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> b
 
 
 def _right(figures: Mapping[str, Any]) -> int:
-    return round(figures["exact_match"] * figures["questions"])
+    right: float = figures["exact_match"] * figures["questions"]
+    return round(right)

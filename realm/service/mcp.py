@@ -1,0 +1,122 @@
+"""Tools for assistants: ask, search and read these documents over the Model Context Protocol, and cite them.
+
+Nothing here writes. Limits, batching and versions are those of `core.Service`, as for HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
+
+from realm import __version__
+from realm.answering.questions import open_model
+from realm.errors import AbsentError, MissingLibraryError, RealmError
+from realm.knowledge.times import AsOf, read_as_of
+from realm.service.core import Service
+from realm.service.metrics import Metrics
+from realm.service.problems import problem_of
+from realm.service.settings import ServiceConfig
+from realm.workflows.store import open_knowledge_base
+from realm.workflows.values import answer_json, document_json, hits_json
+
+try:
+    from mcp.server.mcpserver import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
+    from mcp_types import ToolAnnotations
+except ModuleNotFoundError as error:
+    raise MissingLibraryError("mcp", "serve", "realm mcp") from error
+
+T = TypeVar("T")
+INSTRUCTIONS = (
+    "These tools answer from a knowledge base of documents that people edit. Cite what you use by the document's id "
+    "and version. `ask` abstains where the documents don't say; then `search` shows what comes near. Where documents "
+    "disagree, `conflict` says so: report both sides."
+)
+READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+
+Where = Annotated[
+    str | None, Field(description="Only documents that satisfy it: source = 'reuters' and date >= date '2024-01-01'")
+]
+When = Annotated[str | None, Field(description="Read the documents as of a version, or of a time such as 2024-05-01")]
+
+
+def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
+    """The server over a service. opened: done when its model is open; calls that need it wait for it."""
+    server: MCPServer[Any] = MCPServer("realm", instructions=INSTRUCTIONS, version=__version__)
+
+    async def told(work: Callable[[], Awaitable[T]]) -> T:
+        """What a call gave, or why not in one line that names no path of this machine."""
+        try:
+            await asyncio.shield(asyncio.wrap_future(opened))
+            return await work()
+        except RealmError as error:
+            raise ToolError(problem_of(error, service.places).message) from error
+
+    @server.tool(annotations=READS)
+    async def ask(
+        question: Annotated[str, Field(description="A plain question; of a pre-trained model a sentence with ____")],
+        k: Annotated[int | None, Field(ge=1, description="Passages to read")] = None,
+        where: Where = None,
+        as_of: When = None,
+    ) -> dict[str, Any]:
+        """Answer a question from the documents, with the passages, spans and versions that the answer rests on, how
+        sure it is, and whether documents disagree. `abstained` is true where the documents don't say."""
+
+        async def work() -> dict[str, Any]:
+            (coming,) = await service.ask([question], k, where, _as_of(as_of))
+            return answer_json(await coming)
+
+        return await told(work)
+
+    @server.tool(annotations=READS)
+    async def search(
+        query: Annotated[str, Field(description="What to look for")],
+        k: Annotated[int, Field(ge=1, description="Passages")] = 5,
+        where: Where = None,
+        as_of: When = None,
+        by: Annotated[Literal["meaning", "words"], Field(description="The model's vectors, or BM25")] = "meaning",
+    ) -> dict[str, Any]:
+        """Find passages of the documents, best first, each with its document's id and version."""
+
+        async def work() -> dict[str, Any]:
+            found = await service.search(query, k, where, _as_of(as_of), by)
+            return {"hits": hits_json(found.matches), "version": found.version}
+
+        return await told(work)
+
+    @server.tool(annotations=READS)
+    async def get_document(
+        document_id: Annotated[str, Field(description="As evidence and hits name it")], as_of: When = None
+    ) -> dict[str, Any]:
+        """Read a whole document, as it is or as it was."""
+
+        async def work() -> dict[str, Any]:
+            found = await service.get(document_id, _as_of(as_of))
+            if found is None:
+                raise AbsentError(f"no document {document_id!r}: search finds those that are there")
+            document, change, version = found
+            return {"document": document_json(document), "document_version": change.version, "version": version}
+
+        return await told(work)
+
+    return server
+
+
+def _as_of(text: str | None) -> AsOf | None:
+    return None if text is None or not text.strip() else read_as_of(text.strip())
+
+
+def serve_tools(model: Path, kb: Path, config: ServiceConfig, *, bf16: bool = False) -> None:
+    """Speak the protocol over standard input and output until the other side closes them. Raises what opening the
+    knowledge base raises."""
+    opened = open_knowledge_base(kb)
+    service = Service(lambda: open_model(model, bf16=bf16), opened, config, Metrics())
+    try:
+        build_tools(service, service.open()).run("stdio")
+    finally:
+        service.close()
