@@ -49,6 +49,8 @@ class ToyEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         save_file({"words": self.words.weight.detach()}, folder / "model.safetensors")
 
+    save_pretrained = save
+
 
 class ToySource:
     """N passages of random words, the same for the same (rows, seed)."""

@@ -56,6 +56,10 @@ class Refresh(Protocol):
         """The newest index since the last call, if there is one. TrainingError: the refresher can't be kept alive."""
         ...
 
+    def pending(self) -> set[int]:
+        """Steps whose parameters were published and may still come back as an index; outdated ones are dropped."""
+        ...
+
     def wait(self, timeout: float | None = None) -> Fresh | None:
         """Like `poll`, but first lets everything published be embedded. TrainingError: not within `timeout` seconds."""
         ...
@@ -121,6 +125,9 @@ class Off:
     def poll(self) -> Fresh | None:
         return None
 
+    def pending(self) -> set[int]:
+        return set()
+
     def wait(self, timeout: float | None = None) -> Fresh | None:
         return None
 
@@ -158,6 +165,12 @@ class _Shelf:
                 self.taken = min(self.taken, step - 1)
             write_json(staged / PUBLISHED, {"step": step, "time": time.time()})
         self.published = step
+
+    def pending(self) -> set[int]:
+        """Steps of the parameters that are there, and of the indexes that were not taken yet."""
+        # In this order: the refresher removes parameters when their index is there, so one of the two is seen.
+        waiting = {step for step, _ in steps(self._job.parameters, PUBLISHED)}
+        return waiting | {step for step, _ in steps(self._job.indexes, MANIFEST) if step > self.taken}
 
     def take(self) -> Fresh | None:
         """The newest index that was not taken yet; what it replaces is removed, except what is in use."""
@@ -197,6 +210,9 @@ class Sync:
             build(self._job, found[1], progress=self._progress)
             shutil.rmtree(found[1], ignore_errors=True)
         return self._shelf.take()
+
+    def pending(self) -> set[int]:
+        return self._shelf.pending()
 
     def wait(self, timeout: float | None = None) -> Fresh | None:
         return self.poll()
@@ -239,6 +255,9 @@ class Async:
         else:
             self._watch()
         return fresh
+
+    def pending(self) -> set[int]:
+        return self._shelf.pending()
 
     def wait(self, timeout: float | None = None) -> Fresh | None:
         end = None if timeout is None else time.monotonic() + timeout

@@ -158,17 +158,19 @@ def fingerprint_parameters(folder: Path) -> str:
     return fingerprint(*(part for p in files for part in (str(p.relative_to(folder)), sha256_of(p))))
 
 
-def newest(job: Job) -> tuple[int, Path] | None:
-    """The newest parameters, if any wait. Older ones are dropped unread."""
+def newest(job: Job, building: int | None = None) -> tuple[int, Path] | None:
+    """The newest parameters, if any wait. Older ones are dropped unread, but for those of the step that is built."""
     waiting = list(steps(job.parameters, PUBLISHED))
-    for _, path in waiting[:-1]:
-        shutil.rmtree(path, ignore_errors=True)
+    for step, path in waiting[:-1]:
+        if step != building:
+            shutil.rmtree(path, ignore_errors=True)
     return waiting[-1] if waiting else None
 
 
 def work(job: Job, *, idle: float = 0.2) -> None:
     """Serve for ever."""
-    beat = _Heartbeat(job.heartbeat)
+    # What was published meanwhile and is outdated goes while an index is built: a slow one would let it pile up.
+    beat = _Heartbeat(job.heartbeat, lambda: newest(job, building=beat.step))
     while True:
         beat(0, None)
         found = newest(job)
@@ -182,11 +184,11 @@ def work(job: Job, *, idle: float = 0.2) -> None:
 
 
 class _Heartbeat:
-    """A `Progress` that leaves a trace on disk, at most every half second."""
+    """A `Progress` that leaves a trace on disk and calls `then`, at most every half second."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, then: Callable[[], object]) -> None:
         self.step: int | None = None
-        self._path = path
+        self._path, self._then = path, then
         self._last = 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -198,6 +200,7 @@ class _Heartbeat:
         staged = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         staged.write_text(json.dumps({"pid": os.getpid(), "step": self.step, "done": done, "total": total}))
         os.replace(staged, self._path)
+        self._then()
 
 
 def _die_with(parent: int) -> None:

@@ -21,9 +21,12 @@ class Metrics:
         self._open = _tensorboard(folder / "tensorboard") if tensorboard else None
         self._writers: dict[str, Any] = {}
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Forget the events of `stage` after `step`: they will happen again."""
-        events = [e for e in read_metrics(self.path) if e.get("stage") != stage or e.get("step", 0) <= step]
+    def rewind(self, stage: str, step: int, again: Callable[[dict[str, Any]], bool] = lambda event: False) -> None:
+        """Forget the events of `stage` after `step`: they will happen again. again: tells those up to `step` that will,
+        too, because they came after the checkpoint of that step."""
+        events = [
+            e for e in read_metrics(self.path) if e.get("stage") != stage or (e.get("step", 0) <= step and not again(e))
+        ]
         files.write_text(self.path, "".join(json.dumps(e) + "\n" for e in events))
         if self._open is not None:
             self._writers[stage] = self._open(stage, step + 1)

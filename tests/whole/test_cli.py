@@ -302,6 +302,17 @@ def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(world: World,
     assert figures(run) == figures(whole)
 
 
+def test_an_index_that_came_after_the_last_checkpoint_is_told_once(world: World, tmp_path: Path) -> None:
+    """The checkpoint of step 4 is from before the index of step 4: what goes on from there takes it into use again."""
+    run = shutil.copytree(world.run, tmp_path / "run")
+    before = figures(run)
+    assert [e["step"] for e in before if e["kind"] == "refresh"] == [0, 2, 4]
+    shutil.rmtree(run / "checkpoints" / "step-000006")
+    shutil.rmtree(run / "evaluations" / "realm")
+    result("pretrain", run)
+    assert figures(run) == before
+
+
 def newest_step(run: Path) -> int:
     return max((e["step"] for e in events(run) if e["stage"] == "realm" and e["kind"] == "train"), default=0)
 

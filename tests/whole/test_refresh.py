@@ -20,6 +20,7 @@ from realm.search.embed import embed_rows
 from realm.search.exact import ExactIndex
 from realm.search.refresh import Async, open_refresh, reference
 from realm.search.refresher import Job, steps
+from realm.workflows.refreshing import Refreshing
 
 LONG = 60.0
 """Seconds after which a test gives up; nothing here needs more than a few."""
@@ -108,6 +109,23 @@ def test_the_trainer_does_not_wait_and_outdated_parameters_are_dropped(
     assert fresh is not None
     assert fresh.step == 4
     assert journal.read_text() == "step-000001\nstep-000004\n"
+
+
+def test_a_slow_refresher_lets_nothing_pile_up(tmp_path: Path, opened: Callable[..., Async]) -> None:
+    """It embeds one step for as long as some more are published."""
+    job = job_of(tmp_path, rows=200, delay=0.4)
+    refresh = opened(job)
+    refreshing = Refreshing(refresh, ToyEncoder(seed=1), every_steps=1)
+    assert refreshing.before_step(1) is None
+    until(lambda: len(list(job.indexes.glob(".step-000001.partial-*/shard-*"))) >= 1)
+    for step in range(2, 7):
+        with torch.no_grad():
+            refreshing.encoder.words.weight.add_(1.0)  # type: ignore[attr-defined]
+        assert refreshing.before_step(step) is None
+        until(lambda step=step: refresh.pending() == {1, step})  # type: ignore[misc]
+        assert len(refreshing.copies) <= 3, "the one that is embedded, and what waited before this step"
+    until(lambda: len(list(job.parameters.iterdir())) == 2)
+    assert {1, 6} <= set(refreshing.copies) and list(steps(job.indexes, MANIFEST)) == []
 
 
 def test_a_killed_refresher_is_restarted_and_leaves_no_half_index(tmp_path: Path, opened: Callable[..., Async]) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +18,11 @@ from realm.methods.proposing import stale_copy
 from realm.methods.retrievers import DenseRetriever, QuestionRetriever, WordRetriever
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
-from realm.search.refresh import Refresh, open_refresh
-from realm.search.refresher import Job
 from realm.settings_finetune import FinetuneConfig
-from realm.training.state import list_checkpoints, read_facts
+from realm.training.state import read_facts
 from realm.workflows import parts
 from realm.workflows.finetuning import start as starts
+from realm.workflows.refreshing import Refreshing, open_refreshing
 from realm.workflows.reporting import Reporter
 from realm.workflows.run import Run
 
@@ -105,11 +103,8 @@ class DenseSide:
         reporter: Reporter,
     ) -> None:
         self.run, self.config, self.snapshot, self.device, self.reporter = run, config, snapshot, device, reporter
-        self.index_step = int(read_facts(found).get("index_step", 0)) if found else 0
-        self.since = time.time()
-        self.refresh: Refresh | None = None
-        self.published: dict[int, Any] = {}
-        """Copies of the parameters that are on their way through the refresher."""
+        self.begun_with = read_facts(found) if found else {}
+        self.refreshing: Refreshing | None = None
         with reporter.stage("load the retriever"):
             self.encoder = starts.open_encoder(start, found, config, snapshot, device)
         stale = None
@@ -119,7 +114,7 @@ class DenseSide:
         self.retriever = DenseRetriever(
             self.encoder,
             snapshot,
-            self._index(stale or self.encoder, self.index_step),
+            self._index(stale or self.encoder, int(self.begun_with.get("index_step", 0))),
             index_encoder=stale,
             documents=config.qa.documents,
             max_passage_tokens=config.questions.max_passage_tokens,
@@ -129,30 +124,35 @@ class DenseSide:
         return {"encoder": self.encoder}
 
     def facts(self) -> Mapping[str, Any]:
-        return {"index_step": self.index_step}
+        return {"index_step": 0} if self.refreshing is None else self.refreshing.facts()
 
     def begin(self, step: int) -> None:
         if self.config.qa.documents == "refreshed":
-            self.refresh = self._open_refresh(step)
+            self.refreshing = open_refreshing(
+                self.run,
+                self.encoder,
+                self.snapshot,
+                self.config.refresh,
+                self.config.loop,
+                device=self.device,
+                max_tokens=self.config.questions.max_passage_tokens,
+                begin=step,
+                facts=self.begun_with,
+                on_event=self.reporter.note,
+            )
 
     def before_step(self, step: int) -> Mapping[str, float]:
         """Publish when it is time, swap when an index came back; how old the index is."""
-        if self.refresh is None:
+        if self.refreshing is None:
             return {}
-        if step and step % self.config.refresh.every_steps == 0:
-            self.refresh.publish(step, self.encoder.save_pretrained)
-            self.published[step] = stale_copy(self.encoder)
-        fresh = self.refresh.poll()
-        if fresh is not None and fresh.step in self.published:
-            encoder = self.published[fresh.step]
-            self.retriever.swap(self._index(encoder, fresh.step), encoder)
-            self.index_step, self.since = fresh.step, fresh.published_at
-            self.published = {at: copy for at, copy in self.published.items() if at > fresh.step}
-        return {"index_age_steps": float(step - self.index_step), "index_age_seconds": time.time() - self.since}
+        swap = self.refreshing.before_step(step)
+        if swap is not None:
+            self.retriever.swap(self._index(swap.encoder, swap.step), swap.encoder)
+        return self.refreshing.age(step)
 
     def end(self) -> None:
-        if self.refresh is not None:
-            self.refresh.close()
+        if self.refreshing is not None:
+            self.refreshing.close()
 
     def _index(self, encoder: Any, step: int) -> ExactIndex:
         """The index of `step`: there already, or embedded now. Frozen passages give the same vectors at any time."""
@@ -169,26 +169,3 @@ class DenseSide:
                 reporter=self.reporter,
             )
         return ExactIndex.open(folder, snapshot=self.snapshot.fingerprint, device=self.device)
-
-    def _open_refresh(self, begin: int) -> Refresh:
-        config = self.config
-        device = config.refresh.device or str(self.device)
-        job = Job(
-            folder=str(self.run.path),
-            snapshot=str(self.snapshot.path),
-            opener="realm.workflows.parts:open_for_refresh",
-            options={"max_tokens": config.questions.max_passage_tokens, "device": device},
-            bf16=parts.choose_bf16(config.loop.bf16, parts.choose_device(device)),
-            threads=config.refresh.threads,
-        )
-        return open_refresh(
-            config.refresh.mode,
-            job,
-            since=begin,
-            current=self.index_step,
-            in_use=lambda: [
-                self.run.index / f"step-{int(read_facts(folder)['index_step']):06d}"
-                for folder in list_checkpoints(self.run.checkpoints)
-            ],
-            on_event=self.reporter.note,
-        )

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from realm.errors import MismatchError
 from realm.methods.ict import InverseCloze
 from realm.methods.proposing import stale_copy
-from realm.methods.realm import RealmPretraining
 from realm.methods.together import Together
 from realm.models.encoders import DenseEncoder
-from realm.search.refresh import Refresh, open_refresh
-from realm.search.refresher import Job
 from realm.training import parallel
 from realm.training.loop import Hooks, train
 from realm.training.pairs import Beside, RandomCrops
 from realm.training.pairs import InverseCloze as InverseClozeBatches
-from realm.training.state import latest_checkpoint, list_checkpoints, read_facts, restore
+from realm.training.state import latest_checkpoint, read_facts, restore
 from realm.types import Batches, Method, TrainableEncoder
-from realm.workflows import parts
 from realm.workflows.pretraining.comparison import live_recall
+from realm.workflows.refreshing import open_refreshing
 from realm.workflows.workbench import Workbench, retriever_rates
 
 
@@ -91,14 +86,45 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
     )
     if found:
         restore(found, optimizer)
-        bench.metrics.rewind("realm", start)
+        bench.metrics.rewind("realm", start, lambda event: int(event.get("index_step", 0)) > index_step)
     batches: Batches = bench.sentences
     trained: Method = method
     if config.realm.ict_weight:
         pairs = _pairs(bench, config.realm.ict_batch_size)
         batches = Beside(batches, pairs, offset=config.ict.steps)
         trained = Together(method, _cloze(bench, encoder), weight=config.realm.ict_weight, name="ict")
-    refreshing = _Refreshing(bench, method, encoder, start=start, index_step=index_step)
+    at = start
+
+    def tell(line: str) -> None:
+        bench.reporter.note(line)
+        bench.event({"stage": "realm", "kind": "refresher", "step": at, "message": line})
+
+    refreshing = open_refreshing(
+        bench.run,
+        encoder,
+        bench.searched.snapshot,
+        config.refresh,
+        config.loop,
+        device=bench.device,
+        max_tokens=config.data.max_passage_tokens,
+        begin=start,
+        facts=facts,
+        always=[0],
+        on_event=tell,
+    )
+
+    def before_step(step: int) -> Mapping[str, float]:
+        """Swap when an index came back; how old the one in use is."""
+        nonlocal at
+        at = step
+        swap = refreshing.before_step(step)
+        if swap is not None:
+            index = bench.open_index(swap.folder)
+            figures = live_recall(swap.encoder, index, bench.probe, bench.searched, bench.masked, config, before=method)
+            method.swap(index, swap.encoder)
+            bench.event({"stage": "realm", "kind": "refresh", "step": step, "index_step": swap.step, **figures})
+        return refreshing.age(step)
+
     if not found:  # where the curve begins
         figures = live_recall(
             method.index_encoder, method.index, bench.probe, bench.searched, bench.masked, config, before=method
@@ -117,9 +143,9 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
                 start_step=start,
                 autocast=bench.autocast,
                 hooks=Hooks(
-                    before_step=refreshing.before_step,
+                    before_step=before_step,
                     checkpoint_facts=lambda: {
-                        "index_step": refreshing.index_step,
+                        **refreshing.facts(),
                         "snapshot": bench.searched.snapshot.fingerprint,
                     },
                     on_event=bench.follow(progress),
@@ -128,7 +154,7 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
                 ),
             )
     finally:
-        refreshing.refresh.close()
+        refreshing.close()
     return _last(checkpoints)
 
 
@@ -159,69 +185,6 @@ def _pairs(bench: Workbench, batch_size: int) -> InverseClozeBatches | RandomCro
     if pairs.batch_size < batch_size:
         bench.reporter.note(f"a small corpus: {pairs.batch_size} pairs a step instead of {batch_size}")
     return pairs
-
-
-@dataclass
-class _Refreshing:
-    """Publishes parameters, swaps in what comes back, and tells how old the index is."""
-
-    bench: Workbench
-    method: RealmPretraining
-    encoder: DenseEncoder
-    start: int
-    index_step: int
-    refresh: Refresh = field(init=False)
-    since: float = field(init=False)
-    step: int = 0
-    published: dict[int, TrainableEncoder] = field(default_factory=dict)
-    """Copies of the parameters that are on their way through the refresher."""
-
-    def __post_init__(self) -> None:
-        bench, config = self.bench, self.bench.config
-        self.since = time.time()
-        device = config.refresh.device or str(bench.device)
-        self.refresh = open_refresh(
-            config.refresh.mode,
-            Job(
-                folder=str(bench.run.path),
-                snapshot=str(bench.searched.snapshot.path),
-                opener="realm.workflows.parts:open_for_refresh",
-                options={"max_tokens": config.data.max_passage_tokens, "device": device},
-                bf16=parts.choose_bf16(config.loop.bf16, parts.choose_device(device)),
-                threads=config.refresh.threads,
-            ),
-            since=self.start,
-            current=self.index_step,
-            in_use=self._in_use,
-            on_event=self._tell,
-        )
-
-    def before_step(self, step: int) -> Mapping[str, float]:
-        """Between two steps: publish when it is time, swap when an index came back. Index age, for the log."""
-        bench, self.step = self.bench, step
-        if step and step % bench.config.refresh.every_steps == 0:
-            self.refresh.publish(step, self.encoder.save_pretrained)
-            self.published[step] = stale_copy(self.encoder)
-        fresh = self.refresh.poll()
-        if fresh is not None and fresh.step in self.published:
-            index, encoder = bench.open_index(fresh.folder), self.published[fresh.step]
-            figures = live_recall(
-                encoder, index, bench.probe, bench.searched, bench.masked, bench.config, before=self.method
-            )
-            self.method.swap(index, encoder)
-            self.index_step, self.since = fresh.step, fresh.published_at
-            self.published = {step: copy for step, copy in self.published.items() if step > fresh.step}
-            bench.event({"stage": "realm", "kind": "refresh", "step": step, "index_step": fresh.step, **figures})
-        return {"index_age_steps": float(step - self.index_step), "index_age_seconds": time.time() - self.since}
-
-    def _in_use(self) -> list[Path]:
-        """What a checkpoint would resume with."""
-        steps = {int(read_facts(folder)["index_step"]) for folder in list_checkpoints(self.bench.run.checkpoints)}
-        return [self.bench.run.index / f"step-{step:06d}" for step in {0, *steps}]
-
-    def _tell(self, line: str) -> None:
-        self.bench.reporter.note(line)
-        self.bench.event({"stage": "realm", "kind": "refresher", "step": self.step, "message": line})
 
 
 def _facts(checkpoint: Path, bench: Workbench) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from realm.files import MANIFEST
 from realm.search.embed import embed_rows
 from realm.search.exact import ExactIndex
 from realm.search.refresh import Fresh, open_refresh, reference
-from realm.search.refresher import PUBLISHED, Job, steps
+from realm.search.refresher import PUBLISHED, Job, build, newest, steps
 
 
 @pytest.fixture
@@ -77,6 +78,23 @@ def test_older_parameters_are_dropped_unread(job: Job) -> None:
     assert fresh is not None
     assert fresh.step == 3
     assert indexes(job) == [3]
+
+
+def test_what_may_still_come_back_is_known(job: Job) -> None:
+    refresh = open_refresh("sync", job)
+    assert refresh.pending() == set()
+    for step in (1, 2, 3):
+        refresh.publish(step, ToyEncoder(seed=step).save)
+    assert refresh.pending() == {1, 2, 3}
+    found = newest(job, building=1)  # as a refresher does while it is busy with the first
+    assert found is not None and found[0] == 3 and refresh.pending() == {1, 3}
+    build(job, found[1])
+    shutil.rmtree(found[1])
+    assert refresh.pending() == {1, 3}, "an index that was not taken yet"
+    assert newest(job) is not None
+    fresh = refresh.poll()
+    assert fresh is not None and fresh.step == 3 and refresh.pending() == set()
+    assert open_refresh("off", job).pending() == set()
 
 
 def test_what_is_in_use_stays_and_the_rest_goes(job: Job) -> None:
