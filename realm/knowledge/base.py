@@ -15,6 +15,7 @@ from realm.files import staged_folder, write_json
 from realm.knowledge import reading, vectors, writing
 from realm.knowledge import schema as sc
 from realm.knowledge.reading import Match, Page, Revision
+from realm.knowledge.sourced import SourceDocuments
 from realm.knowledge.store import CONFIG, FORMAT, FORMAT_VERSION, Store, read_config
 from realm.knowledge.times import AsOf, Version, version_at, versions
 from realm.knowledge.vectors import PassageEncoder, Waiting
@@ -302,13 +303,6 @@ class KnowledgeBase:
         with self._store.errors("read"):
             return vectors.missing(table, reading.condition(table, reading.PASSAGES, where), encoder)
 
-    def match(self, passage: Passage, score: float) -> Match:
-        """A passage of this version with what is known of its document."""
-        revision, document = self.revision(passage.document_id), self.get(passage.document_id)
-        if revision is None or document is None:
-            raise UsageError(f"passage {passage.id} is not in version {self.version} of {self.path}")
-        return Match(passage, score, revision.version, document.source, document.date, document.url)
-
     # ------------------------------------------------------------ writing
 
     def add(
@@ -336,6 +330,11 @@ class KnowledgeBase:
         DataError when one id comes twice with different content in one call.
         """
         return self._writer.write(documents, "upsert", encoder, progress)
+
+    def kept_in_step(self, source: str) -> SourceDocuments:
+        """The documents that come from a source, for `syncing`. UsageError as of a version."""
+        self._store.check_writable()
+        return SourceDocuments(self._store, self._writer, source)
 
     def delete(self, ids: str | Iterable[str]) -> Counts:
         """Delete documents, in one commit; their history stays. DataError when one isn't there."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from realm.errors import DataError, MissingLibraryError, UnavailableError, UsageError
 from realm.knowledge import markup, readers
@@ -70,26 +71,41 @@ def detect(source: str | Path) -> str:
     return found
 
 
+class Part(NamedTuple):
+    """One file of a source."""
+
+    path: Path
+    format: str
+    key: str
+    """Its place in the source: where a file is one document, the document's id."""
+
+
 def records(source: str | Path, format: str, options: Options, ignored: Callable[[Path], None]) -> Records:
     """The records of `source`. `ignored` hears of each file of a folder that no reader is for."""
     if str(source).startswith("hf:"):
         yield from _hub_dataset(str(source).removeprefix("hf:"), options)
         return
-    root = Path(source).expanduser()
+    for part in parts(Path(source).expanduser(), format, options, ignored):
+        yield from records_of(part, options)
+
+
+def parts(root: Path, format: str, options: Options, ignored: Callable[[Path], None]) -> Iterator[Part]:
+    """The files of a file or folder that is read as `format`, in order."""
     if root.is_file():
-        yield from _file(root, format, options, root.name)
+        yield Part(root, format, root.name)
     elif format == "beir":
-        yield from _file(_corpus(root) or root / "corpus.jsonl", "jsonl", options, "")
+        path = _corpus(root) or root / "corpus.jsonl"
+        yield Part(path, "jsonl", path.name)
     elif format == "dataset":
         for path in _saved_dataset(root, options):
-            yield from _file(path, "dataset", options, "")
+            yield Part(path, "dataset", path.relative_to(root).as_posix())
     else:
         for path in _walk(root):
             found = _of_file(path) if format == "folder" else format
             if found is None or (format != "folder" and not _may_be(path, format)):
                 ignored(path)
                 continue
-            yield from _file(path, found, options, path.relative_to(root).as_posix())
+            yield Part(path, found, path.relative_to(root).as_posix())
 
 
 def left_out(record: Record, format: str, options: Options) -> bool:
@@ -100,10 +116,11 @@ def left_out(record: Record, format: str, options: Options) -> bool:
     return bool(_LISTS.match(title)) or "(disambiguation)" in title
 
 
-def _file(path: Path, format: str, options: Options, name: str) -> Records:
+def records_of(part: Part, options: Options) -> Records:
     """Records of one file; a file that breaks off is one problem, and what came before it stands."""
     import zlib
 
+    path, format, name = part
     readers_of: dict[str, Callable[[], Records]] = {
         "text": lambda: markup.text_file(path, options, name),
         "markdown": lambda: markup.markdown_file(path, options, name),

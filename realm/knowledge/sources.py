@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from realm.errors import DataError, UsageError
-from realm.knowledge.formats import FORMATS, detect, left_out, records
+from realm.knowledge.formats import FORMATS, Part, detect, left_out, records, records_of
+from realm.knowledge.opening import Records
 from realm.knowledge.options import Options
 from realm.knowledge.records import Problem, to_document
 from realm.types import Document
@@ -104,21 +105,13 @@ def _read(
             raise DataError(f"{problem}; correct it, or skip such records (on_error=skip)")
         report.add(problem)
 
-    for record in records(source, format, options, ignored):
-        if isinstance(record, Problem):
-            add(record)
-            continue
-        if left_out(record, format, options):
-            report.num_left_out += 1
-            continue
-        document, problem = to_document(record, options.fields, options.defaults)
-        if problem is not None:
-            add(problem)
-        if document is None:
+    for document, where in _documents(records(source, format, options, ignored), format, options, report):
+        if isinstance(document, Problem):
+            add(document)
             continue
         digest = int.from_bytes(hashlib.blake2b(document.id.encode(), digest_size=8).digest(), "little")
         if digest in seen:
-            add(Problem(record.where, "duplicate", f"id {document.id!r} again", "each id once"))
+            add(Problem(where, "duplicate", f"id {document.id!r} again", "each id once"))
             continue
         seen.add(digest)
         report.documents += 1
@@ -126,3 +119,26 @@ def _read(
     if not seen:
         first = f"; first problem: {report.problems[before]}" if len(report.problems) > before else ""
         raise DataError(f"{source}: found no document, expected text to read as {format}{first}")
+
+
+def read_part(part: Part, options: Options, report: SourceReport) -> Iterator[tuple[Document | Problem, str]]:
+    """The documents of one file, and what is wrong with its records, each with its place; for who decides himself what
+    a problem or an id that comes again does. Of the report only what is left out on purpose is filled."""
+    return _documents(records_of(part, options), part.format, options, report)
+
+
+def _documents(
+    found: Records, format: str, options: Options, report: SourceReport
+) -> Iterator[tuple[Document | Problem, str]]:
+    for record in found:
+        if isinstance(record, Problem):
+            yield record, record.where
+            continue
+        if left_out(record, format, options):
+            report.num_left_out += 1
+            continue
+        document, problem = to_document(record, options.fields, options.defaults)
+        if problem is not None:
+            yield problem, record.where
+        if document is not None:
+            yield document, record.where

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from realm.errors import AbsentError, DataError, UsageError
-from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.base import Counts, KnowledgeBase
 from realm.knowledge.options import Options
 from realm.knowledge.records import KEYS
 from realm.knowledge.sources import SourceReport, read_documents
+from realm.knowledge.syncing import Synced, sync
 from realm.knowledge.times import AsOf
 from realm.types import Document
 from realm.workflows.reporting import Reporter, Silent
@@ -33,11 +34,15 @@ def ingest_sources(
     passages: str = "sentences",
     max_tokens: int = 288,
     tokenizer: str = "all-MiniLM-L6-v2",
+    keep_in_step: bool = False,
+    allow_empty: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Read every source into the knowledge base; documents that are there and equal are left alone.
 
     options: "name=value" of `realm.knowledge.options.Options`, as "split=train" or "fields.text=abstract".
+    keep_in_step: delete what vanished from the sources, too, and parse only files that changed; see `syncing.sync`.
+    allow_empty: with it, also where a source is missing or empty.
     Returns counts, the version, and the first problems as "file:line: found, expected".
     """
     reporter = reporter or Silent()
@@ -45,18 +50,26 @@ def ingest_sources(
     Options.of(chosen)  # a wrong name is said before a knowledge base is made
     if on_error not in ("skip", "refuse"):
         raise UsageError(f"found on_error={on_error!r}: expected skip or refuse")
+    if allow_empty and not keep_in_step:
+        raise UsageError("found allow_empty without sync: expected both, for without sync nothing is deleted")
     for source in sources:
-        if (Path(source).is_absolute() or source.startswith(".")) and not Path(source).exists():
+        path = Path(source).expanduser()
+        may_be_gone = keep_in_step and kb_path.exists()  # the knowledge base tells whether documents came from it
+        named = path.is_absolute() or source.startswith(".") or (keep_in_step and not source.startswith("hf:"))
+        if named and not path.exists() and not may_be_gone:
             raise DataError(f"no file or folder {source}: expected documents to ingest")
     kb = create_or_open(kb_path, passages=passages, max_tokens=max_tokens, tokenizer=tokenizer)
     totals = {"added": 0, "updated": 0, "unchanged": 0}
+    totals |= {"deleted": 0, "edited": 0, "files": 0, "files_read": 0} if keep_in_step else {}
     report = SourceReport()
+    how: dict[str, Any] = {"format": format, "on_error": on_error, "report": report, **chosen}
     for source in sources:
-        documents = read_documents(
-            source, format=format, on_error=cast(Literal["skip", "refuse"], on_error), report=report, **chosen
-        )
         with reporter.stage(f"ingest {Path(source).name or source}", "documents") as progress:
-            counts = kb.upsert(documents, progress=progress)
+            counts: Counts | Synced
+            if keep_in_step:
+                counts = sync(kb, source, allow_empty=allow_empty, progress=progress, **how)
+            else:
+                counts = kb.upsert(read_documents(source, **how), progress=progress)
         for name in totals:
             totals[name] += getattr(counts, name)
     return {

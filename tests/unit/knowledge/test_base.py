@@ -445,7 +445,7 @@ def test_vectors_can_come_with_the_text(kb: KnowledgeBase) -> None:
     assert len(kb.search_vectors(np.array([0.0, 1.0]), k=50)) == 5
 
 
-def test_stored_vectors_and_matches(kb: KnowledgeBase) -> None:
+def test_stored_vectors_and_those_that_are_missing(kb: KnowledgeBase) -> None:
     kb.add([FRANCE])
     assert kb.stored_vectors("e") == {}
     kb.embed_missing(PassageEncoder("e", Counting()))
@@ -454,13 +454,16 @@ def test_stored_vectors_and_matches(kb: KnowledgeBase) -> None:
     assert {key: vector.tolist() for key, vector in stored.items()} == {
         p.text_hash: [float(len(p.text)), 1.0] for p in kb.passages("document_id = 'fr'")
     }
-    passage = next(iter(kb.passages("document_id = 'kr'")))
-    match = kb.match(passage, 0.5)
-    assert (match.passage, match.score, match.source, match.date) == (passage, 0.5, "news", date(2023, 1, 1))
-    assert match.document_version == kb.content_version
-    kb.delete("kr")
-    with pytest.raises(UsageError, match="is not in version"):
-        kb.match(passage, 0.5)
+    one, *_ = stored
+    assert {key: vector.tolist() for key, vector in kb.stored_vectors("e", [one, "?"]).items()} == {
+        one: stored[one].tolist()
+    }
+    assert kb.stored_vectors("e", []) == {}
+    addresses, hashes = kb.unembedded("e")
+    (found,) = kb.at(kb.version).matches_at(addresses[None], np.zeros((1, len(addresses))))
+    assert [match.passage.text_hash for match in found] == hashes
+    assert {match.passage.document_id for match in found} == {"kr"}
+    assert len(kb.unembedded("e", "number = 0")[1]) == 1 and len(kb.unembedded("f")[1]) == 4
 
 
 def test_embedded_vectors_lead_to_their_passages(kb: KnowledgeBase) -> None:
