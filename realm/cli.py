@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from realm.cli_ask import ask
 from realm.cli_compare import ablate, compare
@@ -23,7 +24,23 @@ from realm.cli_serve import serve
 from realm.errors import RealmError, UsageError
 from realm.files import disk_is_full, place_refused
 
+ORDER = (
+    *("ingest", "docs", "pretrain", "finetune", "questions", "ask", "search", "serve", "mcp", "evaluate", "calibrate"),
+    *("compare", "ablate", "edit-test", "show", "export", "estimate", "demo"),
+)
+"""The verbs as a user meets them."""
+
+
+class Verbs(TyperGroup):
+    """The command line's verbs, listed in `ORDER`; those that it doesn't name come last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = list(self.commands)
+        return [*(name for name in ORDER if name in names), *(name for name in names if name not in ORDER)]
+
+
 app = typer.Typer(
+    cls=Verbs,
     help="Learn to retrieve and to read together, from raw text; answer with evidence; follow every edit.",
     no_args_is_help=True,
     add_completion=False,
@@ -63,7 +80,10 @@ def demo(
     ] = None,
     as_json: JSON = False,
 ) -> None:
-    """The whole story on real text: learn to retrieve, fill blanks with evidence, edit a document, ask again."""
+    """The whole story on real text: fill blanks, edit, ask again.
+
+    With a model that was trained before; --from-scratch trains one here.
+    """
     from realm.console import Terminal, finish_step_on_interrupt, print_part
     from realm.workflows.demo import run_demo
 
@@ -102,7 +122,10 @@ def ingest(
     ] = "all-MiniLM-L6-v2",
     as_json: JSON = False,
 ) -> None:
-    """Read documents of any supported format into a knowledge base; run again, it takes only what changed."""
+    """Read documents into a knowledge base; again, only what changed.
+
+    Any supported format; what is malformed is counted and told.
+    """
     from realm.console import Terminal
     from realm.workflows.ingest import ingest_sources
 
@@ -146,7 +169,10 @@ def pretrain(
     recipe: Annotated[str, typer.Option(help="The settings to start from.")] = "small",
     as_json: JSON = False,
 ) -> None:
-    """Pre-train a retriever and a reader together (Guu et al. 2020)."""
+    """Train a retriever and a reader together, from raw text alone.
+
+    Retrieval-augmented pre-training: REALM, Guu et al. 2020.
+    """
     from realm.console import Terminal, finish_step_on_interrupt, print_comparison
     from realm.workflows.pretraining.pretrain import pretrain as work
     from realm.workflows.pretraining.pretrain import resume
@@ -178,7 +204,7 @@ def search(
     as_of: AS_OF = None,
     as_json: JSON = False,
 ) -> None:
-    """Find passages: by meaning with a model, by words (BM25) without."""
+    """Find passages: by meaning with a model, by words without."""
     from realm.console import Terminal
     from realm.workflows.ask import search_passages
 
@@ -204,7 +230,10 @@ def show(
     ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Say what an artefact is and what it was made from: a knowledge base, snapshot, run, checkpoint, index."""
+    """Say what an artefact is, and what it was made from.
+
+    A knowledge base, snapshot, run, checkpoint, index, model, report.
+    """
     if examples:
         _show_examples(path, kb, as_json)
         return
@@ -232,7 +261,10 @@ def export(
     data: Annotated[str, typer.Option(help="For the model card: what it learnt from.")] = "",
     as_json: JSON = False,
 ) -> None:
-    """Write a run's newest checkpoint as a model to give away, with a card."""
+    """Write a run's newest checkpoint as a model to give away.
+
+    A folder, or one small file; with a model card.
+    """
     from realm.workflows.export import export as work
     from realm.workflows.showing.artefacts import size_text
 
@@ -247,7 +279,7 @@ def estimate(
     recipe: Annotated[str, typer.Option(help="The settings to start from.")] = "small",
     as_json: JSON = False,
 ) -> None:
-    """Disk, memory and time on this machine, before anything is built."""
+    """Disk, memory and time on this machine, before any work."""
     from realm.recipes import build
     from realm.workflows.estimating.estimate import estimate as work
 

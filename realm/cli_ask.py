@@ -44,7 +44,10 @@ def ask(
     batch: Annotated[int, typer.Option(min=1, help="With --questions: so many at a time.")] = 64,
     as_json: JSON = False,
 ) -> None:
-    """Fill a blank, or answer a question, and show what the answer rests on and which passages disagree."""
+    """Answer a question, or fill a blank, with the evidence.
+
+    It shows what the answer rests on, and which passages disagree.
+    """
     from realm.answering.conflicts import ConflictRule
     from realm.console import Terminal, print_answer
     from realm.workflows.ask import ask_question, ask_questions

@@ -48,7 +48,10 @@ def compare(
     limit: LIMIT = 0,
     as_json: JSON = False,
 ) -> None:
-    """Train and judge systems alike: BM25 and a reader, ORQA, REALM, closed book; intervals and paired differences."""
+    """Train and judge systems alike, with paired differences.
+
+    Closed book, BM25 and a reader, ORQA, REALM: the same text, questions, budget and judge; intervals over seeds.
+    """
     from realm.console import Terminal, finish_step_on_interrupt
     from realm.recipes.finetuning import build_finetuning
     from realm.workflows.comparing.compare import compare_systems
@@ -96,7 +99,10 @@ def ablate(
     limit: LIMIT = 0,
     as_json: JSON = False,
 ) -> None:
-    """The paper's table 2 at your budget: what each part of REALM is worth, published beside measured."""
+    """The paper's table 2 at your budget, published and measured.
+
+    What each part of REALM is worth (Guu et al. 2020).
+    """
     from realm.console import Terminal, finish_step_on_interrupt
     from realm.recipes.ablation import build_ablation
     from realm.workflows.comparing.ablate import ROWS

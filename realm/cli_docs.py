@@ -74,7 +74,10 @@ def docs_update(
     title: Annotated[str | None, typer.Option(help="The new title.")] = None,
     as_json: JSON = False,
 ) -> None:
-    """Change a document: one commit; passages whose text stays keep their vectors."""
+    """Change a document, in one commit.
+
+    Passages whose text stays keep their vectors.
+    """
     from realm.workflows.ingest import update_document
 
     _report_version(update_document(kb, id, text=text, file=file, replace_pieces=replace, title=title), as_json)
@@ -95,7 +98,10 @@ def docs_restore(
     as_of: Annotated[Any, typer.Option("--as-of", parser=moment, metavar="VERSION|TIME", help=f"As at {_MOMENT}.")],
     as_json: JSON = False,
 ) -> None:
-    """Make a document again what it was: a new version; nothing that came since is lost."""
+    """Make a document again what it was.
+
+    That is a new version: nothing that came since is lost.
+    """
     from realm.workflows.ingest import restore_document
 
     _report_version(restore_document(kb, id, as_of), as_json)

@@ -30,7 +30,10 @@ def edit_test(
     show: Annotated[int, typer.Option(min=0, help="Print so many edits.")] = 3,
     as_json: JSON = False,
 ) -> None:
-    """Replace answers in a copy of the documents, ask before and after without training: does the model follow?"""
+    """Edit documents in a copy and ask again: does it follow?
+
+    Answers are replaced and asked for before and after, without training.
+    """
     from realm.console import Terminal, table
     from realm.evaluation.edit_verdicts import table_rows, tell
     from realm.workflows.editing.edit_test import edit_test as work

@@ -106,7 +106,10 @@ def evaluate(
     limit: Annotated[int, typer.Option(min=0, help="So many questions, spread evenly; 0 for all.")] = 0,
     as_json: JSON = False,
 ) -> None:
-    """Judge a model on questions with known answers (--suite), or a run of pre-training on its held-out probe."""
+    """Judge a model on questions, or a run on its held-out probe.
+
+    Questions with known answers are named by --suite; without it, a run of pre-training is judged.
+    """
     from realm.console import Terminal, print_comparison, table
 
     terminal = Terminal(quiet=as_json)
@@ -163,7 +166,10 @@ def calibrate(
     limit: Annotated[int, typer.Option(min=0, help="So many questions, spread evenly; 0 for all.")] = 0,
     as_json: JSON = False,
 ) -> None:
-    """Make a model's confidence mean something, and let it abstain; one half of the questions judges the fit."""
+    """Make a model's confidence mean something; let it abstain.
+
+    One half of the questions is fitted on, the other judges the fit.
+    """
     from realm.console import Terminal, table
     from realm.workflows.judging.calibrate import calibrate_answers
 

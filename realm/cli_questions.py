@@ -26,7 +26,10 @@ def questions(
     show: Annotated[int, typer.Option(min=0, help="Print so many of them.")] = 10,
     as_json: JSON = False,
 ) -> None:
-    """Make questions from a knowledge base's own names, dates and phrases, each with its answer and passage."""
+    """Make questions from a knowledge base's own names and dates.
+
+    And phrases; each with its answer and the passage it comes from.
+    """
     from realm.config import override
     from realm.console import Terminal, finish_step_on_interrupt
     from realm.settings_corpus import CorpusQuestionsConfig
