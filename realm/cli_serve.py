@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -38,21 +40,22 @@ def serve(
 
     tokens = read_tokens({"read": read_token_file, "write": write_token_file}, os.environ)
     config = override(ServiceConfig(), settings or [])
-    _log_to_stderr()
-    work(
-        model,
-        kb,
-        host=host,
-        port=port,
-        tokens=tokens,
-        config=config,
-        bf16=bf16,
-        on_listen=lambda address: typer.echo(f"listening on {address}", err=True),
-    )
+    with _log_to_stderr():
+        work(
+            model,
+            kb,
+            host=host,
+            port=port,
+            tokens=tokens,
+            config=config,
+            bf16=bf16,
+            on_listen=lambda address: typer.echo(f"listening on {address}", err=True),
+        )
     typer.echo("stopped", err=True)
 
 
-def _log_to_stderr() -> None:
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
     """A line a request, and what the server itself complains of."""
     import logging
     import sys
@@ -62,8 +65,16 @@ def _log_to_stderr() -> None:
     form.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(form)
-    for name, level in (("realm.service", logging.INFO), ("uvicorn", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.setLevel(level)
-        logger.addHandler(handler)
+    loggers = {name: logging.getLogger(name) for name in ("realm.service", "uvicorn")}
+    before = {name: (logger.level, logger.propagate) for name, logger in loggers.items()}
+    for name, logger in loggers.items():
+        logger.setLevel(logging.INFO if name == "realm.service" else logging.WARNING)
         logger.propagate = False
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for name, logger in loggers.items():
+            logger.removeHandler(handler)
+            logger.setLevel(before[name][0])
+            logger.propagate = before[name][1]

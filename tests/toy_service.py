@@ -10,6 +10,7 @@ import httpx
 
 from realm.config import DataConfig, PretrainConfig
 from realm.service.core import Service
+from realm.service.schemas import ErrorBody
 from realm.service.server import Layers
 from realm.types import Document
 
@@ -57,3 +58,13 @@ class Client:
 
 Serve = Callable[..., Client]
 """Opens a service with settings; see the fixture `serve`."""
+
+
+def error(response: Any, status: int, code: str) -> str:
+    """The message of an error of the one shape."""
+    assert response.status_code == status, response.text
+    body = ErrorBody.model_validate(response.json())
+    assert body.error.code == code, response.text
+    assert body.error.request_id == response.headers["x-request-id"]
+    assert "\n" not in body.error.message
+    return body.error.message

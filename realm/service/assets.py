@@ -8,12 +8,7 @@ from importlib import resources
 from pathlib import PurePath
 
 from realm import files
-from realm.errors import MissingLibraryError
-
-try:
-    from fastapi import APIRouter, HTTPException, Request, Response
-except ModuleNotFoundError as error:
-    raise MissingLibraryError("fastapi", "serve", "realm serve") from error
+from realm.service.framework import APIRouter, HTTPException, Request, Response
 
 INDEX = "index.html"
 TYPES = {

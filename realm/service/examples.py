@@ -9,6 +9,7 @@ STATUSES = {
     401: "No token, or a wrong one.",
     403: "The token may not do this, or the request comes from another web page.",
     404: "No such document or version.",
+    408: "The body came too slowly.",
     409: "The document is there already.",
     413: "The body is too large.",
     415: "The body is not JSON.",
@@ -32,6 +33,10 @@ ASK: dict[str, Any] = {
 SEARCH: dict[str, Any] = {
     "meaning": {"summary": "By meaning", "value": {"query": "paintings of the civil war", "k": 3}},
     "words": {"summary": "By words (BM25)", "value": {"query": "Guernica", "by": "words", "where": "lang = 'en'"}},
+}
+RESTORE: dict[str, Any] = {
+    "version": {"summary": "As of a version", "value": {"as_of": 7}},
+    "time": {"summary": "As of a time", "value": {"as_of": "2024-05-01T09:30+02:00"}},
 }
 _GUERNICA = {
     "title": "Guernica",

@@ -3,15 +3,16 @@
 - From a browser: on loopback only a `Host` of this machine is served, so that no page can reach it under a name of its
   own (DNS rebinding); what changes something, and every other POST, comes from a page of the same origin or from no
   page at all; there is no CORS.
-- With tokens: one reads, one reads and writes (RFC 6750).
+- With tokens: one reads, one reads and writes (RFC 6750). The page for people asks for one; its files hold no
+  knowledge and are for everybody.
 - A body is read here, up to the limit, and handed on whole.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from realm.service.metrics import Metrics
 from realm.service.problems import SOON, Problem, RefusedError, problem_of
@@ -24,8 +25,10 @@ OPEN = frozenset({"/healthz", "/readyz"})
 UNCOUNTED = OPEN | {"/metrics"}
 READS = frozenset({"/v1/ask", "/v1/search"})
 """What is asked by POST and changes nothing."""
+CLOSE = {"Connection": "close"}
+"""Where the rest of a body is not read, nothing can follow it."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-STOPPING = RefusedError(503, "stopping", "the service is stopping: ask another, or again later", SOON)
+_HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
 SLOW_READER_SECONDS = 10.0
 """After the deadline, for a client that still reads an answer that has begun."""
 
@@ -60,11 +63,12 @@ class Gate:
             self._check_host(scope)
             if scope["path"] in OPEN:
                 if self.stopping and scope["path"] == "/readyz":
-                    raise STOPPING
+                    raise _stopping()
                 await self.app(scope, receive, send)
                 return
             self._check_origin(scope)
-            self._check_token(scope)
+            if not _is_page(scope):
+                self._check_token(scope)
             if scope["path"] in UNCOUNTED:
                 await self.app(scope, receive, send)
                 return
@@ -121,14 +125,14 @@ class Gate:
 
     def _check_room(self) -> None:
         if self.stopping:
-            raise STOPPING
+            raise _stopping()
         if self.in_flight >= self.limits.in_flight:
             raise RefusedError(
                 503, "busy", f"{self.limits.in_flight} requests are being answered already: try again", SOON
             )
 
     async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = asked_of(scope)
+        asked, body = asked_of(scope), None
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -145,18 +149,21 @@ class Gate:
         except TimeoutError:
             if asked.status:  # half an answer is no answer: the connection ends without the last piece
                 raise
-            late = f"no answer within {self.limits.seconds:g} seconds; an edit may be committed all the same"
-            await self._refuse(scope, send, Problem(504, "too_slow", late))
+            await self._refuse(scope, send, self._too_late(came=body is not None))
+
+    def _too_late(self, *, came: bool) -> Problem:
+        seconds = f"{self.limits.seconds:g} seconds"
+        if came:
+            message = f"no answer within {seconds}: ask for less, or later; an edit may be committed all the same"
+            return Problem(504, "too_slow", message)
+        return Problem(408, "slow_body", f"the body did not come within {seconds}: expected all of it", CLOSE)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. RefusedError when it is too large, before the rest of it is read, or not JSON."""
         most = self.limits.body_bytes
-        too_large = RefusedError(
-            413, "too_large", f"found a body of more than {most:,} bytes: expected less", {"Connection": "close"}
-        )
         length = header_of(scope, b"content-length") or ""
         if length.isdecimal() and int(length) > most:
-            raise too_large
+            raise _too_large(most)
         parts, size, more = [], 0, True
         while more:
             message = await receive()
@@ -165,7 +172,7 @@ class Gate:
             part = message.get("body", b"")
             size += len(part)
             if size > most:
-                raise too_large
+                raise _too_large(most)
             parts.append(part)
             more = message.get("more_body", False)
         kind = (header_of(scope, b"content-type") or "").partition(";")[0].strip().lower()
@@ -177,6 +184,14 @@ class Gate:
         asked = asked_of(scope)
         asked.code = problem.code
         await send_json(send, problem.status, problem.body(asked.request_id), problem.headers)
+
+
+def _stopping() -> RefusedError:
+    return RefusedError(503, "stopping", "the service is stopping: ask another, or again later", SOON)
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(413, "too_large", f"found a body of more than {most:,} bytes: expected at most so many", CLOSE)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -192,9 +207,12 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
+def _is_page(scope: Scope) -> bool:
+    """Whether it asks for a file of the page for people."""
+    return scope["method"] in ("GET", "HEAD") and (scope["path"] == "/" or scope["path"].startswith("/page/"))
+
+
 def _name(host: str) -> str:
-    """The name in a Host header, without its port."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
+    """The name in a Host header, without its port; "" where it is none."""
+    found = _HOST.fullmatch(host)
+    return "" if found is None else found["name"].strip("[]").lower()

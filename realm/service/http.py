@@ -1,7 +1,4 @@
-"""The HTTP API: which request is which call of the service. Who may come in, and how often, is `gate`'s business.
-
-A page for people would be mounted here beside the routes; it calls the same API.
-"""
+"""The HTTP API: which request is which call of the service. Who may come in, and how often, is `gate`'s business."""
 
 from __future__ import annotations
 
@@ -9,14 +6,30 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 from urllib.parse import quote, unquote
 
 from realm import __version__
-from realm.errors import AbsentError, MissingLibraryError, RealmError, UsageError
+from realm.errors import AbsentError, RealmError, UsageError
 from realm.knowledge.base import Counts
+from realm.knowledge.times import AsOf, read_as_of
 from realm.service import examples
+from realm.service.assets import page_routes
 from realm.service.core import Service
+from realm.service.framework import (
+    APIRouter,
+    Body,
+    FastAPI,
+    HTTPBearer,
+    JSONResponse,
+    Path,
+    Query,
+    Request,
+    RequestValidationError,
+    Response,
+    Security,
+    StreamingResponse,
+)
 from realm.service.problems import Problem, problem_of
 from realm.service.schemas import (
     Added,
@@ -31,20 +44,13 @@ from realm.service.schemas import (
     NewDocuments,
     OneDocumentOut,
     PageOut,
+    Restore,
     Search,
     StatusOut,
 )
 from realm.service.wire import Asked, asked_of
 from realm.types import Answer
 from realm.workflows.values import answer_json, document_json, hits_json
-
-try:
-    from fastapi import APIRouter, Body, FastAPI, Path, Query, Request, Response, Security
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse, StreamingResponse
-    from fastapi.security import HTTPBearer
-except ModuleNotFoundError as error:
-    raise MissingLibraryError("fastapi", "serve", "realm serve") from error
 
 LINES = "application/x-ndjson"
 PREFIX = "/v1"
@@ -58,7 +64,9 @@ _WORDS = {
 
 Id = Annotated[str, Path(description="Percent-encoded; slashes too, where the id ends in /history.")]
 Where = Annotated[str | None, Query(max_length=100_000, description="A predicate on the documents.")]
-AsOf = Annotated[int | None, Query(ge=1, description="Read this version.")]
+When = Annotated[
+    str | None, Query(max_length=64, description="Read this version, or as it was at this time (ISO 8601).")
+]
 
 
 def create_app(service: Service) -> FastAPI:
@@ -74,6 +82,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(_questions(service))
     app.include_router(_documents(service))
     app.include_router(_probes(service))
+    app.include_router(page_routes())
 
     def tell(request: Request, problem: Problem) -> Response:
         asked = asked_of(request.scope)
@@ -116,7 +125,7 @@ def _ok(model: Any, description: str, example: Any, **more: Any) -> dict[int | s
 
 
 def _questions(service: Service) -> APIRouter:
-    router = _router(400, 401, 403, 404, 413, 415, 422, 500, 503, 504)
+    router = _router(400, 401, 403, 404, 408, 413, 415, 422, 500, 503, 504)
     lines = {LINES: {"schema": {"type": "string", "description": "An answer, or an error, a line."}}}
 
     @router.post(
@@ -131,7 +140,8 @@ def _questions(service: Service) -> APIRouter:
             raise UsageError("found neither question nor questions, or both: expected one of them")
         asked = [body.question] if body.question is not None else list(body.questions or ())
         rule = None if body.conflicts is None else body.conflicts.rule()
-        coming = await service.ask(asked, body.k, body.where, body.as_of, body.aggregate, rule)
+        as_of = _moment(body.as_of)
+        coming = await service.ask(asked, body.k, body.where, as_of, body.aggregate, rule)
         if LINES in request.headers.get("accept", ""):
             return StreamingResponse(_lines(service, coming, asked_of(request.scope)), media_type=LINES)
         answers = [answer_json(answer) for answer in await _all(coming)]
@@ -144,7 +154,7 @@ def _questions(service: Service) -> APIRouter:
     )
     async def search(body: Annotated[Search, Body(openapi_examples=examples.SEARCH)]) -> Response:
         """Find passages by meaning, or by words."""
-        found = await service.search(body.query, body.k, body.where, body.as_of, body.by)
+        found = await service.search(body.query, body.k, body.where, _moment(body.as_of), body.by)
         return JSONResponse({"hits": hits_json(found.matches), "version": found.version})
 
     return router
@@ -178,7 +188,7 @@ async def _lines(service: Service, coming: Sequence[asyncio.Future[Answer]], ask
 
 
 def _documents(service: Service) -> APIRouter:
-    router = _router(400, 401, 403, 404, 413, 415, 422, 500, 503, 504)
+    router = _router(400, 401, 403, 404, 408, 413, 415, 422, 500, 503, 504)
     there: dict[int | str, dict[str, Any]] = {409: {"model": ErrorBody, "description": examples.STATUSES[409]}}
 
     @router.post(
@@ -201,12 +211,12 @@ def _documents(service: Service) -> APIRouter:
     )
     async def page(
         where: Where = None,
-        as_of: AsOf = None,
+        as_of: When = None,
         limit: Annotated[int, Query(ge=1, description="Documents of a page.")] = 50,
         cursor: Annotated[str | None, Query(description="As the page before gave it.")] = None,
     ) -> Response:
         """List documents by pages. All pages show the version of the first."""
-        version, after = _from_cursor(cursor, as_of)
+        version, after = _from_cursor(cursor, _moment(as_of))
         found = await service.page(where, limit, after, version)
         following = None if found.next is None else f"{found.version}.{found.next}"
         documents = [document_json(document) for document in found.documents]
@@ -229,14 +239,23 @@ def _documents(service: Service) -> APIRouter:
         older = changes[0]["version"] if changes and changes[0]["revision"] > 1 else None
         return JSONResponse({"changes": changes, "before": older})
 
+    @router.post(
+        f"{PREFIX}/documents/{{document_id:path}}/restore",
+        response_model=None,
+        responses=_ok(EditOut, "Restored, and seen by the next question.", examples.UPDATED),
+    )
+    async def restore(document_id: Id, body: Annotated[Restore, Body(openapi_examples=examples.RESTORE)]) -> Response:
+        """Make a document again what it was, also one that is deleted; nothing that came since is lost."""
+        return JSONResponse(_counts(await service.restore(_name(document_id), _moment(body.as_of))))
+
     @router.get(
         f"{PREFIX}/documents/{{document_id:path}}",
         response_model=None,
         responses=_ok(OneDocumentOut, "The document.", examples.DOCUMENT),
     )
-    async def get(document_id: Id, as_of: AsOf = None) -> Response:
+    async def get(document_id: Id, as_of: When = None) -> Response:
         """A document as it is, or was."""
-        found = await service.get(_name(document_id), as_of)
+        found = await service.get(_name(document_id), _moment(as_of))
         if found is None:
             raise AbsentError(f"no document {_name(document_id)!r}: GET {PREFIX}/documents lists them")
         document, change, version = found
@@ -277,12 +296,21 @@ def _name(document_id: str) -> str:
         raise UsageError("found an id that is not UTF-8: expected a percent-encoded one") from None
 
 
-def _from_cursor(cursor: str | None, as_of: int | None) -> tuple[int | None, int | None]:
+@overload
+def _moment(as_of: int | str) -> AsOf: ...
+@overload
+def _moment(as_of: int | str | None) -> AsOf | None: ...
+def _moment(as_of: int | str | None) -> AsOf | None:
+    """A version, or a time."""
+    return read_as_of(as_of) if isinstance(as_of, str) else as_of
+
+
+def _from_cursor(cursor: str | None, as_of: AsOf | None) -> tuple[AsOf | None, int | None]:
     """(version, after) of a page."""
     if cursor is None:
         return as_of, None
     found = _CURSOR.fullmatch(cursor)
-    if found is None or as_of not in (None, int(found[1])):
+    if found is None or (isinstance(as_of, int) and as_of != int(found[1])):
         raise UsageError("found a cursor that no page gave, or of another version: expected one as it was given")
     return int(found[1]), int(found[2])
 
@@ -291,7 +319,7 @@ def _from_cursor(cursor: str | None, as_of: int | None) -> tuple[int | None, int
 
 
 def _probes(service: Service) -> APIRouter:
-    router = _router(401, 500, 503)
+    router = _router(400, 401, 403, 500, 503, 504)
 
     @router.get(
         f"{PREFIX}/knowledge-base",

@@ -60,9 +60,10 @@ class Metrics:
         self._batch.observe(questions)
         self._batch_seconds.observe(seconds)
 
-    def edited(self, change: str, documents: int) -> None:
+    def edited(self, **documents: int) -> None:
         """Documents were added, updated or deleted."""
-        self._edits.labels(change).inc(documents)
+        for change, count in documents.items():
+            self._edits.labels(change).inc(count)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -54,6 +54,8 @@ def problem_of(error: BaseException, places: Mapping[str, str] | None = None) ->
         message = message.replace(path, name)
     if isinstance(error, RefusedError):
         return Problem(error.status, error.code, message, error.headers)
+    if isinstance(error, TimeoutError):
+        return Problem(504, "too_slow", "no answer in time: ask for less, or later")
     if isinstance(error, InUseError):
         return Problem(503, "busy", "somebody else is writing to the knowledge base: try again", SOON)
     for kind, status, code in KINDS:

@@ -59,6 +59,7 @@ _Day = Annotated[Date, BeforeValidator(_day)]
 _Scalar = Text | StrictBool | StrictInt | Annotated[StrictFloat, AfterValidator(_finite)]
 _Where = Annotated[Text, Field(max_length=WHERE_CHARACTERS)]
 _Count = Annotated[StrictInt, Field(ge=1)]
+_When = _Count | Annotated[Text, Field(max_length=64)]
 
 
 class _In(BaseModel):
@@ -90,7 +91,7 @@ class Ask(_In):
     questions: list[Text] | None = Field(None, min_length=1, description="Many, in place of `question`.")
     k: _Count | None = Field(None, description="Passages to read; as in training by default.")
     where: _Where | None = Field(None, description="A predicate on the documents.")
-    as_of: _Count | None = Field(None, description="Answer from this version.")
+    as_of: _When | None = Field(None, description="Answer from this version, or as of this time (ISO 8601).")
     aggregate: Literal["marginal", "best-span"] | None = Field(
         None, description="An answer's probability: over all its places, or of the best one."
     )
@@ -103,8 +104,14 @@ class Search(_In):
     query: Text
     k: _Count = 5
     where: _Where | None = Field(None, description="A predicate on the documents.")
-    as_of: _Count | None = Field(None, description="Search this version.")
+    as_of: _When | None = Field(None, description="Search this version, or as of this time (ISO 8601).")
     by: Literal["meaning", "words"] = Field("meaning", description="By the model's vectors, or by BM25.")
+
+
+class Restore(_In):
+    """Which state of a document to go back to."""
+
+    as_of: _When = Field(description="A version, or a time (ISO 8601).")
 
 
 class Content(_In):

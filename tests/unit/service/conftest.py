@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from realm.service.settings import ServiceConfig
 from realm.service.tokens import Tokens
 from realm.settings import override
 from realm.settings_finetune import FinetuneConfig
-from realm.workflows.store import create_or_open
+from realm.workflows.store import create_or_open, open_knowledge_base
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +48,27 @@ def answerer(bert: Path) -> QuestionAnswering:
     return QuestionAnswering(networks(bert)[0], reader, config)
 
 
+@pytest.fixture(scope="session")
+def template(bert: Path, realm: Realm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documents with their vectors, to be copied."""
+    folder = tmp_path_factory.mktemp("template") / "kb"
+    kb = create_or_open(folder, passages="sentences", max_tokens=40, tokenizer=str(bert))
+    kb.add(DOCUMENTS, encoder=realm.passage_encoder)
+    return folder
+
+
 @pytest.fixture
-def kb(bert: Path, tmp_path: Path) -> KnowledgeBase:
-    kb = create_or_open(tmp_path / "kb", passages="sentences", max_tokens=40, tokenizer=str(bert))
-    kb.add(DOCUMENTS)
-    return kb
+def kb(template: Path, tmp_path: Path) -> KnowledgeBase:
+    """The documents, to be edited."""
+    return open_knowledge_base(shutil.copytree(template, tmp_path / "kb"))
+
+
+def open_service(
+    model: Any, kb: KnowledgeBase, *settings: str, host: str = "127.0.0.1", tokens: Tokens | None = None
+) -> Client:
+    """A service that has not begun to open its model."""
+    service = Service(lambda: model, kb, override(ServiceConfig(), settings), Metrics())
+    return Client(guarded(service, host=host, tokens=tokens), service)
 
 
 @pytest.fixture
@@ -59,20 +76,12 @@ def serve(realm: Realm, kb: KnowledgeBase) -> Iterator[Serve]:
     """Opens services; every one is closed at the end."""
     opened: list[Service] = []
 
-    def open_one(
-        *settings: str,
-        model: Any = realm,
-        kb: KnowledgeBase = kb,
-        host: str = "127.0.0.1",
-        tokens: Tokens | None = None,
-        begin: bool = True,
-    ) -> Client:
-        service = Service(lambda: model, kb, override(ServiceConfig(), settings), Metrics())
-        opened.append(service)
-        layers = guarded(service, host=host, tokens=tokens)
+    def open_one(*settings: str, model: Any = realm, begin: bool = True, **more: Any) -> Client:
+        client = open_service(model, kb, *settings, **more)
+        opened.append(client.service)
         if begin:
-            service.open().result()
-        return Client(layers, service)
+            client.service.open().result()
+        return client
 
     yield open_one
     for service in opened:
@@ -81,4 +90,15 @@ def serve(realm: Realm, kb: KnowledgeBase) -> Iterator[Serve]:
 
 @pytest.fixture
 def client(serve: Serve) -> Client:
+    """A service with documents of its own."""
     return serve()
+
+
+@pytest.fixture(scope="module")
+def shared(realm: Realm, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """One for all tests of a file that change nothing."""
+    kb = open_knowledge_base(shutil.copytree(template, tmp_path_factory.mktemp("shared") / "kb"))
+    client = open_service(realm, kb)
+    client.service.open().result()
+    yield client
+    client.service.close()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from toy_service import BLANK, DOCUMENTS, Client, Serve
+from toy_service import BLANK, DOCUMENTS, Client, Serve, error
 
 from realm import __version__
 from realm.answering.ask import Realm
@@ -18,16 +19,6 @@ from realm.types import Document
 from realm.workflows.values import answer_json, document_json, hits_json
 
 NEW = {"id": "seoul", "title": "Seoul", "text": "The river Han runs through Seoul.", "source": "geo"}
-
-
-def error(response: Any, status: int, code: str) -> str:
-    """The message of an error of the one shape."""
-    assert response.status_code == status, response.text
-    body = schemas.ErrorBody.model_validate(response.json())
-    assert body.error.code == code, response.text
-    assert body.error.request_id == response.headers["x-request-id"]
-    assert "\n" not in body.error.message
-    return body.error.message
 
 
 # ---------------------------------------------------------------- asking
@@ -47,21 +38,21 @@ def test_a_question_is_answered_as_python_and_the_command_line_answer_it(
     schemas.AnswerOut.model_validate_json(response.content)
 
 
-def test_many_come_as_a_list_or_as_lines(client: Client) -> None:
+def test_many_come_as_a_list_or_as_lines(shared: Client) -> None:
     questions = [BLANK, "Radium was discovered by [MASK].", "The Danube flows through [MASK]."]
-    listed = client.post("/v1/ask", {"questions": questions}).json()
+    listed = shared.post("/v1/ask", {"questions": questions}).json()
     assert [answer["question"] for answer in listed] == questions
-    streamed = client.post("/v1/ask", {"questions": questions}, headers={"Accept": "application/x-ndjson"})
+    streamed = shared.post("/v1/ask", {"questions": questions}, headers={"Accept": "application/x-ndjson"})
     assert streamed.headers["content-type"].startswith("application/x-ndjson")
     lines = [json.loads(line) for line in streamed.text.splitlines()]
     assert [(line["question"], line["text"]) for line in lines] == [(a["question"], a["text"]) for a in listed]
 
 
-def test_a_faulty_question_is_a_line_and_fails_a_list(client: Client) -> None:
+def test_a_faulty_question_is_a_line_and_fails_a_list(shared: Client) -> None:
     questions = [BLANK, "no blank here", BLANK]
-    message = error(client.post("/v1/ask", {"questions": questions}), 400, "bad_request")
+    message = error(shared.post("/v1/ask", {"questions": questions}), 400, "bad_request")
     assert "[MASK]" in message
-    response = client.post("/v1/ask", {"questions": questions}, headers={"Accept": "application/x-ndjson"})
+    response = shared.post("/v1/ask", {"questions": questions}, headers={"Accept": "application/x-ndjson"})
     first, second, third = [json.loads(line) for line in response.text.splitlines()]
     assert first["text"] == third["text"] != ""
     assert second["error"]["code"] == "bad_request"
@@ -228,6 +219,33 @@ def test_history_by_pages(client: Client, kb: KnowledgeBase) -> None:
     assert [change["revision"] for change in seen] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_document_can_be_restored(client: Client, kb: KnowledgeBase, realm: Realm) -> None:
+    first = client.get("/v1/documents/curie").json()
+    client.put("/v1/documents/curie", {"text": "Something else."})
+    client.delete("/v1/documents/curie")
+    deleted = kb.version
+    restored = client.post("/v1/documents/curie/restore", {"as_of": first["version"]})
+    assert restored.status_code == 200 and restored.json()["added"] == 1, restored.text
+    assert client.get("/v1/documents/curie").json()["document"] == first["document"]
+    assert kb.waiting(realm.passage_encoder.fingerprint).passages == 0
+    error(client.post("/v1/documents/curie/restore", {"as_of": deleted}), 404, "no_such_document")
+    error(client.post("/v1/documents/curie/restore", {}), 422, "malformed")
+
+
+def test_as_of_a_time(client: Client, kb: KnowledgeBase) -> None:
+    before = kb.version
+    client.put("/v1/documents/curie", {"text": "Changed."})
+    now = datetime.now(UTC).isoformat()
+    assert client.get("/v1/documents/curie", params={"as_of": str(before)}).json()["version"] == before
+    assert client.get("/v1/documents/curie", params={"as_of": now}).json()["document"]["text"] == "Changed."
+    assert client.post("/v1/ask", {"question": BLANK, "as_of": now}).json()["knowledge_base_version"] == kb.version
+    assert client.post("/v1/search", {"query": "x", "as_of": now, "by": "words"}).status_code == 200
+    assert client.get("/v1/documents", params={"as_of": now}).json()["version"] == kb.version
+    error(client.post("/v1/ask", {"question": BLANK, "as_of": "yesterday"}), 400, "bad_request")
+    error(client.get("/v1/documents/curie", params={"as_of": "1999-01-01"}), 400, "bad_request")
+    error(client.get("/v1/documents", params={"as_of": "0"}), 404, "no_such_version")
+
+
 # ---------------------------------------------------------------- the rest
 
 
@@ -278,7 +296,7 @@ def test_openapi_describes_every_route_and_its_examples_are_asked(client: Client
     assert described["info"] == {**described["info"], "title": "realm", "version": __version__}
     document = "/v1/documents/{document_id}"
     rest = {"/v1/ask", "/v1/search", "/v1/documents", "/v1/knowledge-base", "/healthz", "/readyz", "/metrics"}
-    assert set(described["paths"]) == {document, f"{document}/history", *rest}
+    assert set(described["paths"]) == {document, f"{document}/history", f"{document}/restore", *rest}
     models = {name: model for name, model in vars(schemas).items() if isinstance(model, type)}
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
@@ -296,7 +314,7 @@ def test_openapi_describes_every_route_and_its_examples_are_asked(client: Client
                 # The documents of the examples are others: a blank is missing, a version, a document too much.
                 assert response.status_code in (200, 201, 400, 404, 409), (path, example, response.text)
                 if response.status_code == 400:
-                    assert "blank" in response.text or "where" in response.text
+                    assert "blank" in response.text or "as_of" in response.text
 
 
 @pytest.mark.parametrize(
@@ -308,8 +326,8 @@ def test_openapi_describes_every_route_and_its_examples_are_asked(client: Client
         ("/v1/ask", {"question": BLANK, "conflicts": {"ratio": 7}}),
     ],
 )
-def test_impossible_requests(client: Client, path: str, body: Any) -> None:
-    error(client.post(path, body), 400, "bad_request")
+def test_impossible_requests(shared: Client, path: str, body: Any) -> None:
+    error(shared.post(path, body), 400, "bad_request")
 
 
 @pytest.mark.parametrize(
@@ -335,16 +353,16 @@ def test_impossible_requests(client: Client, path: str, body: Any) -> None:
         ("/v1/documents", {"documents": []}),
     ],
 )
-def test_requests_of_another_shape(client: Client, path: str, body: Any) -> None:
-    error(client.post(path, body), 422, "malformed")
+def test_requests_of_another_shape(shared: Client, path: str, body: Any) -> None:
+    error(shared.post(path, body), 422, "malformed")
 
 
 @pytest.mark.parametrize(
     "raw",
     [b"{", b"\xff", b"[" * 100_000, b'{"question": "\\ud800"}', b'{"question": "a", "k": ' + b"9" * 5000 + b"}", b""],
 )
-def test_bodies_that_are_no_json(client: Client, raw: bytes) -> None:
-    response = client.request("POST", "/v1/ask", content=raw, headers={"Content-Type": "application/json"})
+def test_bodies_that_are_no_json(shared: Client, raw: bytes) -> None:
+    response = shared.request("POST", "/v1/ask", content=raw, headers={"Content-Type": "application/json"})
     assert response.status_code in (400, 422), response.text
     assert response.json()["error"]["code"] in ("bad_request", "malformed")
 
@@ -357,9 +375,9 @@ def test_numbers_that_json_has_no_word_for(client: Client, kb: KnowledgeBase) ->
     assert client.get("/v1/documents/nan").json()["document"]["metadata"] == {"size": None}
 
 
-def test_unknown_addresses_and_methods(client: Client) -> None:
-    error(client.get("/v2/ask"), 404, "not_found")
-    error(client.get("/docs"), 404, "not_found")
-    error(client.get("/v1/ask"), 405, "method_not_allowed")
-    error(client.get("/v1/ask/"), 404, "not_found")
-    error(client.get("/v1/documents/%ff"), 400, "bad_request")
+def test_unknown_addresses_and_methods(shared: Client) -> None:
+    error(shared.get("/v2/ask"), 404, "not_found")
+    error(shared.get("/docs"), 404, "not_found")
+    error(shared.get("/v1/ask"), 405, "method_not_allowed")
+    error(shared.get("/v1/ask/"), 404, "not_found")
+    error(shared.get("/v1/documents/%ff"), 400, "bad_request")
