@@ -14,6 +14,7 @@ from realm.errors import AbsentError, KnowledgeBaseError, UsageError
 from realm.files import staged_folder, write_json
 from realm.knowledge import reading, vectors, writing
 from realm.knowledge import schema as sc
+from realm.knowledge.columns import OnMisfit
 from realm.knowledge.reading import Match, Page, Revision
 from realm.knowledge.sourced import SourceDocuments
 from realm.knowledge.store import CONFIG, FORMAT, FORMAT_VERSION, Store, read_config
@@ -65,9 +66,7 @@ class KnowledgeBase:
         try:
             text_index = FTS(**{"with_position": False, **(text_search or {})})
         except TypeError as error:
-            raise UsageError(
-                f"text_search={dict(text_search or {})}: {error}; the settings are lancedb.index.FTS's"
-            ) from error
+            raise UsageError(f"text_search={text_search}: {error}; the settings are lancedb.index.FTS's") from error
         config = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -323,13 +322,18 @@ class KnowledgeBase:
         return self._writer.write([document], "update", encoder)
 
     def upsert(
-        self, documents: Iterable[Document], *, encoder: PassageEncoder | None = None, progress: Progress | None = None
+        self,
+        documents: Iterable[Document],
+        *,
+        encoder: PassageEncoder | None = None,
+        progress: Progress | None = None,
+        on_misfit: OnMisfit | None = None,
     ) -> Counts:
         """Add what is new, update what differs, leave the rest: running it again does nothing, and resumes an ingest.
 
-        DataError when one id comes twice with different content in one call.
+        DataError: an id twice with different content in one call, or metadata that doesn't fit without `on_misfit`.
         """
-        return self._writer.write(documents, "upsert", encoder, progress)
+        return self._writer.write(documents, "upsert", encoder, progress, on_misfit=on_misfit)
 
     def kept_in_step(self, source: str) -> SourceDocuments:
         """The documents that come from a source, for `syncing`. UsageError as of a version."""

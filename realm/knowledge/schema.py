@@ -8,7 +8,6 @@ one predicate filters passages without a join, and so that one edit of a documen
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,9 +51,6 @@ FIELDS = ("title", "source", "date", "lang", "url")
 PUBLIC = ("document_id", *FIELDS, "text", "number", "version", "revision", "updated_at")
 """Columns that a predicate is told about, besides metadata."""
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
-_TYPES: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
@@ -85,53 +81,6 @@ def document_hash(document: Document) -> str:
         value = document.metadata[key]
         parts += [key, type(value).__name__, str(value)]
     return fingerprint(*parts)
-
-
-def new_columns(documents: Sequence[Document], schema: pa.Schema) -> list[pa.Field]:
-    """Metadata columns that `documents` need and `schema` lacks. DataError when a value doesn't fit its column.
-
-    An int goes into a float column as a float; no other type is converted.
-    """
-    known = metadata_columns(schema)
-    folded = {name.lower(): name for name in schema.names}  # SQL names don't tell cases apart
-    fresh: dict[str, pa.DataType] = {}
-    for document in documents:
-        for key, value in document.metadata.items():
-            kind = _TYPES.get(type(value))
-            if kind is None:
-                raise DataError(
-                    f"document {document.id!r}: metadata {key!r} is a {type(value).__name__}: "
-                    f"expected str, int, float or bool"
-                )
-            if key not in known and key not in fresh:
-                _check_name(key, folded, document.id)
-                folded[key.lower()] = key
-                fresh[key] = kind
-                continue
-            have = known.get(key) or fresh[key]
-            if kind == have or (kind == pa.int64() and have == pa.float64()):
-                continue
-            if key in fresh and {kind, have} == {pa.int64(), pa.float64()}:
-                fresh[key] = pa.float64()
-                continue
-            raise DataError(
-                f"document {document.id!r}: metadata {key!r} is {value!r} ({kind}), but the column holds {have}: "
-                f"give every document the same type or another key"
-            )
-    return [pa.field(name, kind) for name, kind in fresh.items()]
-
-
-def _check_name(key: str, folded: Mapping[str, str], document_id: str) -> None:
-    if not _NAME.match(key):
-        raise DataError(
-            f"document {document_id!r}: metadata key {key!r} can't name a column: "
-            f"use a letter, then letters, digits and underscores"
-        )
-    clash = folded.get(key.lower())
-    if clash is not None:
-        raise DataError(f"document {document_id!r}: metadata key {key!r} names the same column as {clash!r}: rename it")
-    if key.startswith(VECTOR):
-        raise DataError(f"document {document_id!r}: metadata key {key!r} begins with {VECTOR!r}: rename it")
 
 
 def check_passages(document: Document, passages: Sequence[Passage]) -> None:

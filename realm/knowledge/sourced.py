@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from realm.knowledge import origins
+from realm.knowledge.columns import Misfit, fitting
 from realm.knowledge.origins import Held, Origin
 from realm.knowledge.store import Store
 from realm.knowledge.vectors import PassageEncoder
@@ -33,6 +34,10 @@ class SourceDocuments:
             headers = read_headers(self.store.at(), ids)
         mine = {i: header for i, header in headers.items() if header.get(origins.SOURCE) == self.source}
         return {i: header[origins.FILE] for i, header in mine.items() if header["change"] != "deleted"}
+
+    def fitting(self, documents: Sequence[Document]) -> tuple[list[Document], list[tuple[Document, Misfit]]]:
+        """Those that the present table has room for, see `columns.fitting`."""
+        return fitting(documents, self.store.at().schema)
 
     def write(
         self, documents: Sequence[Document], files: Mapping[str, str], encoder: PassageEncoder | None = None

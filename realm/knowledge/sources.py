@@ -36,6 +36,8 @@ class SourceReport:
     """Pages that were dropped on purpose (lists and disambiguation pages)."""
     num_ignored_files: int = 0
     """Files of a folder that no reader is for."""
+    places: dict[str, str] | None = None
+    """Where each document was found, by its id; kept for who gives a dict, and empties it."""
 
     @property
     def num_problems(self) -> int:
@@ -46,6 +48,12 @@ class SourceReport:
         self.num_skipped += problem.skips
         if len(self.problems) < self.keep:
             self.problems.append(problem)
+
+    def meet(self, problem: Problem, *, refuse: bool) -> None:
+        """`add` it, or end the reading with a DataError."""
+        if refuse:
+            raise DataError(f"{problem}; correct it, or skip such records (on_error=skip)")
+        self.add(problem)
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
@@ -95,26 +103,23 @@ def _read(
     source: str | Path, format: str, on_error: OnError, report: SourceReport, options: Options
 ) -> Iterator[Document]:
     seen: set[int] = set()
-    before = len(report.problems)
+    before, refuse = len(report.problems), on_error == "refuse"
 
     def ignored(path: Path) -> None:
         report.num_ignored_files += 1
 
-    def add(problem: Problem) -> None:
-        if on_error == "refuse":
-            raise DataError(f"{problem}; correct it, or skip such records (on_error=skip)")
-        report.add(problem)
-
     for document, where in _documents(records(source, format, options, ignored), format, options, report):
         if isinstance(document, Problem):
-            add(document)
+            report.meet(document, refuse=refuse)
             continue
         digest = int.from_bytes(hashlib.blake2b(document.id.encode(), digest_size=8).digest(), "little")
         if digest in seen:
-            add(Problem(where, "duplicate", f"id {document.id!r} again", "each id once"))
+            report.meet(Problem(where, "duplicate", f"id {document.id!r} again", "each id once"), refuse=refuse)
             continue
         seen.add(digest)
         report.documents += 1
+        if report.places is not None:
+            report.places[document.id] = where
         yield document
     if not seen:
         first = f"; first problem: {report.problems[before]}" if len(report.problems) > before else ""

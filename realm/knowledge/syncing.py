@@ -107,7 +107,7 @@ def sync(
             waiting.append((part, digest))
     added, updated, same = 0, 0, sum(marks[key].alive for key in run.unread if key in marks)
     for batch in batches(run.read(waiting, chosen, marks), set()):
-        kept = run.without_clashes(batch)
+        kept = run.without_misfits(run.without_clashes(batch))
         done = run.documents.write(kept, {document.id: run.file_of[document.id] for document in kept}, encoder)
         run.file_of.clear()
         added, updated, same = added + done.added, updated + done.updated, same + done.unchanged
@@ -171,9 +171,7 @@ class _Run:
 
     def add(self, problem: Problem, key: str, torn: bool | None = None) -> None:
         """Tell a problem of a file. torn: whether a document of it may be lost, as the problem says when None."""
-        if self.on_error == "refuse":
-            raise DataError(f"{problem}; correct it, or skip such records (on_error=skip)")
-        self.report.add(problem)
+        self.report.meet(problem, refuse=self.on_error == "refuse")
         self.faulty.add(key)
         if problem.skips if torn is None else torn:
             self.torn.add(key)
@@ -188,6 +186,16 @@ class _Run:
                 self.add(_again(document, f"{file}, as in {owner}"), file, torn=False)
             else:
                 kept.append(document)
+        return kept
+
+    def without_misfits(self, batch: Sequence[Document]) -> list[Document]:
+        """A batch without the documents whose metadata has another type than its column."""
+        kept, misfits = self.documents.fitting(batch)
+        for document, misfit in misfits:
+            file = self.file_of[document.id]
+            found = f"document {document.id!r} with {misfit.found}"
+            self.add(Problem(file, "type", found, misfit.expected), file)
+            self.report.documents -= 1
         return kept
 
     def delete_what_is_gone(self, listed: set[str]) -> int:

@@ -14,6 +14,7 @@ from realm.files import fingerprint
 from realm.knowledge import origins
 from realm.knowledge import schema as sc
 from realm.knowledge import vectors as vec
+from realm.knowledge.columns import OnMisfit, fitting, new_columns
 from realm.knowledge.origins import Origin
 from realm.knowledge.store import InUseError, Store
 from realm.types import Document, Passage, Progress
@@ -62,16 +63,22 @@ class Writer:
         encoder: vec.PassageEncoder | None = None,
         progress: Progress | None = None,
         known: vec.Kept | None = None,
+        on_misfit: OnMisfit | None = None,
     ) -> Counts:
         """Stream documents in. Commits every BATCH_DOCUMENTS documents or BATCH_CHARACTERS characters.
 
         known: vectors for passages that the rows to be replaced have none for.
+        on_misfit: told of a document whose metadata doesn't fit, which is then left out; None makes it an error.
         When it raises, the batches before the faulty one are committed, and that one is not.
         """
         self.store.check_writable()
         total = Counts(version=self.store.version)
         seen: set[int] = set()
         for batch in batches(documents, seen):
+            if on_misfit is not None:
+                batch, misfits = fitting(batch, self.store.at().schema)
+                for document, misfit in misfits:
+                    on_misfit(document, misfit)
             done = self.write_batch(batch, mode, encoder, known)
             total = Counts(total.added + done.added, total.updated + done.updated, total.unchanged + done.unchanged)
             if progress is not None:
@@ -125,7 +132,7 @@ class Writer:
             )
             if not changes:
                 return counts
-            fields = sc.new_columns([by_id[i] for i in changes], table.schema) + fresh.new_columns(table.schema)
+            fields = new_columns([by_id[i] for i in changes], table.schema) + fresh.new_columns(table.schema)
             fields += [] if origin is None else origins.new_columns(table.schema)
             # Everything that can be refused is refused before anything is written.
             schema = pa.schema([*table.schema, *fields])

@@ -11,13 +11,14 @@ from typing import Any
 
 from realm.errors import AbsentError, DataError, UsageError
 from realm.knowledge.base import Counts, KnowledgeBase
+from realm.knowledge.columns import Misfit, OnMisfit
 from realm.knowledge.options import Options
-from realm.knowledge.records import KEYS
+from realm.knowledge.records import KEYS, Problem
 from realm.knowledge.sources import SourceReport, read_documents
 from realm.knowledge.syncing import Synced, sync
 from realm.knowledge.times import AsOf
 from realm.types import Document
-from realm.workflows.reporting import Reporter, Silent
+from realm.workflows.reporting import ProgressCall, Reporter, Silent
 from realm.workflows.store import create_or_open, open_knowledge_base
 from realm.workflows.values import document_json, revision_json
 
@@ -61,7 +62,7 @@ def ingest_sources(
     kb = create_or_open(kb_path, passages=passages, max_tokens=max_tokens, tokenizer=tokenizer)
     totals = {"added": 0, "updated": 0, "unchanged": 0}
     totals |= {"deleted": 0, "edited": 0, "files": 0, "files_read": 0} if keep_in_step else {}
-    report = SourceReport()
+    report = SourceReport(places={})
     how: dict[str, Any] = {"format": format, "on_error": on_error, "report": report, **chosen}
     for source in sources:
         with reporter.stage(f"ingest {Path(source).name or source}", "documents") as progress:
@@ -69,7 +70,12 @@ def ingest_sources(
             if keep_in_step:
                 counts = sync(kb, source, allow_empty=allow_empty, progress=progress, **how)
             else:
-                counts = kb.upsert(read_documents(source, **how), progress=progress)
+                found = read_documents(source, **how)
+                counts = kb.upsert(
+                    found,
+                    progress=_batchwise(report, progress),
+                    on_misfit=_misfits(report, on_error == "refuse", source),
+                )
         for name in totals:
             totals[name] += getattr(counts, name)
     return {
@@ -80,6 +86,28 @@ def ingest_sources(
         "version": kb.version,
         "problems": [str(problem) for problem in report.problems[:SHOWN_PROBLEMS]],
     }
+
+
+def _misfits(report: SourceReport, refuse: bool, source: str) -> OnMisfit:
+    """Counts a document whose metadata doesn't fit as a malformed record of its file."""
+
+    def tell(document: Document, misfit: Misfit) -> None:
+        where = (report.places or {}).get(document.id, source)
+        report.meet(Problem(where, "type", misfit.found, misfit.expected), refuse=refuse)
+        report.documents -= 1
+
+    return tell
+
+
+def _batchwise(report: SourceReport, progress: ProgressCall) -> ProgressCall:
+    """Forgets the places of documents that are committed."""
+
+    def follow(done: int, total: int | None) -> None:
+        if report.places is not None:
+            report.places.clear()
+        progress(done, total)
+
+    return follow
 
 
 def _options(assignments: Sequence[str]) -> dict[str, Any]:
