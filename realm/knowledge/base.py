@@ -173,9 +173,7 @@ class KnowledgeBase:
 
     def columns(self) -> dict[str, str]:
         """What `where` can name, with types: document fields and metadata keys."""
-        schema = self._store.table.schema
-        names = [*sc.PUBLIC, *sc.metadata_columns(schema)]
-        return {name: str(schema.field(name).type) for name in names}
+        return reading.public_columns(self._store.table)
 
     def encoders(self) -> dict[str, int]:
         """Fingerprints of the encoders that have vectors here, with their vector sizes."""

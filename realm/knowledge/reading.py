@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from realm.errors import UsageError
 from realm.knowledge import schema as sc
 from realm.knowledge import vectors as vec
+from realm.knowledge.predicates import parse, to_sql
 from realm.types import Document, Passage
 
 if TYPE_CHECKING:
@@ -70,34 +70,16 @@ class Page:
 
 
 def condition(table: LanceTable, kind: str, where: str | None) -> str:
-    """The rows of a kind that satisfy a user's predicate; UsageError when it is not one."""
+    """The rows of a kind that satisfy a user's predicate; PredicateError when it is not one."""
     if where is None or not where.strip():
         return kind
-    try:
-        _check_parentheses(where)
-        # Planning parses the predicate and checks names and types without reading a row.
-        table.search().where(f"({where}\n)").explain_plan()
-    except (ValueError, RuntimeError, OSError) as error:
-        known = ", ".join([*sc.PUBLIC, *sc.metadata_columns(table.schema)])
-        reason = str(error).splitlines()[0].removeprefix("Invalid input, ").split(". Valid fields")[0][:160]
-        raise UsageError(f"where={where!r} is not a predicate here ({reason}): the columns are {known}") from error
-    return f"({where}\n) AND {kind}"
+    return f"({to_sql(parse(where, public_columns(table)))}) AND {kind}"
 
 
-def _check_parentheses(where: str) -> None:
-    """A predicate must not close the parenthesis that we put around it."""
-    depth, quote = 0, ""
-    for character in where:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"`":
-            quote = character
-        else:
-            depth += (character == "(") - (character == ")")
-            if depth < 0:
-                break
-    if depth or quote:
-        raise ValueError("unbalanced parentheses or quotes")
+def public_columns(table: LanceTable) -> dict[str, str]:
+    """What a predicate may name, with types."""
+    names = [*sc.PUBLIC, *sc.metadata_columns(table.schema)]
+    return {name: str(table.schema.field(name).type) for name in names}
 
 
 def scan(

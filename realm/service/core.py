@@ -21,6 +21,7 @@ from realm.answering.conflicts import ConflictRule
 from realm.answering.questions import QuestionAnswering
 from realm.errors import UsageError
 from realm.knowledge.base import Counts, KnowledgeBase, Match, Page, Revision
+from realm.knowledge.predicates import parse
 from realm.knowledge.times import AsOf
 from realm.service.batching import Batcher
 from realm.service.metrics import Metrics
@@ -153,6 +154,7 @@ class Service:
             self._short("a question", question)
         self._small_k(k)
         check_asking(aggregate, k=k)
+        await self._check_where(where, as_of)
         asking = Asking(passages_to_read(self.model, k), where or None, as_of, aggregate, conflicts)
         batcher = self._present if as_of is None else self._past
         return [asyncio.wrap_future(batcher.submit(asking, question)) for question in questions]
@@ -168,6 +170,7 @@ class Service:
         """The best passages: by the model's vectors, or by BM25."""
         self._short("a query", query)
         self._small_k(k)
+        await self._check_where(where, as_of)
         if by == "words":
             return await self._reading(self._by_words, query, k, where, as_of)
         self._check_open()
@@ -294,6 +297,11 @@ class Service:
 
     def _check_open(self) -> None:
         self.model  # noqa: B018  # raises
+
+    async def _check_where(self, where: str | None, as_of: AsOf | None) -> None:
+        """A faulty predicate is told at once, and of a whole request, not of each of its questions."""
+        if where and as_of is None:
+            await self._reading(lambda: parse(where, self.kb.columns()))
 
     def _few(self, what: str, found: int, most: int) -> None:
         if found > most:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from realm.errors import AbsentError, DataError, PresentError, RealmError, UsageError
+from realm.knowledge.predicates import PredicateError
 from realm.knowledge.store import InUseError, NoVersionError
 
 
@@ -37,6 +38,7 @@ KINDS: tuple[tuple[type[RealmError], int, str], ...] = (
     (NoVersionError, 404, "no_such_version"),
     (PresentError, 409, "document_exists"),
     (DataError, 400, "bad_document"),
+    (PredicateError, 400, "bad_predicate"),
     (UsageError, 400, "bad_request"),
 )
 """The first that fits counts."""

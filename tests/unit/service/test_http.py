@@ -18,6 +18,7 @@ from realm.service import schemas
 from realm.types import Document
 from realm.workflows.values import answer_json, document_json, hits_json
 
+LINES = {"Accept": "application/x-ndjson"}
 NEW = {"id": "seoul", "title": "Seoul", "text": "The river Han runs through Seoul.", "source": "geo"}
 
 
@@ -42,7 +43,7 @@ def test_many_come_as_a_list_or_as_lines(shared: Client) -> None:
     questions = [BLANK, "Radium was discovered by [MASK].", "The Danube flows through [MASK]."]
     listed = shared.post("/v1/ask", {"questions": questions}).json()
     assert [answer["question"] for answer in listed] == questions
-    streamed = shared.post("/v1/ask", {"questions": questions}, headers={"Accept": "application/x-ndjson"})
+    streamed = shared.post("/v1/ask", {"questions": questions}, headers=LINES)
     assert streamed.headers["content-type"].startswith("application/x-ndjson")
     lines = [json.loads(line) for line in streamed.text.splitlines()]
     assert [(line["question"], line["text"]) for line in lines] == [(a["question"], a["text"]) for a in listed]
@@ -52,7 +53,7 @@ def test_a_faulty_question_is_a_line_and_fails_a_list(shared: Client) -> None:
     questions = [BLANK, "no blank here", BLANK]
     message = error(shared.post("/v1/ask", {"questions": questions}), 400, "bad_request")
     assert "[MASK]" in message
-    response = shared.post("/v1/ask", {"questions": questions}, headers={"Accept": "application/x-ndjson"})
+    response = shared.post("/v1/ask", {"questions": questions}, headers=LINES)
     first, second, third = [json.loads(line) for line in response.text.splitlines()]
     assert first["text"] == third["text"] != ""
     assert second["error"]["code"] == "bad_request"
@@ -81,7 +82,11 @@ def test_predicates_and_versions(client: Client, kb: KnowledgeBase) -> None:
     assert "guernica" in {e["passage"]["document_id"] for e in past["evidence"]}
     now = client.post("/v1/ask", {"question": BLANK}).json()
     assert "guernica" not in {e["passage"]["document_id"] for e in now["evidence"]}
-    assert "columns are" in error(client.post("/v1/ask", {"question": BLANK, "where": "x = 1"}), 400, "bad_request")
+    for path, body in (("/v1/ask", {"question": BLANK}), ("/v1/search", {"query": "x"})):
+        for where in ("x = 1", "source = 'a' -- b", "position > 0"):
+            message = error(client.post(path, {**body, "where": where}, headers=LINES), 400, "bad_predicate")
+            assert "columns are document_id" in message
+    error(client.get("/v1/documents", params={"where": "source ="}), 400, "bad_predicate")
     message = error(client.post("/v1/ask", {"question": BLANK, "as_of": 999}), 404, "no_such_version")
     assert str(kb.path) not in message and "the knowledge base has no version 999" in message
 
