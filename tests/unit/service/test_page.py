@@ -1,0 +1,146 @@
+"""The page as people use it, in a real Chromium: needs playwright and a Chromium on the machine."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from toy_service import Serve
+
+from realm.service.assets import load_assets
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUESTION = "Guernica was painted by ____."
+ATTACK = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+
+
+def test_every_file_of_the_page_is_in_the_package_and_loads_nothing_from_elsewhere() -> None:
+    assets = load_assets()
+    assert {"index.html", "page.css", "app.js", "ask.js", "documents.js", "icon.svg"} <= assets.keys()
+    for name, asset in assets.items():
+        text = asset.body.decode("utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text and "https://" not in text.replace("https?:", ""), name
+        assert "innerHTML" not in text and "eval(" not in text, name
+
+
+def test_the_page_needs_no_token_and_only_its_own_files_are_served(serve: Serve) -> None:
+    client = serve(begin=False)
+    index = client.get("/")
+    assert index.status_code == 200 and "script-src 'self'" in index.headers["content-security-policy"]
+    assert client.get("/page/app.js").headers["content-type"].startswith("text/javascript")
+    again = client.get("/page/app.js", headers={"If-None-Match": client.get("/page/app.js").headers["etag"]})
+    assert again.status_code == 304 and again.content == b""
+    for name in ("..%2Fcore.py", "%2e%2e/core.py", "core.py", "nothing.js"):
+        assert client.get(f"/page/{name}").status_code == 404
+
+
+@pytest.fixture
+def page(serve: Serve) -> Iterator[Any]:
+    """A browser's page on a served knowledge base; what it complained of must be nothing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium on the machine")
+    server = uvicorn.Server(uvicorn.Config(serve().layers.frame, port=0, log_level="error", lifespan="off"))  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    complaints: list[str] = []
+    try:
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            found = browser.new_page(viewport={"width": 1100, "height": 800}, locale="en-GB", bypass_csp=False)
+            found.set_default_timeout(60_000)
+            found.on("pageerror", lambda error: complaints.append(str(error)))
+            found.goto(f"http://127.0.0.1:{port}/")
+            yield found
+            browser.close()
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert complaints == []
+
+
+def ask(page: Any, question: str) -> None:
+    page.fill("textarea", question)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".answer-card")
+
+
+def test_ask_edit_ask_again_history_restore(page: Any) -> None:
+    ask(page, QUESTION)
+    assert page.locator(".evidence > li").count() > 0
+    version = page.locator(".answer-card .soft", has_text="from version").inner_text()
+
+    page.locator(".evidence > li", has_text="Pablo Picasso").get_by_text("Open document").click()
+    page.get_by_role("button", name="Edit").click()
+    page.fill("textarea", f"Guernica was painted by Joan Miró in Paris. {ATTACK}")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_selector(".toast.good")
+    assert ATTACK in page.locator("article .whole").inner_text()  # shown, and never run
+    assert page.title().startswith("Guernica")
+
+    page.get_by_role("link", name="Ask", exact=True).click()
+    page.get_by_role("button", name="Ask again").click()
+    page.wait_for_selector(".sides")
+    before, after = (page.locator(".sides > div").nth(side).inner_text() for side in (0, 1))
+    assert version in before and version not in after
+    assert "Joan Miró" in after and "Joan Miró" not in before
+
+    page.goto(page.url.split("#")[0] + "#/documents/guernica")
+    page.get_by_role("button", name="Restore this").click()
+    page.wait_for_selector(".toast.good")
+    page.locator("article .whole", has_text="Pablo Picasso").wait_for()
+    assert page.locator(".history > li").count() == 3
+
+
+def test_lists_filters_and_wrong_filters(page: Any) -> None:
+    page.get_by_role("link", name="Documents").click()
+    page.wait_for_selector(".list")
+    assert page.locator(".list > li").count() == 3
+    page.get_by_label("Only documents where").fill("source = 'science'")
+    page.keyboard.press("Enter")
+    page.locator(".list > li").nth(1).wait_for(state="detached")
+    assert page.locator(".list > li").count() == 1
+    page.get_by_label("Only documents where").fill("colour = 'red'; DROP TABLE")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".toast.bad")
+    assert page.locator(".list > li").count() == 1  # what was there stays
+
+
+def test_small_screens_korean_and_no_answer(page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.click("#language")
+    page.get_by_role("button", name="질문").wait_for()
+    assert page.evaluate("document.documentElement.lang") == "ko"
+    ask(page, QUESTION)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everyone_can_use_it(page: Any, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+
+    def check(view: str) -> None:
+        found = [(fault["id"], fault["nodes"][0]["target"]) for fault in axe.run(page).response["violations"]]
+        assert found == [], view
+
+    page.emulate_media(color_scheme=scheme)
+    ask(page, QUESTION)
+    page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+    check("ask")
+    page.goto(page.url.split("#")[0] + "#/documents")
+    page.wait_for_selector(".list")
+    check("list")
+    page.locator(".list a").first.click()
+    page.wait_for_selector(".history")
+    check("document")
+    page.get_by_role("button", name="Edit").click()
+    page.wait_for_selector("textarea")
+    check("form")
