@@ -130,17 +130,20 @@ def docs_list(
 
 @docs.command("history")
 def docs_history(kb: KB, id: Annotated[str, typer.Argument(help="The document.")], as_json: JSON = False) -> None:
-    """Every version of a document."""
-    from realm.workflows.ingest import document_history
+    """Every version of a document, and what it changed.
+
+    Removed words as [-old-], added ones as {+new+}; --json gives all of the text.
+    """
+    from realm.workflows.history import document_history
 
     found = document_history(kb, id)
     if as_json:
         print_json(found)
         return
-    for revision in found:
-        typer.echo(
-            f"version {revision['version']}\t{revision['time']}\t{revision['change']}\t{short(revision['text'], 80)}"
-        )
+    from realm.console import print_change
+
+    for change in found:
+        print_change(change)
 
 
 def print_json(value: Any) -> None:

@@ -236,6 +236,43 @@ def _marked(text: str, span: tuple[int, int] | None, width: int = 160) -> str:
     )
 
 
+def print_change(change: Mapping[str, Any], around: int = 60, longest: int = 300) -> None:
+    """Print one change of a document, as `workflows.history` gives it, on standard output.
+
+    around: characters of unchanged text shown beside a change. longest: of a changed stretch.
+    """
+    out = Console(highlight=False, soft_wrap=True)
+    restored = f", the same as version {change['same_as']}" if change["same_as"] is not None else ""
+    out.print(f"[bold]version {change['version']}[/]  {change['time']}  {change['change']}{restored}")
+    lines = [(field["name"], _both(field["old"], field["new"])) for field in change["fields"]]
+    if any(kind != "same" for kind, _ in change["difference"]):
+        lines.append(("text", change["difference"]))
+    for name, pieces in lines:
+        line = Text(f"  {name}: ", style="dim")
+        for number, (kind, text) in enumerate(pieces):
+            last = number == len(pieces) - 1
+            if kind == "same":
+                head, tail = (0 if number == 0 else around), (0 if last else around)
+                line.append(_shortened(" ".join(f"|{text}|".split())[1:-1], head, tail), style="default")
+            else:
+                form, style = ("[-{}-]", "red") if kind == "removed" else ("{{+{}+}}", "green")
+                shown = _shortened(text.replace("\n", "¶"), longest // 2, longest // 2)
+                line.append(form.format(shown), style=style)
+        out.print(line)
+
+
+def _both(old: object, new: object) -> list[tuple[str, str]]:
+    pairs = (("removed", old), ("added", new))
+    return [(kind, str(value)) for kind, value in pairs if value is not None and value != ""]
+
+
+def _shortened(text: str, head: int, tail: int) -> str:
+    """A text without its middle, where it is long enough for that."""
+    if len(text) <= head + tail + 1:
+        return text
+    return text[:head] + "…" + text[len(text) - tail :]
+
+
 @contextmanager
 def finish_step_on_interrupt(terminal: Terminal) -> Iterator[Callable[[], bool]]:
     """Ctrl-C in training asks the loop to finish its step and save; a second one, or one elsewhere, stops at once.

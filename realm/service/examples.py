@@ -144,6 +144,14 @@ HISTORY = {
             "passages": 1,
             "title": "Guernica",
             "text": "Guernica was painted by Pablo Picasso in Paris in 1937.",
+            "difference": [
+                ["same", "Guernica was painted by Pablo Picasso in "],
+                ["removed", "Spain"],
+                ["added", "Paris"],
+                ["same", " in 1937."],
+            ],
+            "fields": [{"name": "date", "old": None, "new": "1937-06-04"}],
+            "same_as": None,
         }
     ],
     "before": 7,

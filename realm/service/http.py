@@ -260,7 +260,7 @@ def _documents(service: Service) -> APIRouter:
             raise AbsentError(f"no document {_name(document_id)!r}: GET {PREFIX}/documents lists them")
         document, change, version = found
         value = {"document": document_json(document), "document_version": change.version, "revision": change.revision}
-        return JSONResponse({**value, "time": change.time.isoformat(timespec="seconds"), "version": version})
+        return JSONResponse({**value, "time": change.time.isoformat(), "version": version})
 
     @router.put(
         f"{PREFIX}/documents/{{document_id:path}}",

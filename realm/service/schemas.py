@@ -262,8 +262,16 @@ class PageOut(_Out):
     cursor: str | None = Field(description="Gives the next page of the same version; null at the end.")
 
 
+class FieldOut(_Out):
+    """A field besides the text that a change gave another value."""
+
+    name: str
+    old: str | int | float | bool | None
+    new: str | int | float | bool | None
+
+
 class ChangeOut(_Out):
-    """A change of a document and the text that it left."""
+    """A change of a document, the text that it left, and what it changed."""
 
     version: int
     revision: int
@@ -272,6 +280,11 @@ class ChangeOut(_Out):
     passages: int
     title: str
     text: str
+    difference: list[tuple[Literal["same", "removed", "added"], str]] = Field(
+        description="The same and removed pieces are the text before, the same and added ones the text after."
+    )
+    fields: list[FieldOut]
+    same_as: int | None = Field(description="The version above that had the very same document, as when restored.")
 
 
 class HistoryOut(_Out):

@@ -18,9 +18,10 @@ from realm.knowledge.sources import SourceReport, read_documents
 from realm.knowledge.syncing import Synced, sync
 from realm.knowledge.times import AsOf
 from realm.types import Document
+from realm.workflows.history import history_of as history_of
 from realm.workflows.reporting import ProgressCall, Reporter, Silent
 from realm.workflows.store import create_or_open, open_knowledge_base
-from realm.workflows.values import document_json, revision_json
+from realm.workflows.values import document_json
 
 SHOWN_PROBLEMS = 20
 
@@ -205,26 +206,6 @@ def list_documents(kb_path: Path, *, where: str | None, as_of: AsOf | None, limi
     kb = open_knowledge_base(kb_path, as_of=as_of)
     page = kb.page(where, limit)
     return {"documents": [document_json(one) for one in page.documents], "total": page.total, "version": page.version}
-
-
-def document_history(kb_path: Path, document_id: str) -> list[dict[str, Any]]:
-    """Every change of a document with the text it left, oldest first. AbsentError when it never was."""
-    return history_of(open_knowledge_base(kb_path), document_id)
-
-
-def history_of(
-    kb: KnowledgeBase, document_id: str, limit: int | None = None, before: int | None = None
-) -> list[dict[str, Any]]:
-    """As `document_history`; of the newest `limit` changes, made before version `before`. AbsentError when it never
-    was."""
-    revisions = kb.history(document_id, limit=limit, before=before)
-    if not revisions and (before is None or kb.revision(document_id) is None):
-        raise AbsentError(f"no document {document_id!r} in {kb.path}, now or before; `realm docs list` shows the ids")
-    found = []
-    for revision in revisions:
-        document = kb.at(revision.version).get(document_id)
-        found.append(revision_json(revision, document.text if document else ""))
-    return found
 
 
 def _read_text(path: Path) -> str:

@@ -71,7 +71,7 @@ def revision_json(revision: Revision, text: str) -> dict[str, Any]:
     return {
         "version": revision.version,
         "revision": revision.revision,
-        "time": revision.time.isoformat(timespec="seconds"),
+        "time": revision.time.isoformat(),  # exact: given as a time to read as of, it means this version
         "change": revision.change,
         "passages": revision.num_passages,
         "title": revision.title,
