@@ -29,7 +29,7 @@ from realm.service.problems import SOON, RefusedError
 from realm.service.settings import ServiceConfig
 from realm.types import Answer, Document
 from realm.workflows.ask import passages_to_read
-from realm.workflows.ingest import history_of
+from realm.workflows.history import history_of
 
 Model = Realm | QuestionAnswering
 T = TypeVar("T")
@@ -66,6 +66,10 @@ class Found:
     version: int
 
 
+class _Closing(Exception):
+    """Carries the end of the service into an embedding."""
+
+
 class Service:
     """Opens the model in the background; until then everything that needs it is refused with 503."""
 
@@ -80,6 +84,9 @@ class Service:
         self._complete = -1
         """The version of which every passage was seen to have a vector."""
         self._embedding: Future[None] | None = None
+        self._embedded: tuple[int, int | None] | None = None
+        """How far the present embedding is: passages done, and all of them."""
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         window, size = config.batching.window_ms / 1000, config.batching.size
         self._present, self._past = (
@@ -94,7 +101,8 @@ class Service:
         return self._editor.submit(self._open)
 
     def close(self) -> None:
-        """Finish what was taken. An edit that has begun is committed."""
+        """Finish what was taken. An edit that has begun is committed; embedding stops and goes on at the next start."""
+        self._closing.set()
         self._present.close()
         self._past.close()
         self._editor.shutdown()
@@ -106,7 +114,9 @@ class Service:
     def model(self) -> Model:
         """RefusedError (503) until it is open."""
         if self._model is None:
-            raise RefusedError(503, "not_ready", "the model is being opened: try again", SOON)
+            done, total = self._embedded or (0, None)
+            embedding = f"{done:,} of {total:,} passages are embedded" if total else "the model is being opened"
+            raise RefusedError(503, "not_ready", f"{embedding}: try again", SOON)
         return self._model
 
     @property
@@ -229,12 +239,20 @@ class Service:
             self._embed(model)
             self._model = model
             log.info("ready: version %d of the knowledge base", self.kb.version)
+        except _Closing:
+            pass
         except BaseException as error:
             self.failure = error
             raise
 
     def _embed(self, model: Model) -> None:
-        self.kb.embed_missing(model.passage_encoder)
+        def progress(done: int, total: int | None) -> None:
+            self._embedded = done, total
+            if self._closing.is_set():
+                raise _Closing
+
+        self.kb.embed_missing(model.passage_encoder, progress=progress)
+        self._embedded = None
 
     def _not_embedded(self) -> str:
         version = self.kb.version

@@ -56,7 +56,7 @@ ADD: dict[str, Any] = {
 }
 UPDATE: dict[str, Any] = {"whole": {"summary": "The whole document, without its id", "value": _GUERNICA}}
 
-# Nulls are left out of examples by FastAPI, so there are none.
+
 _PASSAGE = {
     "document_id": "guernica",
     "number": 0,

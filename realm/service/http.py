@@ -79,10 +79,9 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(_questions(service))
-    app.include_router(_documents(service))
-    app.include_router(_probes(service))
-    app.include_router(page_routes())
+    routers = [_questions(service), _documents(service), _probes(service)]
+    for router in (*routers, page_routes()):
+        app.include_router(router)
 
     def tell(request: Request, problem: Problem) -> Response:
         asked = asked_of(request.scope)
@@ -105,7 +104,20 @@ def create_app(service: Service) -> FastAPI:
         app.add_exception_handler(status, refused)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(Exception, ours)  # raised on for the log, after the answer
+    describe = app.openapi
+    app.openapi = lambda: _with_examples(describe(), routers)  # type: ignore[method-assign]
     return app
+
+
+def _with_examples(described: dict[str, Any], routers: Sequence[APIRouter]) -> dict[str, Any]:
+    """The examples of answers as they are: FastAPI leaves nulls out of them, which answers hold."""
+    for route in (route for router in routers for route in router.routes):
+        content = getattr(route, "responses", {}).get(200, {}).get("content", {}).get("application/json", {})
+        if "example" in content:
+            for method in getattr(route, "methods", ()):
+                operation = described["paths"][getattr(route, "path_format", "")][method.lower()]
+                operation["responses"]["200"]["content"]["application/json"]["example"] = content["example"]
+    return described
 
 
 def _router(*statuses: int) -> APIRouter:

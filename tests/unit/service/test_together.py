@@ -13,7 +13,7 @@ from toy_service import BLANK, Client, Serve
 
 from realm.answering.ask import Realm
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
-from realm.types import Passage
+from realm.types import Document, Passage
 
 ASKERS, EDITORS, ROUNDS = 4, 2, 5
 
@@ -114,3 +114,21 @@ def test_questions_that_come_together_are_answered_together(serve: Serve) -> Non
     assert [answer["question"] for answer in answers] == [f"Guernica {i} was painted by [MASK]." for i in range(6)]
     text = client.get("/metrics").text
     assert "realm_batch_questions_sum 6.0" in text and "realm_batch_questions_count 1.0" in text
+
+
+def test_an_embedding_does_not_hold_up_the_end(serve: Serve, realm: Realm, kb: KnowledgeBase) -> None:
+    kb.add([Document(f"d{i}", "", f"Number {i}.") for i in range(300)])
+    before = kb.waiting(realm.passage_encoder.fingerprint).passages
+    model = SlowToEncode(realm)
+    client = serve(model=model, begin=False)
+    opening = client.service.open()
+    assert model.encoding.wait(60)
+    ending = threading.Thread(target=client.service.close)
+    ending.start()
+    assert client.service._closing.wait(60)
+    model.let_go.set()
+    ending.join(60)
+    assert not ending.is_alive() and opening.result() is None and client.service.failure is None
+    assert kb.waiting(realm.passage_encoder.fingerprint).passages == before == 300, "the rest waits for the next start"
+    again = serve()
+    assert again.get("/readyz").status_code == 200
