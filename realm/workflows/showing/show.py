@@ -91,13 +91,12 @@ def _facts(kind: str, path: Path, facts: Mapping[str, Any], manifest: Mapping[st
 
 def _knowledge_base(path: Path) -> Facts:
     from realm.knowledge.base import KnowledgeBase
-    from realm.knowledge.schema import VECTOR
 
     kb = KnowledgeBase.open(path)
     passages = kb.num_passages()
     encoders, waiting = {}, []
     for name, dim in kb.encoders().items():
-        missing = kb.num_passages(f"{VECTOR}{name} IS NULL")
+        missing = kb.waiting(name).passages
         encoders[name] = f"{dim} numbers a passage, {passages - missing:,} passages"
         if missing:
             waiting.append(f"{missing:,} passages have no vector of {name} yet")
