@@ -122,7 +122,7 @@ class Service:
     @property
     def places(self) -> dict[str, str]:
         """Paths on this machine, which no message may name, and what is said instead."""
-        return {str(self.kb.path): "the knowledge base"}
+        return {str(path): "the knowledge base" for path in (self.kb.path, self.kb.path.resolve())}
 
     async def check_ready(self) -> None:
         """RefusedError (503) until the model is open and every passage has its vector."""
@@ -318,7 +318,7 @@ class Service:
 
     async def _check_where(self, where: str | None, as_of: AsOf | None) -> None:
         """A faulty predicate is told at once, and of a whole request, not of each of its questions."""
-        if where and as_of is None:
+        if where and where.strip() and as_of is None:
             await self._reading(lambda: parse(where, self.kb.columns()))
 
     def _few(self, what: str, found: int, most: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,8 @@ KINDS: tuple[tuple[type[RealmError], int, str], ...] = (
 )
 """The first that fits counts."""
 
+_PATHS = re.compile(r"(?<![\w.])/?[\w.@+-]+(?:/[\w.@+-]+){2,}")
+"""The store's own words name files of this machine, and of the one it was built on."""
 SOON = {"Retry-After": "1"}
 
 
@@ -64,5 +67,5 @@ def problem_of(error: BaseException, places: Mapping[str, str] | None = None) ->
         if isinstance(error, kind):
             return Problem(status, code, message)
     if isinstance(error, RealmError):
-        return Problem(500, "failed", message)
+        return Problem(500, "failed", _PATHS.sub("...", message))
     return Problem(500, "internal", "the service failed: its log has the reason under this request id")

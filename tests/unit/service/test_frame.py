@@ -10,7 +10,9 @@ import pytest
 from toy_service import BLANK, Client, Serve, error
 
 from realm.answering.ask import Realm
+from realm.errors import KnowledgeBaseError
 from realm.knowledge.base import KnowledgeBase
+from realm.service.problems import problem_of
 
 
 def test_a_sane_request_id_is_kept_and_any_other_is_made(shared: Client) -> None:
@@ -82,9 +84,15 @@ def test_a_defect_is_told_to_the_log_and_not_to_the_client(
 
 def test_a_fault_of_the_store_names_no_path(client: Client, kb: KnowledgeBase) -> None:
     (kb.path / "passages.lance").rename(kb.path / "elsewhere.lance")
-    response = client.get("/v1/documents/curie")
-    message = error(response, 500, "failed")
-    assert str(kb.path) not in response.text and "the knowledge base" in message
+    for path in ("/v1/documents/curie", "/v1/documents", "/v1/documents/curie/history", "/v1/knowledge-base"):
+        response = client.get(path)
+        assert "the knowledge base" in error(response, 500, "failed")
+        assert str(kb.path.parent).strip("/") not in response.text
+    torn = KnowledgeBaseError(
+        f"{kb.path} could not be read: no file srv/data/kb/x.lance, /root/.cargo/a/b-1/c.rs:1:2, 3/4"
+    )
+    told = problem_of(torn, client.service.places).message
+    assert told == "the knowledge base could not be read: no file ..., ...:1:2, 3/4"
 
 
 def test_metrics_count_by_route_and_never_by_path(serve: Serve, realm: Realm, kb: KnowledgeBase) -> None:

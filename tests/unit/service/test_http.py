@@ -86,6 +86,7 @@ def test_predicates_and_versions(client: Client, kb: KnowledgeBase) -> None:
         for where in ("x = 1", "source = 'a' -- b", "position > 0"):
             message = error(client.post(path, {**body, "where": where}, headers=LINES), 400, "bad_predicate")
             assert "columns are document_id" in message
+        assert client.post(path, {**body, "where": " "}).status_code == 200
     error(client.get("/v1/documents", params={"where": "source ="}), 400, "bad_predicate")
     message = error(client.post("/v1/ask", {"question": BLANK, "as_of": 999}), 404, "no_such_version")
     assert str(kb.path) not in message and "the knowledge base has no version 999" in message
