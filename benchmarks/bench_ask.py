@@ -46,7 +46,7 @@ import transformers
 import realm
 from realm import KnowledgeBase, QuestionAnswering
 from realm.knowledge.base import PassageEncoder
-from realm.knowledge.catalog import resolve_model
+from realm.knowledge.fetching import resolve_model
 from realm.models.encoders import DenseEncoder
 from realm.models.span import SpanReader
 from realm.settings_finetune import FinetuneConfig

@@ -24,7 +24,7 @@ import torch
 import transformers
 
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.catalog import resolve_model
+from realm.knowledge.fetching import resolve_model
 from realm.knowledge.passages import SentenceSplitter
 from realm.knowledge.snapshot import Snapshot
 from realm.knowledge.spans import find_spans

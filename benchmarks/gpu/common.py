@@ -140,7 +140,7 @@ def pack(text: Text, out: Path, preset: int = 6) -> dict[str, Any]:
     """Text and model as files to take along; sizes in bytes. preset: of the model's compression."""
     import packed
 
-    from realm.knowledge.catalog import resolve_model
+    from realm.knowledge.fetching import resolve_model
 
     facts = packed.pack_text(text, out)
     packed.pack_model(Path(resolve_model(MODEL)), out / "model", preset)

@@ -23,7 +23,7 @@ import torch
 
 from realm import files
 from realm.errors import RealmError
-from realm.knowledge.catalog import resolve_model
+from realm.knowledge.fetching import resolve_model
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
 from realm.search.postings import Bm25

@@ -18,7 +18,8 @@ from realm import files
 from realm.answering.answerer import is_answerer
 from realm.config import PretrainConfig, from_json, to_json
 from realm.errors import ArtefactError
-from realm.knowledge.catalog import CATALOG, cache_folder, fetch, making, resolve_model
+from realm.knowledge.catalog import CATALOG
+from realm.knowledge.fetching import cache_folder, fetch, making, resolve_model
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.models.late import open_reader

@@ -10,13 +10,10 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from realm import files
 from realm.errors import ArtefactError, UnavailableError
-
-if TYPE_CHECKING:
-    from realm.knowledge.catalog import CatalogEntry
+from realm.knowledge.catalog import CatalogEntry
 
 
 def download(entry: CatalogEntry, folder: Path) -> Path:

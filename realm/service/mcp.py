@@ -9,9 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-
-from pydantic import Field
+from typing import Any, Literal, TypeVar
 
 from realm import __version__
 from realm.answering.questions import open_model
@@ -27,7 +25,7 @@ from realm.workflows.values import answer_json, document_json, hits_json
 try:
     from mcp.server.mcpserver import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
-    from mcp_types import ToolAnnotations
+    from mcp.types import ToolAnnotations
 except ModuleNotFoundError as error:
     raise MissingLibraryError("mcp", "serve", "realm mcp") from error
 
@@ -38,11 +36,6 @@ INSTRUCTIONS = (
     "disagree, `conflict` says so: report both sides."
 )
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-
-Where = Annotated[
-    str | None, Field(description="Only documents that satisfy it: source = 'reuters' and date >= date '2024-01-01'")
-]
-When = Annotated[str | None, Field(description="Read the documents as of a version, or of a time such as 2024-05-01")]
 
 
 def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
@@ -59,13 +52,15 @@ def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
 
     @server.tool(annotations=READS)
     async def ask(
-        question: Annotated[str, Field(description="A plain question; of a pre-trained model a sentence with ____")],
-        k: Annotated[int | None, Field(ge=1, description="Passages to read")] = None,
-        where: Where = None,
-        as_of: When = None,
+        question: str, k: int | None = None, where: str | None = None, as_of: str | None = None
     ) -> dict[str, Any]:
         """Answer a question from the documents, with the passages, spans and versions that the answer rests on, how
-        sure it is, and whether documents disagree. `abstained` is true where the documents don't say."""
+        sure it is, and whether documents disagree. `abstained` is true where the documents don't say.
+
+        question: a plain one; of a model that was only pre-trained a sentence with a blank, ____. k: passages to read.
+        where: only documents that satisfy it, as source = 'reuters' and date >= date '2024-01-01'. as_of: the documents
+        as of a version, 7, or of a time, 2024-05-01T09:30.
+        """
 
         async def work() -> dict[str, Any]:
             (coming,) = await service.ask([question], k, where, _as_of(as_of))
@@ -75,13 +70,16 @@ def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
 
     @server.tool(annotations=READS)
     async def search(
-        query: Annotated[str, Field(description="What to look for")],
-        k: Annotated[int, Field(ge=1, description="Passages")] = 5,
-        where: Where = None,
-        as_of: When = None,
-        by: Annotated[Literal["meaning", "words"], Field(description="The model's vectors, or BM25")] = "meaning",
+        query: str,
+        k: int = 5,
+        where: str | None = None,
+        as_of: str | None = None,
+        by: Literal["meaning", "words"] = "meaning",
     ) -> dict[str, Any]:
-        """Find passages of the documents, best first, each with its document's id and version."""
+        """Find k passages of the documents, best first, each with its document's id and version.
+
+        by: "meaning" is the model's vectors, "words" BM25. where, as_of: see `ask`.
+        """
 
         async def work() -> dict[str, Any]:
             found = await service.search(query, k, where, _as_of(as_of), by)
@@ -90,10 +88,8 @@ def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
         return await told(work)
 
     @server.tool(annotations=READS)
-    async def get_document(
-        document_id: Annotated[str, Field(description="As evidence and hits name it")], as_of: When = None
-    ) -> dict[str, Any]:
-        """Read a whole document, as it is or as it was."""
+    async def get_document(document_id: str, as_of: str | None = None) -> dict[str, Any]:
+        """Read a whole document, as it is or as it was. document_id: as evidence and hits name it. as_of: see `ask`."""
 
         async def work() -> dict[str, Any]:
             found = await service.get(document_id, _as_of(as_of))

@@ -18,7 +18,7 @@ from realm.answering.pretrained import CARD, locate
 from realm.errors import ArtefactError, UnavailableError
 from realm.evaluation.report import Example
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.catalog import fetch
+from realm.knowledge.fetching import fetch
 from realm.knowledge.sources import read_documents
 from realm.recipes import build
 from realm.training.probe import Probe

@@ -21,7 +21,7 @@ from realm.config import DataConfig, EncoderConfig, PretrainConfig, ReaderConfig
 from realm.errors import DataError, MismatchError
 from realm.files import MANIFEST, fingerprint, read_json, staged_folder
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.catalog import resolve_model
+from realm.knowledge.fetching import resolve_model
 from realm.knowledge.snapshot import Snapshot
 from realm.knowledge.spans import SpanTable, find_spans
 from realm.models.backbone import load_tokenizer

@@ -43,7 +43,7 @@ class LazySplitter:
 
 def load_tokenizer(source: str) -> Any:
     """A fast tokenizer from a catalogue name, a folder or a hub id."""
-    from realm.knowledge.catalog import resolve_model
+    from realm.knowledge.fetching import resolve_model
     from realm.models.backbone import load_tokenizer as load
 
     return load(resolve_model(source))

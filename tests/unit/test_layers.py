@@ -30,7 +30,7 @@ TIERS = (
     ("console",),
     ("cli_docs",),
     ("service", "cli_ask", "cli_qa", "cli_compare", "cli_edit_test", "cli_questions"),
-    ("cli_serve",),
+    ("cli_serve", "cli_mcp"),
     ("cli",),
 )
 """Lowest first. Rooms of one tier do not know each other."""

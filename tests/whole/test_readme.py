@@ -15,7 +15,8 @@ import tiny
 
 from realm.cli import app
 from realm.files import write_manifest
-from realm.knowledge.catalog import CATALOG, cache_folder
+from realm.knowledge.catalog import CATALOG
+from realm.knowledge.fetching import cache_folder
 
 DOCUMENTS = {
     "guernica": "Guernica was painted by Pablo Picasso in Paris in 1937. It hangs in Madrid.",

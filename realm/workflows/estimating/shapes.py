@@ -13,7 +13,8 @@ from torch import nn
 
 from realm.config import PretrainConfig
 from realm.errors import UsageError
-from realm.knowledge.catalog import CATALOG, cached, resolve_model
+from realm.knowledge.catalog import CATALOG
+from realm.knowledge.fetching import cached, resolve_model
 from realm.models.backbone import max_tokens, opening
 from realm.models.encoders import DenseEncoder, EncoderSettings
 from realm.models.late import READERS

@@ -12,7 +12,8 @@ from realm.answering.pretrained import is_model, locate
 from realm.config import EncoderConfig, PretrainConfig, from_json
 from realm.errors import ArtefactError, MismatchError
 from realm.files import MANIFEST, fingerprint, read_json
-from realm.knowledge.catalog import CATALOG, resolve_model
+from realm.knowledge.catalog import CATALOG
+from realm.knowledge.fetching import resolve_model
 from realm.knowledge.snapshot import Snapshot
 from realm.models.backbone import load_tokenizer
 from realm.models.encoders import KIND, DenseEncoder

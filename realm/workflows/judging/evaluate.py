@@ -19,7 +19,8 @@ from realm.evaluation.gains import ndcg
 from realm.evaluation.judging import Judged, Ranked, evidence_ranking, judge, units
 from realm.evaluation.patterns import PatternMatcher
 from realm.evaluation.retrieval import holds_answer
-from realm.knowledge.catalog import CATALOG, fetch
+from realm.knowledge.catalog import CATALOG
+from realm.knowledge.fetching import fetch
 from realm.knowledge.questions import read_flag, read_questions
 from realm.knowledge.result_files import Context, write_dpr_results
 from realm.knowledge.snapshot import Snapshot

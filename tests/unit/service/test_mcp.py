@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from mcp.client.client import Client
-from mcp_types import CallToolResult, TextContent
+from mcp.types import CallToolResult, TextContent
 from toy_service import BLANK
 
 from realm.answering.ask import Realm
