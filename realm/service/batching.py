@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -30,16 +31,17 @@ class Batcher(Generic[Key, Item, Result]):
 
     def __init__(
         self,
-        run: Callable[[Key, Sequence[Item]], Sequence[Result]],
+        run: Callable[[Key, Sequence[Item]], Iterable[Result]],
         *,
         window: float,
         size: int,
         name: str,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
-        """run: gives the results of items, in order. window: seconds that the first item waits for others.
+        """run: gives the results of items, in order; each is handed on as it comes.
 
-        size: items of a batch at most. on_batch: told how many items a batch had and how many seconds it took.
+        window: seconds that the first item waits for others. size: items of a batch at most.
+        on_batch: told how many items a batch had and how many seconds it took.
         """
         self._run, self._window, self._size, self._on_batch = run, window, size, on_batch
         self._waiting: dict[Key, list[_Job[Item, Result]]] = {}
@@ -92,16 +94,15 @@ class Batcher(Generic[Key, Item, Result]):
             return key, jobs[: self._size]
 
     def _answer(self, key: Key, jobs: Sequence[_Job[Item, Result]]) -> None:
+        left = deque(jobs)
         try:
-            results = self._run(key, [job.item for job in jobs])
-            if len(results) != len(jobs):
-                raise RuntimeError(f"{len(results)} results for {len(jobs)} items")
+            for result in self._run(key, [job.item for job in jobs]):
+                left.popleft().future.set_result(result)
+            if left:
+                raise RuntimeError(f"{len(jobs) - len(left)} results for {len(jobs)} items")
         except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
-            else:  # one faulty item must not fail the others
-                for job in jobs:
+            if len(jobs) > 1:  # one faulty item must not fail the others
+                for job in left:
                     self._answer(key, [job])
-            return
-        for job, result in zip(jobs, results, strict=True):
-            job.future.set_result(result)
+            elif left:
+                left[0].future.set_exception(error)

@@ -269,11 +269,11 @@ class Service:
                 self._embedding = self._editor.submit(self._embed, self.model)
         return f"{waiting:,} passages have no vector yet"
 
-    def _answer(self, how: Asking | Searching, asked: Sequence[str]) -> list[Any]:
+    def _answer(self, how: Asking | Searching, asked: Sequence[str]) -> Iterable[Any]:
         if isinstance(how, Searching):
             found = self.model.retrieval.search_many(asked, self.kb, how.k, how.where, how.as_of)
             return [Found(matches, found.version) for matches in found.matches]
-        answers: Iterable[Answer] = self.model.ask_many(
+        return self.model.ask_many(
             asked,
             self.kb,
             how.k,
@@ -283,7 +283,6 @@ class Service:
             conflicts=how.conflicts,
             batch=len(asked),
         )
-        return list(answers)
 
     def _by_words(self, query: str, k: int, where: str | None, as_of: AsOf | None) -> Found:
         now = self.kb.at(self.kb.version if as_of is None else as_of)

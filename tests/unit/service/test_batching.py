@@ -101,6 +101,28 @@ def test_results_that_do_not_fit_are_an_error_and_not_the_end() -> None:
     none.close()
 
 
+def test_a_result_is_there_before_those_behind_it() -> None:
+    let_go, tries = threading.Event(), []
+
+    def run(key: str, items: Sequence[str]) -> Iterator[str]:
+        tries.append(list(items))
+        for number, item in enumerate(items):
+            if number:
+                assert let_go.wait(30)
+            if item == "bad":
+                raise ValueError("a bad item")
+            yield item
+
+    made: Batcher[str, str, str] = Batcher(run, window=5.0, size=4, name="test")
+    first, second, bad, last = (made.submit("a", item) for item in ("1", "2", "bad", "4"))
+    assert first.result(30) == "1" and not second.done()
+    let_go.set()
+    assert (second.result(30), last.result(30)) == ("2", "4")
+    assert isinstance(bad.exception(30), ValueError)
+    made.close()
+    assert tries == [["1", "2", "bad", "4"], ["bad"], ["4"]], "what was answered is not asked again"
+
+
 def test_what_was_cancelled_is_not_asked() -> None:
     run = Recording(held=True)
     with batcher(run) as made:
