@@ -108,8 +108,8 @@ def sync(
     added, updated, same = 0, 0, sum(marks[key].alive for key in run.unread if key in marks)
     for batch in batches(run.read(waiting, chosen, marks), set()):
         kept = run.without_misfits(run.without_clashes(batch))
-        done = run.documents.write(kept, {document.id: run.file_of[document.id] for document in kept}, encoder)
-        run.file_of.clear()
+        done = run.documents.write(kept, {document.id: run.places[document.id][0] for document in kept}, encoder)
+        run.places.clear()
         added, updated, same = added + done.added, updated + done.updated, same + done.unchanged
         if progress is not None:
             progress(added + updated + same, None)
@@ -144,8 +144,8 @@ class _Run:
     parsed: set[str] = field(default_factory=set)
     seen: set[int] = field(default_factory=set)
     """Numbers of the ids that were given."""
-    file_of: dict[str, str] = field(default_factory=dict)
-    """Of the documents that wait to be written."""
+    places: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """File, and place as a report tells it, of the documents that wait to be written."""
 
     def read(
         self, waiting: Sequence[tuple[Part, str | None]], options: Options, marks: dict[str, _Mark]
@@ -162,7 +162,7 @@ class _Run:
                     self.add(_again(found, where), key, torn=False)
                     continue
                 self.seen.add(_number(found.id))
-                self.file_of[found.id] = key
+                self.places[found.id] = key, where
                 self.report.documents += 1
                 yield found
             self.parsed.add(key)
@@ -181,9 +181,9 @@ class _Run:
         before = self.documents.files([document.id for document in batch])
         kept = []
         for document in batch:
-            file, owner = self.file_of[document.id], before.get(document.id)
+            (file, where), owner = self.places[document.id], before.get(document.id)
             if owner in self.unread and owner != file:
-                self.add(_again(document, f"{file}, as in {owner}"), file, torn=False)
+                self.add(_again(document, f"{where}, as in {owner}"), file, torn=False)
             else:
                 kept.append(document)
         return kept
@@ -192,9 +192,8 @@ class _Run:
         """A batch without the documents whose metadata has another type than its column."""
         kept, misfits = self.documents.fitting(batch)
         for document, misfit in misfits:
-            file = self.file_of[document.id]
-            found = f"document {document.id!r} with {misfit.found}"
-            self.add(Problem(file, "type", found, misfit.expected), file)
+            file, where = self.places[document.id]
+            self.add(Problem(where, "type", misfit.found, misfit.expected), file)
             self.report.documents -= 1
         return kept
 

@@ -237,6 +237,23 @@ def test_a_malformed_file_keeps_what_it_gave(kb: KnowledgeBase, tmp_path: Path) 
     assert "3" in kb
 
 
+def test_metadata_that_does_not_fit_is_a_malformed_record(kb: KnowledgeBase, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    records = [{"id": str(n), "text": f"text {n}.", "size": n} for n in range(4)]
+    write(folder, {"a.jsonl": lines(*records)})
+    sync(kb, folder)
+    write(folder, {"a.jsonl": lines(*records[:2], {**records[2], "text": "new.", "size": "large"})})
+    for _ in range(2):
+        report = SourceReport()
+        done = sync(kb, folder, report=report)
+        assert (counts(done), done.files_read, report.num_skipped) == ((0, 0, 0, 4), 1, 1)
+        assert "a.jsonl:3: found metadata 'size'" in str(report.problems[0])
+    with pytest.raises(DataError, match="'size'"):
+        sync(kb, folder, on_error="refuse")
+    write(folder, {"a.jsonl": lines(*records[:2], {**records[2], "text": "new."})})
+    assert counts(sync(kb, folder)) == (0, 1, 1, 2) and texts(kb)["2"] == "new."
+
+
 def test_an_id_in_two_files_counts_once(kb: KnowledgeBase, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     same = {"id": "x", "text": "first."}
