@@ -18,6 +18,7 @@ from realm.cli_ask import ask
 from realm.cli_compare import ablate, compare
 from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, file_place, folder_place, print_json, short
 from realm.cli_edit_test import edit_test
+from realm.cli_mcp import mcp
 from realm.cli_qa import calibrate, evaluate, finetune
 from realm.cli_questions import questions
 from realm.cli_serve import serve
@@ -57,6 +58,7 @@ app.command()(compare)
 app.command()(ablate)
 app.command("edit-test")(edit_test)
 app.command()(serve)
+app.command()(mcp)
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 + SIGINT."""
 
@@ -120,6 +122,16 @@ def ingest(
     tokenizer: Annotated[
         str, typer.Option(help="Counts the word pieces: a catalogue name, a folder or a hub id.")
     ] = "all-MiniLM-L6-v2",
+    sync: Annotated[
+        bool,
+        typer.Option(
+            "--sync", help="Keep in step: also delete what vanished; files that did not change aren't parsed."
+        ),
+    ] = False,
+    allow_empty: Annotated[
+        bool,
+        typer.Option("--allow-empty", help="With --sync: a source that is missing or empty deletes its documents."),
+    ] = False,
     as_json: JSON = False,
 ) -> None:
     """Read documents into a knowledge base; again, only what changed.
@@ -138,15 +150,19 @@ def ingest(
         passages=passages,
         max_tokens=max_tokens,
         tokenizer=tokenizer,
+        keep_in_step=sync,
+        allow_empty=allow_empty,
         reporter=Terminal(quiet=as_json),
     )
     if as_json:
         print_json(result)
     else:
+        gone = f"{result['deleted']:,} deleted, " if sync else ""
+        by_hand = f" ({result['edited']:,} edited here and left so)" if result.get("edited") else ""
         typer.echo(
-            f"{kb}: {result['added']:,} added, {result['updated']:,} updated, {result['unchanged']:,} unchanged, "
-            f"{result['skipped']:,} records skipped; now {result['documents']:,} documents in {result['passages']:,} "
-            f"passages, version {result['version']}"
+            f"{kb}: {result['added']:,} added, {result['updated']:,} updated, {gone}{result['unchanged']:,} unchanged"
+            f"{by_hand}, {result['skipped']:,} records skipped; now {result['documents']:,} documents in "
+            f"{result['passages']:,} passages, version {result['version']}"
         )
         for problem in result["problems"]:
             typer.echo(f"  {problem}", err=True)

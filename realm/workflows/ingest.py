@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from realm.errors import AbsentError, DataError, UsageError
-from realm.knowledge.base import Counts, KnowledgeBase
+from realm.knowledge.base import Counts
 from realm.knowledge.columns import Misfit, OnMisfit
 from realm.knowledge.options import Options
 from realm.knowledge.records import KEYS, Problem
