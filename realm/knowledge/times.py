@@ -66,7 +66,7 @@ def version_at(store: Store, time: datetime) -> int:
     if not listed:
         raise KnowledgeBaseError(f"{store.path} has no version that can be opened: expected at least one")
     if time > max(sc.now(), *(version.time for version in listed)):
-        raise UsageError(f"found as_of={time.isoformat()}: expected a time that has been, it is {_told(sc.now())} now")
+        raise UsageError(f"found as_of={time.isoformat()}: expected a time that has been, it is {_now_told()} now")
     within = num_within(listed, time)
     # A document's stamp is older than the commit that holds it: the time that a history shows must find its version.
     ahead = within
@@ -78,7 +78,7 @@ def version_at(store: Store, time: datetime) -> int:
         within = within if stamp is None else ahead
     if within == 0:
         raise UsageError(
-            f"found as_of={time.isoformat()}: expected a time from the first version on, {_told(listed[0].time)}"
+            f"found as_of={time.isoformat()}: expected a time from the first version on, {listed[0].time.isoformat()}"
         )
     return listed[within - 1].version
 
@@ -89,8 +89,8 @@ def num_within(listed: Sequence[Version], time: datetime) -> int:
     return next((number for number, version in enumerate(listed) if version.time > time), len(listed))
 
 
-def _told(time: datetime) -> str:
-    return time.astimezone().isoformat(timespec="seconds")
+def _now_told() -> str:
+    return sc.now().astimezone().isoformat(timespec="seconds")
 
 
 def _stamp(table: LanceTable, version: int) -> datetime | None:
