@@ -10,7 +10,7 @@
               | column IS [NOT] NULL
               | column | TRUE | FALSE                    a column of true and false
     value     = 'text' ('' is a quote) | 12 | -1.5e3 | TRUE | FALSE | DATE 'YYYY-MM-DD' | TIMESTAMP 'ISO 8601'
-    column    = name | `name`                            capitals don't matter, as nowhere in the language
+    column    = name | `name`                            capitals don't matter, nor in the words above
 
 Nothing of what was written reaches the store: no functions, no comments, no columns but those that are told. As in SQL,
 a comparison with an absent value is unknown, NOT of it too, and what is unknown is left out.
@@ -18,15 +18,15 @@ a comparison with an absent value is unknown, NOT of it too, and what is unknown
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from datetime import date as Date
 from typing import Literal, NamedTuple, NoReturn
 
 from realm.errors import UsageError
+from realm.knowledge.predicate_values import KINDS, TEXT, TRUTH, Kind, Value, day, moment, whole
 
 MAX_DEPTH = 12
 """Of parentheses and NOTs within each other."""
@@ -34,7 +34,6 @@ MAX_TESTS = 200
 MAX_VALUES = 10_000
 """In all lists together."""
 
-Value = str | int | float | bool | Date | datetime
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
 
 
@@ -282,7 +281,7 @@ class _Parser:
                 operator: Operator = "!=" if sign == "<>" else sign  # type: ignore[assignment]
                 equal = operator in ("=", "!=")
                 return Comparison(column, operator, self._value(column) if equal else self._ordered(column))
-        if self._kind(column) is not _TRUTH:
+        if self._kind(column) is not TRUTH:
             self._expected(f"what {column} is compared with")
         return Holds(column)
 
@@ -307,19 +306,19 @@ class _Parser:
         self._at += 1
         return name
 
-    def _kind(self, column: str) -> _Kind:
-        kind = _KINDS.get(self._columns[column])
+    def _kind(self, column: str) -> Kind:
+        kind = KINDS.get(self._columns[column])
         if kind is None:
             raise _Wrong(f"{column} can't be compared")
         return kind
 
     def _ordered(self, column: str) -> Value:
-        if self._kind(column) is _TRUTH:
+        if self._kind(column) is TRUTH:
             raise _Wrong(f"{column} is true or false: expected = or !=")
         return self._value(column)
 
     def _pattern(self, column: str) -> str:
-        if self._kind(column) is not _TEXT:
+        if self._kind(column) is not TEXT:
             raise _Wrong(f"{column} is no text: expected no LIKE")
         pattern = self._value(column)
         assert isinstance(pattern, str)
@@ -334,11 +333,11 @@ class _Parser:
         if token.kind == "text":
             found = token.text.replace("''", "'")
         elif token.kind == "number":
-            found = float(token.text) if re.search("[.eE]", token.text) else _whole(token.text)
+            found = float(token.text) if re.search("[.eE]", token.text) else whole(token.text)
         elif token.kind == "name" and token.text.upper() in ("TRUE", "FALSE"):
             found = token.text.upper() == "TRUE"
         elif token.kind == "name" and token.text.upper() in ("DATE", "TIMESTAMP") and self._next.kind == "text":
-            read = _day if token.text.upper() == "DATE" else _moment
+            read = day if token.text.upper() == "DATE" else moment
             found = read(self._next.text)
             self._at += 1
         if found is None:
@@ -380,78 +379,3 @@ class _Parser:
 
 def _maybe_not(predicate: Predicate, negated: bool) -> Predicate:
     return Not(predicate) if negated else predicate
-
-
-# ---------------------------------------------------------------- kinds of columns
-
-
-class _Kind(NamedTuple):
-    words: str
-    fit: Callable[[Value], Value | None]
-    """The value as this kind holds it; None where it is of another."""
-
-
-def _whole_within(bits: int) -> Callable[[Value], Value | None]:
-    most = 2 ** (bits - 1) - 1
-
-    def fit(value: Value) -> Value | None:
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return value if type(value) is int and -most <= value <= most else None
-
-    return fit
-
-
-def _as_number(value: Value) -> Value | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        found = float(value)
-    except OverflowError:
-        return None
-    return found if math.isfinite(found) else None
-
-
-def _as_day(value: Value) -> Value | None:
-    if isinstance(value, str):
-        return _day(value)
-    return value if isinstance(value, Date) and not isinstance(value, datetime) else None
-
-
-def _as_moment(value: Value) -> Value | None:
-    if isinstance(value, Date) and not isinstance(value, datetime):
-        value = value.isoformat()
-    return _moment(value) if isinstance(value, str) else value if isinstance(value, datetime) else None
-
-
-def _whole(text: str) -> int | None:
-    return int(text) if len(text) <= 40 else None  # longer ones fit nowhere
-
-
-def _day(text: str) -> Date | None:
-    try:
-        return Date.fromisoformat(text) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else None
-    except ValueError:
-        return None
-
-
-def _moment(text: str) -> datetime | None:
-    """Without a zone it is local time, as in `as_of`."""
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
-_TEXT = _Kind("'text'", lambda value: value if isinstance(value, str) else None)
-_TRUTH = _Kind("true or false", lambda value: value if isinstance(value, bool) else None)
-_KINDS: Mapping[str, _Kind] = {
-    "string": _TEXT,
-    "bool": _TRUTH,
-    "int32": _Kind("a whole number of 32 bits", _whole_within(32)),
-    "int64": _Kind("a whole number of 64 bits", _whole_within(64)),
-    "double": _Kind("a number", _as_number),
-    "date32[day]": _Kind("a day as '2024-05-01'", _as_day),
-    "timestamp[us, tz=UTC]": _Kind("a time as '2024-05-01T09:30+02:00'", _as_moment),
-}
-"""By Arrow type."""
