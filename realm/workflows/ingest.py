@@ -1,4 +1,4 @@
-"""Documents in, out, and their history."""
+"""Documents in and out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from realm.knowledge.sources import SourceReport, read_documents
 from realm.knowledge.syncing import Synced, sync
 from realm.knowledge.times import AsOf
 from realm.types import Document
-from realm.workflows.history import history_of as history_of
 from realm.workflows.reporting import ProgressCall, Reporter, Silent
 from realm.workflows.store import create_or_open, open_knowledge_base
 from realm.workflows.values import document_json
