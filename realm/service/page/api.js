@@ -43,6 +43,6 @@ export const api = {
   create: (value) => call("POST", "v1/documents", value),
   update: (id, value) => call("PUT", place(id), value),
   remove: (id) => call("DELETE", place(id)),
-  history: (id) => call("GET", `${place(id)}/history`),
+  history: (id, before) => call("GET", `${place(id)}/history${before ? `?before=${before}` : ""}`),
   restore: (id, version) => call("POST", `${place(id)}/restore`, { as_of: version }),
 };

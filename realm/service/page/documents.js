@@ -112,9 +112,9 @@ export async function documentView(app, id) {
     if (error instanceof Refused && error.status === 404) return null;
     throw error;
   };
-  const [found, revisions] = await Promise.all([
+  const [found, newest] = await Promise.all([
     api.document(id).then((one) => one.document, missing),
-    api.history(id).then((all) => all.changes, (error) => missing(error) ?? []),
+    api.history(id).then((all) => all, (error) => missing(error) ?? { changes: [], before: null }),
   ]);
   const view = h("div", { class: "stack" });
   const again = async () => {
@@ -130,7 +130,7 @@ export async function documentView(app, id) {
     }
   };
 
-  if (!found && !revisions.length) {
+  if (!found && !newest.changes.length) {
     show(view, h("h1", {}, id), h("p", {}, say("notThere", { id })));
     return view;
   }
@@ -172,13 +172,25 @@ export async function documentView(app, id) {
     h("p", { class: "soft small" }, facts(found, id)),
     body,
     h("h2", {}, say("history")),
-    h(
-      "ol",
-      { class: "history", reversed: true },
-      [...revisions].reverse().map((one, number) => revisionItem(one, number === 0, restore)),
-    ),
+    historyPart(app, id, newest, restore),
   );
   return view;
+}
+
+/** The changes, newest first; older ones are fetched when they are asked for. */
+function historyPart(app, id, newest, restore) {
+  const list = h("ol", { class: "history" });
+  const older = h("button", { type: "button", class: "plain" }, say("older"));
+  let before = null;
+  const add = (page) => {
+    const present = !list.children.length;
+    list.append(...[...page.changes].reverse().map((one, number) => revisionItem(one, present && number === 0, restore)));
+    before = page.before;
+    older.hidden = before === null;
+  };
+  older.addEventListener("click", () => api.history(id, before).then(add).catch(app.fail));
+  add(newest);
+  return h("section", { class: "stack" }, list, older);
 }
 
 function facts(found, id) {
@@ -202,24 +214,27 @@ function revisionItem(one, present, restore) {
         ? null
         : h("button", { type: "button", class: "plain small", onclick: restore(one.version) }, say("restore")),
     ),
-    one.title_before !== undefined && one.title_before !== null && one.title_before !== one.title
-      ? h("p", { class: "small" }, say("retitled", { before: one.title_before, after: one.title }))
+    one.fields.map(({ name, old, new: now }) =>
+      h("p", { class: "small" }, `${name}: ${old ?? "–"} → ${now ?? "–"}`),
+    ),
+    one.same_as === null ? null : h("p", { class: "soft small" }, say("sameAs", { version: one.same_as })),
+    one.change === "updated" && one.difference.some(([kind]) => kind !== "same")
+      ? h("p", { class: "whole small" }, pieces(one.difference))
       : null,
-    one.diff ? h("p", { class: "whole small diff" }, pieces(one.diff)) : null,
   );
 }
 
 const AROUND = 120;
 
 /** Words removed and added between what stayed; long unchanged stretches are shortened. */
-function pieces(diff) {
-  return diff.map(({ kind, text }, number) => {
+function pieces(difference) {
+  return difference.map(([kind, text], number) => {
     if (kind === "removed") return h("del", {}, text);
     if (kind === "added") return h("ins", {}, text);
     const points = [...text];
     if (points.length <= 2 * AROUND) return text;
     const head = number === 0 ? "" : points.slice(0, AROUND).join("");
-    const tail = number === diff.length - 1 ? "" : points.slice(-AROUND).join("");
+    const tail = number === difference.length - 1 ? "" : points.slice(-AROUND).join("");
     return `${head} … ${tail}`;
   });
 }

@@ -98,6 +98,10 @@ def test_ask_edit_ask_again_history_restore(page: Any) -> None:
     page.wait_for_selector(".toast.good")
     page.locator("article .whole", has_text="Pablo Picasso").wait_for()
     assert page.locator(".history > li").count() == 3
+    newest = page.locator(".history > li").first
+    assert newest.locator("ins").inner_text() == "Pablo Picasso"
+    assert "Joan Miró" in newest.locator("del").first.inner_text()
+    assert f"the same as {version.split('from ')[1].split(' of')[0]}" in newest.inner_text()
 
 
 def test_lists_filters_and_wrong_filters(page: Any) -> None:
