@@ -172,7 +172,7 @@ class KnowledgeBase:
             return int(table.count_rows(reading.condition(table, reading.PASSAGES, where)))
 
     def columns(self) -> dict[str, str]:
-        """What `where` can name, with types: document fields and metadata keys."""
+        """What `where` can name, with types: document fields and metadata keys; of passages alone text and number."""
         return reading.public_columns(self._store.table)
 
     def encoders(self) -> dict[str, int]:

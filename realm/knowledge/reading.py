@@ -73,11 +73,14 @@ def condition(table: LanceTable, kind: str, where: str | None) -> str:
     """The rows of a kind that satisfy a user's predicate; PredicateError when it is not one."""
     if where is None or not where.strip():
         return kind
-    return f"({to_sql(parse(where, public_columns(table)))}) AND {kind}"
+    columns = public_columns(table)
+    if kind == DOCUMENTS:  # a header row has neither: they would be unknown, and nothing would be found
+        columns = {name: columns[name] for name in columns if name not in sc.OF_PASSAGES}
+    return f"({to_sql(parse(where, columns))}) AND {kind}"
 
 
 def public_columns(table: LanceTable) -> dict[str, str]:
-    """What a predicate may name, with types."""
+    """What a predicate on passages may name, with types; one on documents may not name `schema.OF_PASSAGES`."""
     names = [*sc.PUBLIC, *sc.metadata_columns(table.schema)]
     return {name: str(table.schema.field(name).type) for name in names}
 

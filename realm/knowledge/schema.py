@@ -50,6 +50,8 @@ CORE = pa.schema(
 FIELDS = ("title", "source", "date", "lang", "url")
 PUBLIC = ("document_id", *FIELDS, "text", "number", "version", "revision", "updated_at")
 """Columns that a predicate is told about, besides metadata."""
+OF_PASSAGES = ("text", "number")
+"""Those of them that passages have and documents have not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Store:
     def _checkout(self, table: LanceTable, version: int) -> None:
         try:
             table.checkout(version)
-        except (ValueError, RuntimeError, OSError, OverflowError) as error:
+        except (ValueError, RuntimeError, OSError, OverflowError, TypeError) as error:  # the last for 65 bits
             newest = max((entry["version"] for entry in self._database.open_table(TABLE).list_versions()), default=0)
             raise NoVersionError(
                 f"{self.path} has no version {version}: expected one that versions() lists, the newest is {newest}"

@@ -9,7 +9,7 @@ import dots
 import numpy as np
 import pytest
 
-from realm.errors import AbsentError, KnowledgeBaseError, PresentError
+from realm.errors import AbsentError, KnowledgeBaseError, PresentError, UsageError
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
 from realm.knowledge.store import NoVersionError
 from realm.types import Document
@@ -43,6 +43,21 @@ def test_pages_are_the_documents_in_order(kb: KnowledgeBase) -> None:
     assert [d.id for d in some.documents] == ["it's 4", "it's 6"] and some.total == 5
     assert kb.page("i > 99").documents == [] and kb.page("i > 99").next is None
     assert kb.at(1).page().documents == []
+
+
+@pytest.mark.parametrize("where", ["text LIKE '%one%'", "number = 0", "not number = 7"])
+def test_what_only_passages_have_is_not_asked_of_documents(kb: KnowledgeBase, where: str) -> None:
+    assert kb.num_passages(where) > 0
+    for ask in (kb.page, lambda where: list(kb.documents(where))):
+        with pytest.raises(UsageError, match="expected a column") as caught:
+            ask(where)
+        assert "text" not in str(caught.value).split("the columns are")[1]
+
+
+@pytest.mark.parametrize("version", [-1, 0, 2**40, 2**63, 2**64, 10**30])
+def test_a_version_that_never_was(kb: KnowledgeBase, version: int) -> None:
+    with pytest.raises(NoVersionError, match=f"no version {version}: expected"):
+        kb.at(version)
 
 
 def test_history_can_be_read_from_its_end(kb: KnowledgeBase) -> None:
