@@ -94,8 +94,8 @@ def parts(root: Path, format: str, options: Options, ignored: Callable[[Path], N
     if root.is_file():
         yield Part(root, format, root.name)
     elif format == "beir":
-        path = _corpus(root) or root / "corpus.jsonl"
-        yield Part(path, "jsonl", path.name)
+        if (path := _corpus(root)) is not None:
+            yield Part(path, "jsonl", path.name)
     elif format == "dataset":
         for path in _saved_dataset(root, options):
             yield Part(path, "dataset", path.relative_to(root).as_posix())

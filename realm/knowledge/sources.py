@@ -89,14 +89,19 @@ def read_documents(
             when a record can't be used and `on_error` is "refuse"; at the end when there was no document at all.
         UsageError: at once, for an unknown format or option.
     """
-    if on_error not in ("skip", "refuse"):
-        raise UsageError(f"found on_error={on_error!r}: expected skip or refuse")
-    if format is not None and format not in FORMATS:
-        raise UsageError(f"found format={format!r}: expected one of {', '.join(FORMATS)}")
+    check_reading(format, on_error)
     found = detect(source) if format is None else format
     if format is not None and not str(source).startswith("hf:") and not Path(source).expanduser().exists():
         detect(source)  # says that it is missing
     return _read(source, found, on_error, report if report is not None else SourceReport(), Options.of(options))
+
+
+def check_reading(format: str | None, on_error: str) -> None:
+    """UsageError for a format, or a way to meet problems, that there is not."""
+    if on_error not in ("skip", "refuse"):
+        raise UsageError(f"found on_error={on_error!r}: expected skip or refuse")
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"found format={format!r}: expected one of {', '.join(FORMATS)}")
 
 
 def _read(

@@ -25,7 +25,7 @@ from realm.knowledge.options import Options
 from realm.knowledge.origins import Held
 from realm.knowledge.records import Problem
 from realm.knowledge.sourced import SourceDocuments
-from realm.knowledge.sources import OnError, SourceReport, read_part
+from realm.knowledge.sources import OnError, SourceReport, check_reading, read_part
 from realm.knowledge.vectors import PassageEncoder
 from realm.knowledge.writing import batches
 from realm.types import Document, Progress
@@ -83,6 +83,7 @@ def sync(
         UsageError: a source that is no path, an unknown format or option.
     """
     chosen = Options.of(options)
+    check_reading(format, on_error)
     if str(source).startswith("hf:"):
         raise UsageError(f"found {source} to keep in step: expected a folder or a file")
     place = _text(os.path.abspath(Path(source).expanduser()))

@@ -14,7 +14,7 @@ from realm.knowledge.base import Counts
 from realm.knowledge.columns import Misfit, OnMisfit
 from realm.knowledge.options import Options
 from realm.knowledge.records import KEYS, Problem
-from realm.knowledge.sources import SourceReport, read_documents
+from realm.knowledge.sources import SourceReport, check_reading, read_documents
 from realm.knowledge.syncing import Synced, sync
 from realm.knowledge.times import AsOf
 from realm.types import Document
@@ -49,8 +49,7 @@ def ingest_sources(
     reporter = reporter or Silent()
     chosen = _options(options)
     Options.of(chosen)  # a wrong name is said before a knowledge base is made
-    if on_error not in ("skip", "refuse"):
-        raise UsageError(f"found on_error={on_error!r}: expected skip or refuse")
+    check_reading(format, on_error)
     if allow_empty and not keep_in_step:
         raise UsageError("found allow_empty without sync: expected both, for without sync nothing is deleted")
     for source in sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import shutil
 from dataclasses import replace
@@ -285,6 +286,23 @@ def test_a_folder_that_looks_like_another_format_is_asked_about(kb: KnowledgeBas
         sync(kb, folder)
     assert counts(sync(kb, folder, format="folder")) == (1, 0, 0, 3)
     assert counts(sync(kb, folder, format="beir")) == (0, 0, 3, 1)
+
+
+def test_a_format_that_does_not_fit_deletes_nothing(kb: KnowledgeBase, folder: Path, tmp_path: Path) -> None:
+    sync(kb, folder)
+    with pytest.raises(UsageError, match="format='txt'"):
+        sync(kb, folder, format="txt", allow_empty=True)
+    with pytest.raises(UsageError, match="on_error='stop'"):
+        sync(kb, folder, on_error="stop")  # type: ignore[arg-type]
+    assert len(kb) == 3
+    (tmp_path / "beir").mkdir()
+    corpus = tmp_path / "beir/corpus.jsonl.gz"
+    corpus.write_bytes(gzip.compress(lines({"_id": "1", "text": "x."}).encode()))
+    sync(kb, tmp_path / "beir", format="beir")
+    corpus.rename(tmp_path / "beir/elsewhere.gz")
+    with pytest.raises(DataError, match="1 documents came from"):
+        sync(kb, tmp_path / "beir", format="beir")
+    assert "1" in kb
 
 
 def test_what_is_no_folder_is_refused(kb: KnowledgeBase, tmp_path: Path) -> None:
