@@ -335,6 +335,8 @@ class Service:
             )
 
     def _small_k(self, k: int | None) -> None:
+        if k is not None and k < 1:
+            raise UsageError(f"found k={k}: expected at least 1")
         if k is not None and k > self.limits.passages:
             raise RefusedError(422, "too_many", f"found k={k:,}: expected at most {self.limits.passages:,}")
 

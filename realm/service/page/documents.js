@@ -15,7 +15,8 @@ export async function documentsView(app) {
   const place = h("section", { class: "stack" });
   const where = h("input", { type: "text", spellcheck: "false", autocapitalize: "off" });
   where.value = listed.where;
-  const fields = Object.keys(app.knowledgeBase.columns ?? {}).join(", ");
+  const ofPassages = ["text", "number"];
+  const fields = Object.keys(app.knowledgeBase.columns ?? {}).filter((name) => !ofPassages.includes(name)).join(", ");
 
   /** Show the page that begins at the last of `cursors`; one for each page that led here. */
   async function load(cursors) {
@@ -135,6 +136,7 @@ export async function documentView(app, id) {
     return view;
   }
   const edit = () => {
+    if (!givesBack(found.metadata, app.knowledgeBase.columns)) return app.tell(say("largeNumber"), "bad");
     const form = documentForm(found, false, async (value) => {
       const { updated, version } = await api.update(id, value);
       app.tell(updated ? say("saved", { version }) : say("unchanged"));
@@ -239,21 +241,31 @@ function pieces(difference) {
   });
 }
 
+/** Fill an input. Gives what it holds then: the very value while nobody changed it, since a browser tidies line ends. */
+function holding(input, value, read) {
+  input.value = value ?? "";
+  const shown = input.value;
+  return () => (input.value === shown ? (value ?? null) : read(input.value));
+}
+
+/** Whether a browser can give back every number of a document: it has room for 53 bits, the service for 64. */
+function givesBack(metadata, columns) {
+  return Object.entries(metadata).every(([name, value]) => columns[name] !== "int64" || Number.isSafeInteger(value));
+}
+
 /** A form that sends what it holds; says "failed" with the error, and "cancelled". */
 function documentForm(value, fresh, save) {
   const id = h("input", { type: "text", required: true, disabled: !fresh, spellcheck: "false" });
   const title = h("input", { type: "text" });
   const text = h("textarea", { rows: 14, required: true });
   id.value = value.id;
-  title.value = value.title;
-  text.value = value.text;
-  const details = Object.fromEntries(
-    DETAILS.map((name) => {
-      const input = h("input", { type: name === "date" ? "date" : name === "url" ? "url" : "text" });
-      input.value = value[name] ?? "";
-      return [name, input];
-    }),
-  );
+  const types = { date: "date", url: "url" };
+  const details = Object.fromEntries(DETAILS.map((name) => [name, h("input", { type: types[name] ?? "text" })]));
+  const held = {
+    title: holding(title, value.title, (now) => now),
+    text: holding(text, value.text, (now) => now),
+    ...Object.fromEntries(DETAILS.map((name) => [name, holding(details[name], value[name], (now) => now.trim() || null)])),
+  };
   const send = h("button", { type: "submit" }, say("save"));
   const form = h(
     "form",
@@ -262,11 +274,9 @@ function documentForm(value, fresh, save) {
       onsubmit: async (event) => {
         event.preventDefault();
         send.disabled = true;
-        const given = Object.entries(details).map(([name, input]) => [name, input.value.trim() || null]);
-        const metadata = value.metadata && { metadata: value.metadata };
+        const given = Object.fromEntries(Object.entries(held).map(([name, read]) => [name, read()]));
         try {
-          const value = { title: title.value, text: text.value, ...Object.fromEntries(given), ...metadata };
-          await save(value, id.value.trim());
+          await save({ ...given, ...(value.metadata && { metadata: value.metadata }) }, id.value.trim());
         } catch (error) {
           send.disabled = false;
           form.dispatchEvent(new CustomEvent("failed", { detail: error }));

@@ -9,13 +9,13 @@ export function h(name, attributes = {}, ...children) {
     else if (key in element && typeof value === "boolean") element[key] = value;
     else element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
 /** Replace what an element holds. */
 export function show(place, ...children) {
-  place.replaceChildren(...children.flat().filter(Boolean));
+  place.replaceChildren(...children.flat(Infinity).filter(Boolean));
 }
 
 /** A passage's text with the characters [start, end) marked. Offsets count code points, as Python does. */

@@ -72,16 +72,18 @@ def test_search_and_documents_name_their_versions(service: Service, kb: Knowledg
 
 
 def test_what_is_refused_is_told_in_one_line(service: Service, kb: KnowledgeBase) -> None:
-    missing, empty, many, bad = call(
+    missing, empty, many, none, bad = call(
         service,
         ("get_document", {"document_id": "nobody"}),
         ("ask", {"question": " "}),
         ("search", {"query": "Radium", "k": 21}),
+        ("search", {"query": "Radium", "k": -1}),
         ("search", {"query": "Radium", "where": "colour = 'red'"}),
     )
     assert "no document 'nobody'" in refusal(missing)
     assert "some words" in refusal(empty)
     assert "at most 20" in refusal(many)
+    assert "at least 1" in refusal(none)
     assert "colour" in refusal(bad) and str(kb.path) not in refusal(bad)
 
 

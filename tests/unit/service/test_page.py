@@ -6,13 +6,16 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import uvicorn
 from toy_service import Serve
 
+from realm.knowledge.base import KnowledgeBase
 from realm.service.assets import load_assets
+from realm.types import Document
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUESTION = "Guernica was painted by ____."
@@ -76,6 +79,8 @@ def ask(page: Any, question: str) -> None:
 def test_ask_edit_ask_again_history_restore(page: Any) -> None:
     ask(page, QUESTION)
     assert page.locator(".evidence > li").count() > 0
+    page.get_by_text("Why this answer").click()
+    assert "[object" not in page.locator("main").inner_text()
     version = page.locator(".answer-card .soft", has_text="from version").inner_text()
 
     page.locator(".evidence > li", has_text="Pablo Picasso").get_by_text("Open document").click()
@@ -102,6 +107,22 @@ def test_ask_edit_ask_again_history_restore(page: Any) -> None:
     assert newest.locator("ins").inner_text() == "Pablo Picasso"
     assert "Joan Miró" in newest.locator("del").first.inner_text()
     assert f"the same as {version.split('from ')[1].split(' of')[0]}" in newest.inner_text()
+
+
+def test_a_form_gives_back_what_nobody_changed(page: Any, kb: KnowledgeBase) -> None:
+    whole = Document("lines", "", "One.\r\nTwo.\r\n", source=" a  b ", metadata={"size": 2**53 - 1})
+    kb.add([whole, Document("large", "", "Three.", metadata={"size": 2**53 + 1})])
+    page.goto(page.url.split("#")[0] + "#/documents/lines")
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("Title").fill("New")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_selector(".toast.good")
+    assert kb.get("lines") == replace(whole, title="New")
+    page.goto(page.url.split("#")[0] + "#/documents/large")
+    page.locator("article .whole", has_text="Three.").wait_for()
+    page.get_by_role("button", name="Edit").click()
+    page.wait_for_selector(".toast.bad")
+    assert page.locator("textarea").count() == 0
 
 
 def test_lists_filters_and_wrong_filters(page: Any) -> None:
