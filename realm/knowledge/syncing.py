@@ -174,7 +174,9 @@ class _Run:
         """Tell a problem of a file. torn: whether a document of it may be lost, as the problem says when None."""
         self.report.meet(problem, refuse=self.on_error == "refuse")
         self.faulty.add(key)
-        if problem.skips if torn is None else torn:
+        if torn is None:  # an id may stand in front matter: without it the document seems to be another
+            torn = problem.skips or problem.kind == "front matter"
+        if torn:
             self.torn.add(key)
 
     def without_clashes(self, batch: Sequence[Document]) -> list[Document]:

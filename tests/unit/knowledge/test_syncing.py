@@ -238,6 +238,19 @@ def test_a_malformed_file_keeps_what_it_gave(kb: KnowledgeBase, tmp_path: Path) 
     assert "3" in kb
 
 
+def test_front_matter_that_breaks_loses_no_document(kb: KnowledgeBase, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    write(folder, {"a.md": "---\nid: x\n---\none."})
+    sync(kb, folder)
+    write(folder, {"a.md": "---\nid: x\nbroken\n---\none."})
+    report = SourceReport()
+    assert sync(kb, folder, report=report).deleted == 0 and "x" in kb
+    assert [problem.kind for problem in report.problems] == ["front matter"]
+    write(folder, {"a.md": "---\nid: x\n---\ntwo."})
+    sync(kb, folder)
+    assert texts(kb) == {"x": "two."}
+
+
 def test_metadata_that_does_not_fit_is_a_malformed_record(kb: KnowledgeBase, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     records = [{"id": str(n), "text": f"text {n}.", "size": n} for n in range(4)]
