@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from realm.knowledge.writing import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from realm.settings import Range, check
 
 __all__ = ["BatchingConfig", "LimitsConfig", "ServiceConfig"]
@@ -17,10 +18,10 @@ _Seconds = Annotated[float, Range(low=0.0, open_low=True)]
 class LimitsConfig:
     """What one request may ask for, and how many may ask at once. Beyond it a request is refused with the reason."""
 
-    body_bytes: Annotated[int, Range(low=1024)] = 8_388_608
-    """Bytes of a request's body."""
-    documents: _Count = 1000
-    """Documents that one request may bring."""
+    body_bytes: Annotated[int, Range(low=1024, high=BATCH_CHARACTERS)] = 8_388_608
+    """Bytes of a request's body. What it brings goes in by one commit, and so much a commit may hold."""
+    documents: Annotated[int, Range(low=1, high=BATCH_DOCUMENTS)] = 1000
+    """Documents that one request may bring; the same holds for them."""
     questions: _Count = 256
     """Questions that one request may ask."""
     question_characters: _Count = 2000

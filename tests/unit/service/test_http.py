@@ -13,8 +13,11 @@ from toy_service import BLANK, DOCUMENTS, Client, Serve, error
 from realm import __version__
 from realm.answering.ask import Realm
 from realm.answering.questions import QuestionAnswering
+from realm.errors import UsageError
 from realm.knowledge.base import KnowledgeBase
 from realm.service import schemas
+from realm.service.settings import ServiceConfig
+from realm.settings import override
 from realm.types import Document
 from realm.workflows.values import answer_json, document_json, hits_json
 
@@ -181,6 +184,12 @@ def test_adding_is_all_or_nothing(client: Client, kb: KnowledgeBase) -> None:
     huge = {"id": "y", "text": "x", "metadata": {"n": 10**30}}
     error(client.post("/v1/documents", huge), 400, "bad_document")
     assert kb.version == before
+
+
+@pytest.mark.parametrize("limit", ["limits.documents=16385", "limits.body_bytes=32000001"])
+def test_no_request_is_allowed_that_takes_two_commits(limit: str) -> None:
+    with pytest.raises(UsageError, match="at most"):
+        override(ServiceConfig(), [limit])
 
 
 def test_pages_show_one_version(client: Client, kb: KnowledgeBase) -> None:
