@@ -74,8 +74,8 @@ def sync(
     - Commits are batches as in `KnowledgeBase.upsert`; deletions come last.
 
     source: its absolute path is its name. format, on_error, report, options: see `read_documents`.
-    allow_empty: delete all documents of a source that is missing or holds no file to read; otherwise DataError, for it
-    may be a disk that is not mounted.
+    allow_empty: delete all documents of a source that is missing, or holds none of the files they came from; otherwise
+    DataError, for it may be a disk that is not mounted.
 
     Raises:
         DataError: a source that can't be listed, or is read as another format than before.
@@ -97,6 +97,12 @@ def sync(
     if format is None and record.read_as not in (read_as, None) and listed:
         raise DataError(
             f"{place}: found it to be read as {read_as}, expected {record.read_as} as before: say which by --format"
+        )
+
+    if alive and listed and not allow_empty and not any(marks.get(_text(part.key), _Mark()).alive for part in listed):
+        raise DataError(
+            f"{place}: found none of the files that {alive:,} documents came from: were all renamed, or is another "
+            "disk mounted here? Give --allow-empty to go on; what no file gives any more is deleted then"
         )
 
     setting, waiting = _setting(chosen), []

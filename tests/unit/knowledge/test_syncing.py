@@ -214,6 +214,22 @@ def test_an_empty_source_deletes_nothing_unless_told(kb: KnowledgeBase, folder: 
     assert counts(sync(kb, folder, allow_empty=True)) == (0, 0, 3, 0) and len(kb) == 0
 
 
+@pytest.mark.parametrize("record", ["kept", "lost"])
+def test_a_source_none_of_whose_files_is_left_deletes_nothing_unless_told(
+    kb: KnowledgeBase, folder: Path, record: str
+) -> None:
+    sync(kb, folder)
+    if record == "lost":  # with it went what says as what the folder is read
+        shutil.rmtree(kb.path / "sync")
+    version = kb.version
+    shutil.rmtree(folder)
+    write(folder, {"new.txt": "nine."})
+    with pytest.raises(DataError, match="none of the files that 3 documents came from"):
+        sync(kb, folder)
+    assert kb.version == version
+    assert counts(sync(kb, folder, allow_empty=True))[:3] == (1, 0, 3)
+
+
 def test_a_malformed_file_keeps_what_it_gave(kb: KnowledgeBase, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     one, two, three = ({"id": str(n), "text": f"text {n}."} for n in (1, 2, 3))
@@ -376,8 +392,8 @@ def test_whatever_happens_to_a_folder_the_knowledge_base_follows(
                 patch.setattr(writing, "_commit", commit)
                 patch.setattr(writing, "BATCH_DOCUMENTS", 1)
                 with contextlib.suppress(Cut):
-                    sync(kb, place / "docs")
-        sync(kb, place / "docs")
+                    sync(kb, place / "docs", allow_empty=True)
+        sync(kb, place / "docs", allow_empty=True)
         expected = {document.id: document for document in read_documents(place / "docs")}
         found = {document.id: document for document in kb.documents()}
         assert found.pop("mine").text == "by hand."
@@ -387,5 +403,5 @@ def test_whatever_happens_to_a_folder_the_knowledge_base_follows(
         # Of two records of one id the first counts, unless a file that did not change had it before.
         assert found == expected if clean else found.keys() == expected.keys()
         version = kb.version
-        assert sync(kb, place / "docs").unchanged == len(expected) or not clean
+        assert sync(kb, place / "docs", allow_empty=True).unchanged == len(expected) or not clean
         assert kb.version == version or not clean
