@@ -6,6 +6,7 @@ Nothing here writes. Limits, batching and versions are those of `core.Service`, 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -30,6 +31,7 @@ except ModuleNotFoundError as error:
     raise MissingLibraryError("mcp", "serve", "realm mcp") from error
 
 T = TypeVar("T")
+log = logging.getLogger("realm.service")
 INSTRUCTIONS = (
     "These tools answer from a knowledge base of documents that people edit. Cite what you use by the document's id "
     "and version. `ask` abstains where the documents don't say; then `search` shows what comes near. Where documents "
@@ -47,7 +49,9 @@ def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
         try:
             await asyncio.shield(asyncio.wrap_future(opened))
             return await work()
-        except RealmError as error:
+        except Exception as error:
+            if not isinstance(error, RealmError):
+                log.exception("a tool failed", exc_info=error)
             raise ToolError(problem_of(error, service.places).message) from error
 
     @server.tool(annotations=READS)

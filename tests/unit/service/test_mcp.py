@@ -95,3 +95,12 @@ def test_nothing_writes(service: Service) -> None:
     tools = asyncio.run(main())
     assert {tool.name for tool in tools} == {"ask", "search", "get_document"}
     assert all(tool.annotations.read_only_hint for tool in tools)
+
+
+def test_what_is_no_error_of_ours_quotes_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("/home/somebody/secret")
+
+    monkeypatch.setattr(service, "search", broken)
+    (result,) = call(service, ("search", {"query": "Radium"}))
+    assert "the service failed" in refusal(result) and "secret" not in refusal(result)
