@@ -216,7 +216,6 @@ def test_an_empty_source_deletes_nothing_unless_told(kb: KnowledgeBase, folder: 
 
 def test_a_source_none_of_whose_files_is_left_deletes_nothing_unless_told(kb: KnowledgeBase, folder: Path) -> None:
     sync(kb, folder)
-    shutil.rmtree(kb.path / "sync")  # with it went what says as what the folder is read
     shutil.rmtree(folder)
     write(folder, {"new.txt": "nine."})
     with pytest.raises(DataError, match="none of the files that 3 documents came from"):
