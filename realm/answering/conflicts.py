@@ -86,7 +86,14 @@ def told(sides: Sequence[Side]) -> str:
     given = next(side for side in sides if side.preferred)
     others = [side for side in sides if not side.preferred]
     newer = [side for side in others if side.date is not None and (given.date is None or side.date > given.date)]
-    reason = f"{given.text!r} has more of the probability ({given.mass:.0%} against {others[0].mass:.0%})"
+    strongest = max(others, key=lambda side: side.mass)
+    if given.mass >= strongest.mass:
+        reason = f"{given.text!r} has more of the probability ({given.mass:.0%} against {strongest.mass:.0%})"
+    else:  # of several answers that agree with each other none alone is as likely as the one given
+        reason = (
+            f"{given.text!r} is the likeliest answer ({given.mass:.0%}); {strongest.text!r} has {strongest.mass:.0%} "
+        )
+        reason += "together with the answers that agree with it"
     if newer:
         reason += f"; {newer[0].text!r} is of a later date ({newer[0].date})"
     return f"the passages disagree: {' / '.join(side.text for side in sides)}; {reason}"

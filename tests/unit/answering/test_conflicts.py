@@ -179,3 +179,11 @@ def test_merging_keeps_the_mass() -> None:
     assert one.text == "2008" and one.mass == pytest.approx(0.6)
     assert math.exp(one.log_posterior(1)) == pytest.approx(0.5)
     assert one.only({3}) is None
+
+
+def test_a_side_that_several_spellings_make_heavier_is_told_as_such() -> None:
+    oslo = Side("Oslo", 0.16, True, ())
+    assert "'Oslo' is the likeliest answer (16%); 'Bergen' has 19% together with" in told(
+        [Side("Bergen", 0.19, False, ()), oslo]
+    )
+    assert "more of the probability (16% against 12%)" in told([oslo, Side("Bergen", 0.12, False, ())])
