@@ -107,9 +107,9 @@ class Judge:
         """The whole curve, on the model's card, too."""
         curve, model = self.curve(), self.run.path / "model"
         best = int(files.read_json(model / files.MANIFEST)["step"])
-        if self.questions and max(_right(point) for point in curve) < FEW:
+        if self.questions and (most := max(map(_right, curve))) < FEW:
             self.reporter.note(
-                f"{max(_right(point) for point in curve)} of {len(self.questions)} dev questions are answered exactly, "
+                f"{most} of {len(self.questions)} dev questions are answered exactly, "
                 "which tells nothing about the best checkpoint: the newest is the model; train longer, or give --dev "
                 "questions with short answers"
             )

@@ -89,7 +89,7 @@ def test_a_fault_of_the_store_names_no_path(client: Client, kb: KnowledgeBase) -
         assert "the knowledge base" in error(response, 500, "failed")
         assert str(kb.path.parent).strip("/") not in response.text
     torn = KnowledgeBaseError(
-        f"{kb.path} could not be read: no file srv/data/kb/x.lance, /root/.cargo/a/b-1/c.rs:1:2, 3/4"
+        f"{kb.path} could not be read: no file srv/data/kb/x.lance, /home/builder/.cargo/a/b-1/c.rs:1:2, 3/4"
     )
     told = problem_of(torn, client.service.places).message
     assert told == "the knowledge base could not be read: no file ..., ...:1:2, 3/4"
