@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from realm import KnowledgeBase, __version__
-from realm.knowledge.asked import read_asked
+from realm.knowledge.questions.asked import read_asked
 
 ALONE = ("batching.size=1", "batching.window_ms=0")
 

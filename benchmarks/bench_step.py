@@ -25,9 +25,9 @@ import transformers
 
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.fetching import resolve_model
-from realm.knowledge.passages import SentenceSplitter
 from realm.knowledge.snapshot import Snapshot
-from realm.knowledge.spans import find_spans
+from realm.knowledge.text.passages import SentenceSplitter
+from realm.knowledge.text.spans import find_spans
 from realm.methods.proposing import Proposer
 from realm.methods.realm import RealmPretraining
 from realm.models.backbone import load_tokenizer

@@ -14,14 +14,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from realm.cli_ask import ask
-from realm.cli_compare import ablate, compare
-from realm.cli_docs import AS_OF, JSON, KB, WHERE, docs, file_place, folder_place, print_json, short
-from realm.cli_edit_test import edit_test
-from realm.cli_mcp import mcp
-from realm.cli_qa import calibrate, evaluate, finetune
-from realm.cli_questions import questions
-from realm.cli_serve import serve
+from realm.commands.ask import ask
+from realm.commands.compare import ablate, compare
+from realm.commands.docs import AS_OF, JSON, KB, WHERE, docs, file_place, folder_place, print_json, short
+from realm.commands.edit_test import edit_test
+from realm.commands.mcp import mcp
+from realm.commands.qa import calibrate, evaluate, finetune
+from realm.commands.questions import questions
+from realm.commands.serve import serve
 from realm.errors import RealmError, UsageError
 from realm.files import disk_is_full, place_refused
 

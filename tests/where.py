@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from realm.knowledge import predicates as pr
+from realm.knowledge.table import predicates as pr
 
 
 def holds(tree: pr.Predicate, row: Mapping[str, Any]) -> bool | None:

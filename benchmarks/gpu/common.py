@@ -107,7 +107,7 @@ def configured(recipe: str, settings: Sequence[str], extra: Sequence[str] = ()) 
 
 def documents(sources: Sequence[Path], lang: str = "en", limit: int | None = None) -> Iterator[Document]:
     """Documents of every source in turn, those of another language left out; at most `limit` of each source."""
-    from realm.knowledge.sources import read_documents
+    from realm.knowledge.formats.sources import read_documents
 
     for source in sources:
         count = 0

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from realm import files
 from realm.errors import MismatchError
-from realm.knowledge import build, spans
-from realm.knowledge.layout import Arrays, ragged_index
+from realm.knowledge import build
 from realm.knowledge.snapshot import Snapshot
-from realm.knowledge.spans import SpanTable
+from realm.knowledge.table.layout import Arrays, ragged_index
+from realm.knowledge.text import spans
+from realm.knowledge.text.spans import SpanTable
 from realm.training.masking import pieces_inside
 from realm.workflows.parts import Text
 

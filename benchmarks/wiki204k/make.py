@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.wiki204k.holding import Patterns, Strings
 from realm.errors import DataError
 from realm.files import sha256_of, staged_file, write_json
-from realm.knowledge.questions import read_questions
+from realm.knowledge.questions.files import read_questions
 
 CORPORA = ("ottqa_wiki", "squad", "vital", "nq_open")
 """In this order; of vital, what is English."""

@@ -26,7 +26,7 @@ from realm.config import PretrainConfig
 from realm.errors import UsageError
 from realm.evaluation.answers import normalize_orqa
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
-from realm.knowledge.times import AsOf
+from realm.knowledge.table.times import AsOf
 from realm.methods.extraction import AGGREGATES, Extracted
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder

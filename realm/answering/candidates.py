@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from realm.errors import MissingLibraryError, UnavailableError
-from realm.knowledge.taggers import PATTERN, Tagger, load_tagger, tag_texts
+from realm.knowledge.text.taggers import PATTERN, Tagger, load_tagger, tag_texts
 from realm.models.backbone import pieces
 from realm.types import Passage
 

@@ -30,7 +30,7 @@ from realm.answering.tokens import pad
 from realm.errors import UsageError
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
-from realm.knowledge.times import AsOf
+from realm.knowledge.table.times import AsOf
 from realm.methods.extraction import Extracted, as_answer, extract, signals_of
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder

@@ -17,7 +17,7 @@ from realm.answering.held import HeldVectors, Version, search_version
 from realm.answering.past import PastSearch
 from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
-from realm.knowledge.times import AsOf
+from realm.knowledge.table.times import AsOf
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
 from realm.types import Evidence, Passage, Progress, Tokens

@@ -14,8 +14,8 @@ import regex
 from realm.evaluation.answers import normalize_orqa
 from realm.evaluation.edit_values import Value, opening, tags_of, value_of
 from realm.evaluation.retrieval import answer_in_text
-from realm.knowledge.parsing import Sentence
-from realm.knowledge.taggers import trim
+from realm.knowledge.text.parsing import Sentence
+from realm.knowledge.text.taggers import trim
 
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _SHORTEST_SURNAME = 3

@@ -15,8 +15,8 @@ import regex
 
 from realm.evaluation.retrieval import answer_in_text, answer_tokens
 from realm.files import fingerprint
-from realm.knowledge.parsing import Sentence, Word, words_of
-from realm.knowledge.taggers import dates
+from realm.knowledge.text.parsing import Sentence, Word, words_of
+from realm.knowledge.text.taggers import dates
 
 TYPES: Mapping[str, str] = {
     "PERSON": "person",

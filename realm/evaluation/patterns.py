@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from realm.errors import UsageError
-from realm.knowledge.regexes import compiled_pattern
+from realm.knowledge.questions.regexes import compiled_pattern
 
 
 class PatternMatcher:

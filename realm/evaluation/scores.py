@@ -18,7 +18,7 @@ from realm.evaluation.calibration import area_under_risk_coverage, expected_cali
 from realm.evaluation.judging import Judged
 from realm.evaluation.retrieval import NOT_FOUND, IntArray, Interval, mean_reciprocal_rank, paired_bootstrap, recall_at
 from realm.files import fingerprint, read_json, write_json
-from realm.knowledge.result_files import Run, write_predictions, write_run
+from realm.knowledge.questions.results import Run, write_predictions, write_run
 
 FORMAT = "realm-evaluation"
 VERSION = 1

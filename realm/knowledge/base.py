@@ -12,15 +12,15 @@ import pyarrow as pa
 
 from realm.errors import AbsentError, KnowledgeBaseError, UsageError
 from realm.files import staged_folder, write_json
-from realm.knowledge import reading, vectors, writing
-from realm.knowledge import schema as sc
-from realm.knowledge.columns import OnMisfit
-from realm.knowledge.reading import Match, Page, Revision
-from realm.knowledge.sourced import SourceDocuments
-from realm.knowledge.store import CONFIG, FORMAT, FORMAT_VERSION, Store, read_config
-from realm.knowledge.times import AsOf, Version, version_at, versions
-from realm.knowledge.vectors import PassageEncoder, Waiting
-from realm.knowledge.writing import Counts, Split, Writer
+from realm.knowledge.table import reading, vectors, writing
+from realm.knowledge.table import schema as sc
+from realm.knowledge.table.columns import OnMisfit
+from realm.knowledge.table.reading import Match, Page, Revision
+from realm.knowledge.table.sourced import SourceDocuments
+from realm.knowledge.table.store import CONFIG, FORMAT, FORMAT_VERSION, Store, read_config
+from realm.knowledge.table.times import AsOf, Version, version_at, versions
+from realm.knowledge.table.vectors import PassageEncoder, Waiting
+from realm.knowledge.table.writing import Counts, Split, Writer
 from realm.types import Document, Passage, Progress
 
 __all__ = ["Counts", "KnowledgeBase", "Match", "Page", "PassageEncoder", "Revision", "Split", "Version", "Waiting"]

@@ -15,7 +15,7 @@ import pyarrow as pa
 from realm.errors import ArtefactError, DataError
 from realm.files import fingerprint, staged_folder, write_manifest
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.layout import Arrays
+from realm.knowledge.table.layout import Arrays
 from realm.types import Progress
 
 if TYPE_CHECKING:

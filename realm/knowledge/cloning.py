@@ -9,7 +9,7 @@ from pathlib import Path
 
 from realm.errors import KnowledgeBaseError
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.store import CONFIG, TABLE
+from realm.knowledge.table.store import CONFIG, TABLE
 
 _PART = ".part"
 _VERSIONS = "_versions"

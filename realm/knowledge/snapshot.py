@@ -17,7 +17,7 @@ from torch import Tensor
 from realm.errors import ArtefactError, MismatchError, UsageError
 from realm.files import read_manifest
 from realm.knowledge.build import ARRAYS, FORMAT, FORMAT_VERSION, build_snapshot, load_tokenizer
-from realm.knowledge.layout import open_array, ragged_index, verify_array
+from realm.knowledge.table.layout import open_array, ragged_index, verify_array
 from realm.types import NO_ROW, Passage, Progress, Tokens
 
 if TYPE_CHECKING:

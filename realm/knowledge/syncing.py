@@ -20,14 +20,14 @@ from typing import Any
 from realm.errors import ArtefactError, DataError, UsageError
 from realm.files import fingerprint, read_json, sha256_of, write_json
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.formats import Part, detect, parts
-from realm.knowledge.options import Options
-from realm.knowledge.origins import Held
-from realm.knowledge.records import Problem
-from realm.knowledge.sourced import SourceDocuments
-from realm.knowledge.sources import OnError, SourceReport, check_reading, read_part
-from realm.knowledge.vectors import PassageEncoder
-from realm.knowledge.writing import batches
+from realm.knowledge.formats.choosing import Part, detect, parts
+from realm.knowledge.formats.options import Options
+from realm.knowledge.formats.records import Problem
+from realm.knowledge.formats.sources import OnError, SourceReport, check_reading, read_part
+from realm.knowledge.table.origins import Held
+from realm.knowledge.table.sourced import SourceDocuments
+from realm.knowledge.table.vectors import PassageEncoder
+from realm.knowledge.table.writing import batches
 from realm.types import Document, Progress
 
 FOLDER = "sync"

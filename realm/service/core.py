@@ -21,8 +21,8 @@ from realm.answering.conflicts import ConflictRule
 from realm.answering.questions import QuestionAnswering
 from realm.errors import UsageError
 from realm.knowledge.base import Counts, KnowledgeBase, Match, Page, Revision
-from realm.knowledge.predicates import parse
-from realm.knowledge.times import AsOf
+from realm.knowledge.table.predicates import parse
+from realm.knowledge.table.times import AsOf
 from realm.service.batching import Batcher
 from realm.service.metrics import Metrics
 from realm.service.problems import SOON, RefusedError

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from realm import __version__
 from realm.errors import AbsentError, RealmError, UsageError
 from realm.knowledge.base import Counts
-from realm.knowledge.times import AsOf, read_as_of
+from realm.knowledge.table.times import AsOf, read_as_of
 from realm.service import examples
 from realm.service.assets import page_routes
 from realm.service.core import Service

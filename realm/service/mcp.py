@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from realm import __version__
 from realm.answering.questions import open_model
 from realm.errors import AbsentError, MissingLibraryError, RealmError
-from realm.knowledge.times import AsOf, read_as_of
+from realm.knowledge.table.times import AsOf, read_as_of
 from realm.service.core import Service
 from realm.service.metrics import Metrics
 from realm.service.problems import problem_of

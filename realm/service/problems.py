@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from realm.errors import AbsentError, DataError, PresentError, RealmError, UsageError
-from realm.knowledge.predicates import PredicateError
-from realm.knowledge.store import InUseError, NoVersionError
+from realm.knowledge.table.predicates import PredicateError
+from realm.knowledge.table.store import InUseError, NoVersionError
 
 
 class RefusedError(RealmError):

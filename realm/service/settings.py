@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from realm.knowledge.writing import BATCH_CHARACTERS, BATCH_DOCUMENTS
+from realm.knowledge.table.writing import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from realm.settings import Range, check
 
 __all__ = ["BatchingConfig", "LimitsConfig", "ServiceConfig"]

@@ -21,7 +21,7 @@ import regex
 import torch
 
 from realm.errors import UsageError
-from realm.knowledge.regexes import compiled_pattern
+from realm.knowledge.questions.regexes import compiled_pattern
 from realm.models.backbone import pieces
 from realm.types import Question, Tokens
 

@@ -10,9 +10,9 @@ from realm.answering.ask import Realm
 from realm.answering.conflicts import ConflictRule
 from realm.answering.questions import QuestionAnswering, open_model
 from realm.errors import UsageError
-from realm.knowledge.asked import read_asked
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.times import AsOf
+from realm.knowledge.questions.asked import read_asked
+from realm.knowledge.table.times import AsOf
 from realm.types import Answer, Question
 from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.store import open_knowledge_base

@@ -19,7 +19,7 @@ from realm.errors import ArtefactError, UnavailableError
 from realm.evaluation.report import Example
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.fetching import fetch
-from realm.knowledge.sources import read_documents
+from realm.knowledge.formats.sources import read_documents
 from realm.recipes import build
 from realm.training.probe import Probe
 from realm.types import Answer, Document

@@ -8,7 +8,7 @@ from typing import Any
 from realm.errors import AbsentError
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.differences import differences
-from realm.knowledge.schema import document_hash
+from realm.knowledge.table.schema import document_hash
 from realm.types import Document
 from realm.workflows.store import open_knowledge_base
 from realm.workflows.values import document_json, revision_json

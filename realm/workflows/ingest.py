@@ -11,12 +11,12 @@ from typing import Any
 
 from realm.errors import AbsentError, DataError, UsageError
 from realm.knowledge.base import Counts
-from realm.knowledge.columns import Misfit, OnMisfit
-from realm.knowledge.options import Options
-from realm.knowledge.records import KEYS, Problem
-from realm.knowledge.sources import SourceReport, check_reading, read_documents
+from realm.knowledge.formats.options import Options
+from realm.knowledge.formats.records import KEYS, Problem
+from realm.knowledge.formats.sources import SourceReport, check_reading, read_documents
 from realm.knowledge.syncing import Synced, sync
-from realm.knowledge.times import AsOf
+from realm.knowledge.table.columns import Misfit, OnMisfit
+from realm.knowledge.table.times import AsOf
 from realm.types import Document
 from realm.workflows.reporting import ProgressCall, Reporter, Silent
 from realm.workflows.store import create_or_open, open_knowledge_base
@@ -41,7 +41,7 @@ def ingest_sources(
 ) -> dict[str, Any]:
     """Read every source into the knowledge base; documents that are there and equal are left alone.
 
-    options: "name=value" of `realm.knowledge.options.Options`, as "split=train" or "fields.text=abstract".
+    options: "name=value" of `realm.knowledge.formats.options.Options`, as "split=train" or "fields.text=abstract".
     keep_in_step: delete what vanished from the sources, too, and parse only files that changed; see `syncing.sync`.
     allow_empty: with it, also where a source is missing or empty.
     Returns counts, the version, and the first problems as "file:line: found, expected".

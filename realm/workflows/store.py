@@ -9,7 +9,7 @@ from typing import Any
 from realm import files
 from realm.errors import MismatchError, UsageError
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.times import AsOf
+from realm.knowledge.table.times import AsOf
 from realm.types import Document, Passage
 
 TOKENIZER = "tokenizer"
@@ -31,7 +31,7 @@ class LazySplitter:
         return found
 
     def _build(self) -> Any:
-        from realm.knowledge.passages import SentenceSplitter, WordSplitter
+        from realm.knowledge.text.passages import SentenceSplitter, WordSplitter
 
         if self.settings.get("splitter") == "words":
             return WordSplitter(int(self.settings["num_words"]))

@@ -28,9 +28,8 @@ TIERS = (
     ("recipes",),
     ("workflows",),
     ("console",),
-    ("cli_docs",),
-    ("service", "cli_ask", "cli_qa", "cli_compare", "cli_edit_test", "cli_questions"),
-    ("cli_serve", "cli_mcp"),
+    ("service",),
+    ("commands",),
     ("cli",),
 )
 """Lowest first. Rooms of one tier do not know each other."""

@@ -16,7 +16,7 @@ from realm.config import override
 from realm.errors import ArtefactError, DataError, MismatchError
 from realm.evaluation.answers import token_f1
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.questions import read_questions
+from realm.knowledge.questions.files import read_questions
 from realm.settings_corpus import CorpusQuestionsConfig
 from realm.settings_finetune import FinetuneConfig
 from realm.workflows.ingest import ingest_sources

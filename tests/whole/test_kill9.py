@@ -123,7 +123,7 @@ def test_a_writer_that_waits_too_long_says_for_whom(tmp_path: Path) -> None:
     hold = """
 import sys
 from pathlib import Path
-from realm.knowledge.store import Store
+from realm.knowledge.table.store import Store
 with Store(Path(sys.argv[1])).writing(5.0):
     print("held", flush=True)
     sys.stdin.readline()

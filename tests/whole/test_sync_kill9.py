@@ -15,7 +15,7 @@ import dots
 import pytest
 
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.sources import read_documents
+from realm.knowledge.formats.sources import read_documents
 from realm.knowledge.syncing import sync
 from realm.types import Document
 
@@ -24,7 +24,7 @@ TESTS = Path(dots.__file__).parent
 SYNC = """
 import sys
 import dots
-from realm.knowledge import writing
+from realm.knowledge.table import writing
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.syncing import sync
 writing.BATCH_DOCUMENTS = 1

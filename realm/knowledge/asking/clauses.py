@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from realm.knowledge.parsing import Word, words_of
+from realm.knowledge.text.parsing import Word, words_of
 
 SUBJECTS = frozenset({"nsubj", "nsubjpass", "expl"})
 AUXILIARIES = frozenset({"aux", "auxpass"})

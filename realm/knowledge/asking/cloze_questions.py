@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from realm.knowledge.asking.clauses import Clause, Tree, clause_of
 from realm.knowledge.asking.phrases import PHRASE
 from realm.knowledge.asking.wh_words import NUMBERS, PLACES, adverbial, subject_word
-from realm.knowledge.parsing import Sentence
-from realm.knowledge.taggers import Span
+from realm.knowledge.text.parsing import Sentence
+from realm.knowledge.text.taggers import Span
 
 BE = frozenset({"be", "'s", "'re", "'m"})
 CORES = frozenset({"nsubj", "nsubjpass", "dobj", "attr", "oprd"})

@@ -15,8 +15,8 @@ from realm.knowledge.asking.cloze_questions import drafts
 from realm.knowledge.asking.phrases import noun_phrases
 from realm.knowledge.asking.wh_words import ASKED
 from realm.knowledge.asking.wording import Topic, fault, word_question
-from realm.knowledge.parsing import Sentence, language_of
-from realm.knowledge.taggers import Span
+from realm.knowledge.text.parsing import Sentence, language_of
+from realm.knowledge.text.taggers import Span
 
 IN_PLACE = "in place"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from realm.knowledge.asking.clauses import Tree
-from realm.knowledge.parsing import Sentence, words_of
-from realm.knowledge.taggers import Span
+from realm.knowledge.text.parsing import Sentence, words_of
+from realm.knowledge.text.taggers import Span
 
 PHRASE = "PHRASE"
 """Label of a noun phrase that is no name."""

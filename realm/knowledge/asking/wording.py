@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from realm.knowledge.asking.cloze_questions import Draft
-from realm.knowledge.parsing import Sentence, Word, words_of
+from realm.knowledge.text.parsing import Sentence, Word, words_of
 
 PERSONS = frozenset({"he", "she", "him", "her", "his"})
 THINGS = frozenset({"it", "its"})

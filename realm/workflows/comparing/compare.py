@@ -20,7 +20,7 @@ from typing import Any
 from realm import files
 from realm.config import explain, from_json, override, to_json
 from realm.errors import UsageError
-from realm.knowledge.questions import read_questions
+from realm.knowledge.questions.files import read_questions
 from realm.settings_finetune import FinetuneConfig
 from realm.workflows.comparing.legs import PART, Figures, Judging, TestSet, difference, judge_leg, open_tests, read_leg
 from realm.workflows.comparing.systems import Leg, System, find_system

@@ -19,7 +19,7 @@ from realm.errors import DataError, UsageError
 from realm.evaluation.retrieval import FloatArray, Interval
 from realm.evaluation.scores import PER_QUESTION, REPORT, Results, read_report
 from realm.evaluation.seeds import Bootstrap
-from realm.knowledge.questions import read_flag, read_questions
+from realm.knowledge.questions.files import read_flag, read_questions
 from realm.types import Question
 from realm.workflows.comparing.systems.base import Opened
 from realm.workflows.judging.evaluate import FLAG, evaluate

@@ -29,7 +29,7 @@ from realm.errors import ArtefactError, DataError, MismatchError, UsageError
 from realm.evaluation.edit_verdicts import Edit, figures, table_rows, tell
 from realm.knowledge.base import KnowledgeBase, Match
 from realm.knowledge.cloning import clone
-from realm.knowledge.questions import read_questions
+from realm.knowledge.questions.files import read_questions
 from realm.models.backbone import pieces
 from realm.types import Answer
 from realm.workflows.ask import embed_missing

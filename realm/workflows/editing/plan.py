@@ -17,8 +17,8 @@ from realm.evaluation.edit_facts import choose_old, core, substitution
 from realm.evaluation.edit_values import Pool, Value, values_in
 from realm.evaluation.edit_verdicts import Said, said_of
 from realm.evaluation.retrieval import answer_in_text
-from realm.knowledge.parsing import Parser, load_parser
-from realm.knowledge.taggers import PATTERN
+from realm.knowledge.text.parsing import Parser, load_parser
+from realm.knowledge.text.taggers import PATTERN
 from realm.types import Question
 from realm.workflows.editing.rounds import Asker, Plan, Scratch, holds, said
 from realm.workflows.journal import Journal

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from realm.config import PretrainConfig
 from realm.errors import MissingLibraryError, UnavailableError
-from realm.knowledge.taggers import PATTERN, load_tagger
+from realm.knowledge.text.taggers import PATTERN, load_tagger
 from realm.models.backbone import max_tokens
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
@@ -344,8 +344,8 @@ def _word_pieces() -> Any:
 
 def _tagging_rate(pipeline: str, work: Work, cores: int) -> tuple[float | None, str]:
     """Passages a second through the tagger with all its processes, and a word on it; None when it isn't here."""
-    from realm.knowledge.spans import SHARD_ROWS
-    from realm.knowledge.taggers import DROPPED_LABELS, tag_texts
+    from realm.knowledge.text.spans import SHARD_ROWS
+    from realm.knowledge.text.taggers import DROPPED_LABELS, tag_texts
 
     try:
         tagger = load_tagger(pipeline)

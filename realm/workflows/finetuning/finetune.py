@@ -25,7 +25,7 @@ from realm import files
 from realm.config import from_json
 from realm.errors import DataError, UsageError
 from realm.evaluation.answers import NORMALIZERS
-from realm.knowledge.questions import read_questions
+from realm.knowledge.questions.files import read_questions
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
 from realm.models.span import SpanReader

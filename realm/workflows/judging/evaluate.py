@@ -21,8 +21,8 @@ from realm.evaluation.patterns import PatternMatcher
 from realm.evaluation.retrieval import holds_answer
 from realm.knowledge.catalog import CATALOG
 from realm.knowledge.fetching import fetch
-from realm.knowledge.questions import read_flag, read_questions
-from realm.knowledge.result_files import Context, write_dpr_results
+from realm.knowledge.questions.files import read_flag, read_questions
+from realm.knowledge.questions.results import Context, write_dpr_results
 from realm.knowledge.snapshot import Snapshot
 from realm.search.postings import Bm25
 from realm.types import NO_ROW, Answer, Passage, Question, Retriever

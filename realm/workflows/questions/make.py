@@ -29,9 +29,9 @@ from realm.config import to_json
 from realm.errors import ArtefactError, DataError, MismatchError
 from realm.evaluation.answers import token_f1
 from realm.knowledge.asking.passages import Limits, Made, ask_passage
-from realm.knowledge.parsing import Parser, load_parser
 from realm.knowledge.snapshot import Snapshot
-from realm.knowledge.taggers import find_tagger
+from realm.knowledge.text.parsing import Parser, load_parser
+from realm.knowledge.text.taggers import find_tagger
 from realm.settings_corpus import CorpusQuestionsConfig
 from realm.settings_finetune import FinetuneConfig
 from realm.workflows import parts

@@ -69,7 +69,7 @@ def size_text(size: float) -> str:
 
 
 def _snapshot(path: Path, manifest: Facts) -> Facts:
-    from realm.knowledge.layout import open_array
+    from realm.knowledge.table.layout import open_array
 
     damage = []
     for name, array in manifest.get("arrays", {}).items():

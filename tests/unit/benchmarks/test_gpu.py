@@ -13,9 +13,9 @@ import torch
 from tiny import tiny_tokenizer
 
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.passages import SentenceSplitter
 from realm.knowledge.snapshot import Snapshot
-from realm.knowledge.spans import find_spans
+from realm.knowledge.text.passages import SentenceSplitter
+from realm.knowledge.text.spans import find_spans
 from realm.training.masking import pieces_inside
 from realm.types import Document
 from realm.workflows.parts import Text

@@ -16,7 +16,7 @@ from benchmarks.wiki204k.holding import Patterns, Strings
 from realm.errors import DataError
 from realm.evaluation.patterns import PatternMatcher
 from realm.evaluation.retrieval import answer_in_text
-from realm.knowledge.questions import read_flag, read_questions
+from realm.knowledge.questions.files import read_flag, read_questions
 
 CORPORA = {
     "ottqa_wiki": [("ottqa_wiki:1", "Dracula", "Dracula is a novel by Bram Stoker (1897).", "en")],

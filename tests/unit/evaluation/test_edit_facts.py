@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from realm.evaluation.edit_facts import Substitution, choose_old, core, stands_in, substitution
 from realm.evaluation.edit_values import Value
-from realm.knowledge.parsing import Sentence
+from realm.knowledge.text.parsing import Sentence
 
 # ---------------------------------------------------------------- replacing
 

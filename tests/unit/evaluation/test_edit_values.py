@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from realm.evaluation.edit_values import Pool, Value, opening, tags_of, value_of, values_in
-from realm.knowledge.parsing import Sentence, Word
+from realm.knowledge.text.parsing import Sentence, Word
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from realm.errors import UsageError
 from realm.evaluation.patterns import PatternMatcher, folded, needed_literals
-from realm.knowledge.regexes import compiled_pattern
+from realm.knowledge.questions.regexes import compiled_pattern
 
 HANGS = r"(a|aa)+$"
 LONG = "a" * 60 + "b"

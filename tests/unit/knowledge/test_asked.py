@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from realm.errors import DataError
-from realm.knowledge.asked import read_asked
+from realm.knowledge.questions.asked import read_asked
 
 READ = {
     "a.txt": ("who ?\n\n  {what} ? \n", [("1", "who ?"), ("3", "{what} ?")]),

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm.errors import DataError, KnowledgeBaseError, MismatchError, UsageError
-from realm.knowledge import writing
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
+from realm.knowledge.table import writing
 from realm.types import Document, Passage
 
 FRANCE = Document(

@@ -14,8 +14,8 @@ from realm.knowledge.asking.clauses import Tree, clause_of
 from realm.knowledge.asking.passages import Limits, Made, ask_passage, in_place
 from realm.knowledge.asking.phrases import noun_phrases
 from realm.knowledge.asking.wording import Topic, fault
-from realm.knowledge.parsing import Parser, Sentence, Word, language_of, load_parser
-from realm.knowledge.taggers import find_tagger
+from realm.knowledge.text.parsing import Parser, Sentence, Word, language_of, load_parser
+from realm.knowledge.text.taggers import find_tagger
 
 Spans = Sequence[tuple[str, str]]
 LOOSE = Limits(min_content=2)

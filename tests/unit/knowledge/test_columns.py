@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm.errors import DataError
-from realm.knowledge.columns import fitting, new_columns
-from realm.knowledge.schema import CORE
+from realm.knowledge.table.columns import fitting, new_columns
+from realm.knowledge.table.schema import CORE
 from realm.types import Document
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from realm.errors import AbsentError, KnowledgeBaseError, PresentError, UsageError
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
-from realm.knowledge.store import NoVersionError
+from realm.knowledge.table.store import NoVersionError
 from realm.types import Document
 
 ENCODER = PassageEncoder("e", lambda passages: np.ones((len(passages), 2)))

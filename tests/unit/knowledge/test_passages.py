@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
 from realm.errors import DataError, UsageError
-from realm.knowledge.passages import (
+from realm.knowledge.text.passages import (
     SentenceSplitter,
     Splitter,
     WordSplitter,
@@ -18,8 +18,8 @@ from realm.knowledge.passages import (
     split_documents,
     word_passages,
 )
-from realm.knowledge.pieces import piece_ends, words
-from realm.knowledge.sentences import BLOCK, sentence_spans
+from realm.knowledge.text.pieces import piece_ends, words
+from realm.knowledge.text.sentences import BLOCK, sentence_spans
 from realm.types import Document, Passage
 
 # Pieces of text that have caused trouble somewhere: abbreviations, emoji sequences, right-to-left marks, NUL,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from where import holds
 
 from realm.errors import UsageError
-from realm.knowledge import predicates as pr
 from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.table import predicates as pr
 from realm.types import Document
 
 AWKWARD = (

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm.errors import DataError, UsageError
-from realm.knowledge import result_files
-from realm.knowledge.questions import read_flag, read_questions
-from realm.knowledge.result_files import Context
-from realm.knowledge.sources import read_documents
+from realm.knowledge.formats.sources import read_documents
+from realm.knowledge.questions import results as result_files
+from realm.knowledge.questions.files import read_flag, read_questions
+from realm.knowledge.questions.results import Context
 from realm.types import Question
 
 OURS = {"id": "a:1", "question": "who wrote Dracula", "answers": ["Bram Stoker", "Stoker"]}

@@ -17,11 +17,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from realm.errors import DataError, MissingLibraryError, UnavailableError, UsageError
-from realm.knowledge.columns import new_columns
-from realm.knowledge.formats import FORMATS, detect
-from realm.knowledge.records import Record, column_name, parse_date, to_document
-from realm.knowledge.schema import CORE
-from realm.knowledge.sources import SourceReport, read_documents
+from realm.knowledge.formats.choosing import FORMATS, detect
+from realm.knowledge.formats.records import Record, column_name, parse_date, to_document
+from realm.knowledge.formats.sources import SourceReport, read_documents
+from realm.knowledge.table.columns import new_columns
+from realm.knowledge.table.schema import CORE
 from realm.types import Document
 
 GUERNICA = {"id": "g", "title": "Guernica", "text": "Guernica was painted by Pablo Picasso."}

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from realm.errors import ArtefactError, MismatchError, MissingLibraryError, UnavailableError, UsageError
 from realm.files import fingerprint
-from realm.knowledge import spans as module
-from realm.knowledge import taggers
-from realm.knowledge.spans import SpanTable, find_spans
-from realm.knowledge.taggers import capitalised, dates, load_tagger, pattern_tagger, resolve, tag_texts, trim
+from realm.knowledge.text import spans as module
+from realm.knowledge.text import taggers
+from realm.knowledge.text.spans import SpanTable, find_spans
+from realm.knowledge.text.taggers import capitalised, dates, load_tagger, pattern_tagger, resolve, tag_texts, trim
 
 
 class Texts:

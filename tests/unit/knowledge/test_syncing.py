@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm.errors import DataError, PresentError, UsageError
-from realm.knowledge import writing
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
-from realm.knowledge.sources import SourceReport, read_documents
+from realm.knowledge.formats.sources import SourceReport, read_documents
 from realm.knowledge.syncing import FOLDER, Synced, sync
+from realm.knowledge.table import writing
 from realm.types import Document
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from realm.errors import AbsentError, KnowledgeBaseError, UsageError
 from realm.knowledge.base import KnowledgeBase, PassageEncoder, Version
-from realm.knowledge.times import num_within, read_as_of
+from realm.knowledge.table.times import num_within, read_as_of
 from realm.types import Document, Passage
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)

@@ -294,9 +294,9 @@ def test_a_probe_of_another_snapshot_or_no_probe_is_refused(corpus: Corpus, tabl
 
 def test_on_a_real_snapshot_every_mask_is_its_text(tmp_path: Path) -> None:
     from realm.knowledge.base import KnowledgeBase
-    from realm.knowledge.passages import SentenceSplitter
     from realm.knowledge.snapshot import Snapshot
-    from realm.knowledge.spans import find_spans
+    from realm.knowledge.text.passages import SentenceSplitter
+    from realm.knowledge.text.spans import find_spans
     from realm.types import Document
 
     tokenizer = tiny_tokenizer([" ".join(TEXTS[::2])])

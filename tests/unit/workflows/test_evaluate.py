@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from realm.errors import MismatchError, UsageError
-from realm.knowledge.questions import read_questions
-from realm.knowledge.result_files import read_predictions, read_run, write_questions
+from realm.knowledge.questions.files import read_questions
+from realm.knowledge.questions.results import read_predictions, read_run, write_questions
 from realm.types import Answer, Passage, Question
 from realm.workflows.judging.evaluate import bm25_search, compare, evaluate, open_suite
 

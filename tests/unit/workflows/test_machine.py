@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from realm.knowledge.result_files import write_questions
+from realm.knowledge.questions.results import write_questions
 from realm.types import Question
 from realm.workflows.judging.calibrate import _sources
 

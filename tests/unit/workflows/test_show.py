@@ -21,9 +21,9 @@ from realm.answering import answerer, pretrained
 from realm.config import override
 from realm.errors import ArtefactError, KnowledgeBaseError
 from realm.knowledge import build as snapshots
-from realm.knowledge import spans
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
 from realm.knowledge.snapshot import Snapshot
+from realm.knowledge.text import spans
 from realm.models import cloze, encoders, late, span
 from realm.recipes import small
 from realm.search import postings, shards

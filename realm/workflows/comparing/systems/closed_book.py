@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from realm import files
 from realm.errors import DataError
-from realm.knowledge.questions import read_questions
+from realm.knowledge.questions.files import read_questions
 from realm.search.postings import Bm25
 from realm.types import NO_ROW, Answer, Question
 from realm.workflows.comparing.systems.base import Leg, Opened

@@ -1,0 +1,70 @@
+"""``realm ask``: one question or a file of them, from a knowledge base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from realm.commands.docs import AS_OF, JSON, KB, WHERE, print_json
+from realm.errors import UsageError
+
+
+def ask(
+    kb: KB,
+    model: Annotated[Path, typer.Option("--model", help="A run, one of its checkpoints, or a model.")],
+    question: Annotated[
+        str | None,
+        typer.Argument(
+            help='A sentence with a blank ("Guernica was painted by [MASK]."), or, of a fine-tuned model, a question.'
+        ),
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="Many: a line each (.txt), lines of JSON with question, or any file of questions."),
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option(min=1, help="Passages to read; as in fine-tuning by default, else 5.")
+    ] = None,
+    where: WHERE = None,
+    as_of: AS_OF = None,
+    aggregate: Annotated[
+        str | None,
+        typer.Option(help="marginal: an answer's probability over all its places; best-span: of the best one."),
+    ] = None,
+    conflict_ratio: Annotated[
+        float | None,
+        typer.Option(help="Passages disagree where another answer has this share of the mass of the one given."),
+    ] = None,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Read in bfloat16: faster where the processor has it, slower elsewhere.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="With --questions: so many at a time.")] = 64,
+    as_json: JSON = False,
+) -> None:
+    """Answer a question, or fill a blank, with the evidence.
+
+    It shows what the answer rests on, and which passages disagree.
+    """
+    from realm.answering.conflicts import ConflictRule
+    from realm.console import Terminal, print_answer
+    from realm.workflows.ask import ask_question, ask_questions
+    from realm.workflows.values import answer_json
+
+    if (question is None) == (questions is None):
+        raise UsageError("found no question, or one and --questions: expected a question, or a file of them")
+    rule = None if conflict_ratio is None else ConflictRule(ratio=conflict_ratio)
+    common: dict[str, Any] = {"model": model, "k": k, "where": where, "as_of": as_of, "aggregate": aggregate}
+    common |= {"conflicts": rule, "bf16": bf16, "reporter": Terminal(quiet=as_json)}
+    if question is not None:
+        answer = ask_question(question, kb, **common)
+        print_json(answer_json(answer)) if as_json else print_answer(answer)
+        return
+    assert questions is not None
+    for asked, answer in ask_questions(questions, kb, batch=batch, **common):
+        if as_json:  # a line each, as they come
+            typer.echo(json.dumps({"id": asked.id, **answer_json(answer)}, ensure_ascii=False, allow_nan=False))
+        else:
+            print_answer(answer)

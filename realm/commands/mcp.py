@@ -1,0 +1,31 @@
+"""``realm mcp``: the documents as tools for assistants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from realm.commands.docs import KB
+
+
+def mcp(
+    kb: KB,
+    model: Annotated[Path, typer.Option("--model", help="A run, one of its checkpoints, or a model.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. limits.passages=20.")
+    ] = None,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Read in bfloat16: faster where the processor has it, slower elsewhere.")
+    ] = False,
+) -> None:
+    """Let assistants ask, search and cite the documents, by MCP.
+
+    Over standard input and output.
+    """
+    from realm.service.mcp import serve_tools
+    from realm.service.settings import ServiceConfig
+    from realm.settings import override
+
+    serve_tools(model, kb, override(ServiceConfig(), settings or []), bf16=bf16)

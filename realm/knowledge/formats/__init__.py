@@ -1,0 +1,1 @@
+"""Outside formats to documents: files, records, and what is malformed in them."""

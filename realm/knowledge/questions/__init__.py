@@ -1,0 +1,1 @@
+"""Files of questions, and of what was answered to them."""

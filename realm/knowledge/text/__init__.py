@@ -1,0 +1,1 @@
+"""Text to sentences, passages, parses and salient spans."""
