@@ -196,22 +196,24 @@ def _print_conflicts(out: Console, answer: Answer) -> None:
     """Which passages disagree, newest first."""
     if not answer.conflicts:
         return
-    from realm.answering.conflicts import told
-
     mark = "  (the likeliest)" if answer.abstained else "  (the answer given)"
-    out.print(f"  [yellow]{escape(told(answer.conflicts))}[/]")
+    out.print(f"  [yellow]{escape(answer.conflict or '')}[/]")
     for side in answer.conflicts:
-        out.print(f"    [bold]{escape(side.text)}[/] {side.mass:.0%}{mark if side.preferred else ''}")
+        day = f"  {side.date or 'no date'}"
+        out.print(f"    [bold]{escape(side.text)}[/] {side.mass:.0%}{day}{mark if side.preferred else ''}")
         for evidence in side.evidence:
             out.print(f"      {_source(evidence)}\n        {_marked(evidence.passage.text, evidence.span)}")
 
 
 def _source(evidence: Evidence) -> str:
-    """Title, document, version, and what is known of date, source and the answer's place."""
-    parts = [evidence.passage.document_id, f"version {evidence.document_version}"]
+    """Title, document (once where both are the same), version, and what is known of date, source and the answer's
+    place."""
+    title, document_id = evidence.passage.title, evidence.passage.document_id
+    parts = [] if document_id == (title or document_id) else [document_id]
+    parts += [f"version {evidence.document_version}"]
     parts += [str(known) for known in (evidence.date, evidence.source) if known is not None]
     parts += [f"characters {evidence.span[0]} to {evidence.span[1]}"] if evidence.span else []
-    return f"[bold]{escape(evidence.passage.title)}[/] [dim]{escape(', '.join(parts))}[/]"
+    return f"[bold]{escape(title or document_id)}[/] [dim]{escape(', '.join(parts))}[/]"
 
 
 def _marked(text: str, span: tuple[int, int] | None, width: int = 160) -> str:

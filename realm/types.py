@@ -118,6 +118,8 @@ class Side:
     """Whether it is the answer given."""
     evidence: tuple[Evidence, ...]
     """The passages whose likeliest answer it is, newest first; those without a date last."""
+    reason: str | None = None
+    """Why it is the answer given, a key of `answering.conflicts.REASONS`; None of the other sides."""
 
     @property
     def date(self) -> Date | None:
@@ -144,6 +146,8 @@ class Answer:
     """Answers of comparable mass that passages disagree about, newest first; empty where they agree."""
     signals: Mapping[str, float] = field(default_factory=dict)
     """What else tells a right answer from a wrong one, by name; a calibration may weigh it."""
+    conflict: str | None = None
+    """`conflicts` in words: who disagrees, which side is preferred, and why."""
 
 
 # ---------------------------------------------------------------- what the program computes with

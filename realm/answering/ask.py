@@ -18,7 +18,7 @@ from torch import Tensor
 
 from realm import objectives
 from realm.answering.candidates import Candidate, find_candidates, open_tagger
-from realm.answering.conflicts import CONSIDERED, ConflictRule, find_conflict
+from realm.answering.conflicts import CONSIDERED, ConflictRule, find_conflict, told
 from realm.answering.pretrained import open_parts, save_model
 from realm.answering.retrieving import DenseRetrieval, evidence_from
 from realm.answering.tokens import body_tokens, cloze_tokens, pad
@@ -221,6 +221,7 @@ class Realm:
         number_of = {candidate.text: c for c, candidate in enumerate(candidates)}
         evidence = rests_on(best, lambda i: float(posterior_KC[i, best]), stands)
         given = _given([candidates[c] for c in order[:CONSIDERED]], confidence_C[order], posterior_KC[:, order])
+        sides = find_conflict(given, evidence_of, normalize=normalize_orqa, rule=conflicts)
         return Answer(
             question=question,
             text=candidates[best].text,
@@ -230,7 +231,8 @@ class Realm:
             null_prior=float(log_prior_K[0].exp()),
             alternatives=tuple((candidates[c].text, float(confidence_C[c])) for c in order[1 : 1 + ALTERNATIVES]),
             knowledge_base_version=version,
-            conflicts=find_conflict(given, evidence_of, normalize=normalize_orqa, rule=conflicts),
+            conflicts=sides,
+            conflict=told(sides),
         )
 
     def _log_prob(self, question: str, bodies: Tokens, candidates: Sequence[Candidate]) -> Tensor:

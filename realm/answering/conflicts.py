@@ -8,7 +8,7 @@ Legend: K passages.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date as Date
 
 from realm.answering.agreement import agree
@@ -18,6 +18,12 @@ from realm.types import Evidence, Side
 
 CONSIDERED = 12
 """Of the answers the likeliest so many: what is behind them has too little mass for a side."""
+SOURCES_TOLD = 3
+REASONS = {
+    "mass": "it has more of the probability",
+    "likeliest": "no other answer is as likely by itself, without those that agree with it",
+}
+"""Why a side is the answer given: what `Side.reason` may be, in words."""
 
 
 @dataclass(frozen=True)
@@ -76,27 +82,32 @@ def find_conflict(
     kept = [side for side in sides if side.preferred or side.mass >= floor]
     if len(kept) < 2 or sides[0].mass < rule.least:
         return ()
+    heaviest = all(side.mass <= sides[0].mass for side in kept)
+    kept[0] = replace(kept[0], reason="mass" if heaviest else "likeliest")
     return tuple(sorted(kept, key=lambda side: (side.date or Date.min, side.mass), reverse=True))
 
 
-def told(sides: Sequence[Side]) -> str:
-    """One line: who disagrees, which side was preferred, and why."""
+def told(sides: Sequence[Side]) -> str | None:
+    """One line: both sides with dates and sources, which is preferred, and why. None where there are no sides."""
     if not sides:
-        return ""
+        return None
     given = next(side for side in sides if side.preferred)
     others = [side for side in sides if not side.preferred]
-    newer = [side for side in others if side.date is not None and (given.date is None or side.date > given.date)]
     strongest = max(others, key=lambda side: side.mass)
-    if given.mass >= strongest.mass:
-        reason = f"{given.text!r} has more of the probability ({given.mass:.0%} against {strongest.mass:.0%})"
-    else:  # of several answers that agree with each other none alone is as likely as the one given
-        reason = (
-            f"{given.text!r} is the likeliest answer ({given.mass:.0%}); {strongest.text!r} has {strongest.mass:.0%} "
-        )
-        reason += "together with the answers that agree with it"
-    if newer:
-        reason += f"; {newer[0].text!r} is of a later date ({newer[0].date})"
-    return f"the passages disagree: {' / '.join(side.text for side in sides)}; {reason}"
+    why = f"{REASONS[given.reason or 'mass']}, {given.mass:.0%} against {strongest.mass:.0%} for {strongest.text!r}"
+    newest = max((side for side in others if side.date), key=lambda side: side.date or Date.min, default=None)
+    if given.date and all(side.date is None or side.date < given.date for side in others):
+        why += f", and it is the newest, {given.date}" + (f" against {newest.date}" if newest else " against no date")
+    elif newest and newest.date and (given.date is None or newest.date > given.date):
+        why += f", though {newest.text!r} is newer, {newest.date} against {given.date or 'no date'}"
+    return f"the passages disagree: {' / '.join(map(_stood, sides))}; {given.text!r} is preferred: {why}"
+
+
+def _stood(side: Side) -> str:
+    """A side with its date, the sources of its passages (the documents where none is named), and its mass."""
+    named = dict.fromkeys(one.source or one.passage.document_id for one in side.evidence)
+    shown = [*named][:SOURCES_TOLD] + (["…"] if len(named) > SOURCES_TOLD else [])
+    return f"{side.text!r} ({', '.join([str(side.date or 'no date'), *shown, f'{side.mass:.0%}'])})"
 
 
 def _sides(found: Sequence[Extracted], normalize: Callable[[str], str]) -> list[Extracted]:

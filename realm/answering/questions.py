@@ -24,7 +24,7 @@ from realm import objectives, objectives_qa
 from realm.answering.answerer import answerer_folder, is_answerer, open_answerer
 from realm.answering.ask import Realm, check_asking
 from realm.answering.confidence import Confidence, open_confidence
-from realm.answering.conflicts import ConflictRule, find_conflict
+from realm.answering.conflicts import ConflictRule, find_conflict, told
 from realm.answering.retrieving import DenseRetrieval, evidence_from
 from realm.answering.tokens import pad
 from realm.errors import UsageError
@@ -168,7 +168,7 @@ class QuestionAnswering:
             evidence = _Evidence(mine)
             sides = find_conflict(found, evidence, normalize=self.normalize, rule=conflicts)
             answer = as_answer(question, found, evidence, version, signals)
-            answers.append(confidence(replace(answer, conflicts=sides)))
+            answers.append(confidence(replace(answer, conflicts=sides, conflict=told(sides))))
         return answers
 
     def _spans(

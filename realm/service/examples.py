@@ -90,8 +90,10 @@ _OTHER = {
         "id": "rumours#3:90ab12cd",
     },
     "span": [14, 23],
+    "source": "letters",
     "date": "2023-02-11",
 }
+_SIDE = {"preferred": False, "reason": None, "date": "2024-05-01"}
 ANSWER = {
     "question": "Who painted Guernica?",
     "text": "Pablo Picasso",
@@ -102,12 +104,13 @@ ANSWER = {
     "alternatives": [["Joan Miró", 0.29]],
     "knowledge_base_version": 9,
     "conflicts": [
-        {"text": "Pablo Picasso", "mass": 0.63, "preferred": True, "evidence": [_EVIDENCE], "date": "2024-05-01"},
-        {"text": "Joan Miró", "mass": 0.29, "preferred": False, "evidence": [_OTHER], "date": "2023-02-11"},
+        {**_SIDE, "text": "Pablo Picasso", "mass": 0.63, "preferred": True, "evidence": [_EVIDENCE], "reason": "mass"},
+        {**_SIDE, "text": "Joan Miró", "mass": 0.29, "evidence": [_OTHER], "date": "2023-02-11"},
     ],
     "signals": {},
-    "conflict": "the passages disagree: Pablo Picasso / Joan Miró; 'Pablo Picasso' has more of the probability "
-    "(63% against 29%)",
+    "conflict": "the passages disagree: 'Pablo Picasso' (2024-05-01, museums, 63%) / 'Joan Miró' (2023-02-11, letters, "
+    "29%); 'Pablo Picasso' is preferred: it has more of the probability, 63% against 29% for 'Joan Miró', and it is "
+    "the newest, 2024-05-01 against 2023-02-11",
 }
 HITS = {
     "hits": [

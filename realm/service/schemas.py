@@ -188,8 +188,11 @@ class SideOut(_Out):
     text: str
     mass: float
     preferred: bool
-    evidence: list[EvidenceOut]
-    date: Date | None
+    evidence: list[EvidenceOut] = Field(description="Newest first.")
+    reason: Literal["mass", "likeliest"] | None = Field(
+        description="Why it is preferred: more of the probability, or the likeliest by itself; null of the others."
+    )
+    date: Date | None = Field(description="Of its newest passage.")
 
 
 class AnswerOut(_Out):
@@ -205,7 +208,7 @@ class AnswerOut(_Out):
     knowledge_base_version: int | None
     conflicts: list[SideOut]
     signals: dict[str, float]
-    conflict: str | None
+    conflict: str | None = Field(description="`conflicts` in words, with the reason for the preference.")
 
 
 class HitOut(_Out):

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from realm.answering.conflicts import told
 from realm.knowledge.base import Match, Revision
 from realm.types import Answer, Document
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON values; dates in ISO form. `conflict` says in words what `conflicts` holds."""
+    """An answer as JSON values with the names of `Answer`; dates in ISO form."""
     value = asdict(answer)
     pairs = [*zip(value["evidence"], answer.evidence, strict=True)]
     for told_side, side in zip(value["conflicts"], answer.conflicts, strict=True):
@@ -26,7 +25,6 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         if math.isnan(found.retrieval_utility):  # there was no null passage to compare with
             evidence["retrieval_utility"] = None
         evidence["span"] = list(found.span) if found.span else None
-    value["conflict"] = told(answer.conflicts) or None
     return value
 
 

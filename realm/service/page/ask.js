@@ -1,6 +1,7 @@
 // Asking: the question, its answer with everything it rests on, and what changed since it was asked before.
 
 import { api } from "./api.js";
+import { conflictPart } from "./conflicts.js";
 import { bar, field, h, marked, percent, show } from "./dom.js";
 import { say } from "./words.js";
 
@@ -149,27 +150,6 @@ function answerCard(answer) {
     answer.evidence.length
       ? h("ol", { class: "evidence" }, answer.evidence.map(evidenceItem))
       : h("p", { class: "soft" }, say("noEvidence")),
-  );
-}
-
-function conflictPart(answer) {
-  return h(
-    "section",
-    { class: "conflict" },
-    h("h3", {}, say("conflict")),
-    h(
-      "ul",
-      {},
-      answer.conflicts.map((side) =>
-        h(
-          "li",
-          {},
-          h("b", {}, side.text),
-          ` · ${side.date ?? say("undated")} · ${percent(side.mass)}`,
-          side.preferred && !answer.abstained ? h("span", { class: "soft" }, ` · ${say("conflictPreferred")}`) : null,
-        ),
-      ),
-    ),
   );
 }
 

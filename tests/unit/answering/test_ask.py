@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import date as Date
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from realm.answering.ask import Realm
 from realm.answering.conflicts import ConflictRule
 from realm.answering.tokens import cloze_tokens, passage_tokens
 from realm.config import DataConfig, PretrainConfig, ReaderConfig
+from realm.console import print_answer
 from realm.errors import ArtefactError, UsageError
 from realm.knowledge.base import KnowledgeBase
 from realm.types import Document, Passage
+from realm.workflows.values import answer_json
 
 DOCUMENTS = [
     Document("guernica", "Guernica", "Guernica was painted by Pablo Picasso in Paris", source="art"),
@@ -102,6 +105,49 @@ def test_passages_with_different_names_are_sides(model: Realm, kb: KnowledgeBase
             said = {pieces_of(model, e.passage.text[slice(*e.span)])[0] for e in side.evidence if e.span}
             assert pieces_of(model, side.text)[0] in said
         assert model.ask("Paris was loved by [MASK].", kb, k=6).text
+
+
+@pytest.mark.parametrize("dates", [("2019-05-01", "2026-03-01"), ("2026-03-01", "2019-05-01"), (None, "2019-05-01")])
+def test_two_dated_documents_that_disagree(
+    model: Realm, tmp_path: Path, capsys: pytest.CaptureFixture[str], dates: tuple[str | None, str]
+) -> None:
+    """Both sides with dates and sources, and why which is preferred, in the answer, its JSON and what is printed."""
+    days = [Date.fromisoformat(day) if day else None for day in dates]
+    kb = KnowledgeBase.create(tmp_path / "dated", split=dots.split, splitter=dots.SETTINGS)
+    kb.add(
+        [
+            Document("papers", "papers", "Guernica was painted by Pablo Picasso", source="museums", date=days[0]),
+            Document("letters", "Letters", "Guernica was painted by Joan Miró", source="rumours", date=days[1]),
+        ]
+    )
+    answer = model.ask(QUESTION, kb, k=2, conflicts=ConflictRule(ratio=1e-9, least=0.0))
+    assert [side.date for side in answer.conflicts] == sorted(days, key=lambda day: day or Date.min, reverse=True)
+    by_source = {side.evidence[0].source: side for side in answer.conflicts}
+    assert {source: side.text.split()[-1] for source, side in by_source.items()} == {
+        "museums": "Picasso",
+        "rumours": "Miró",
+    }
+    (given,) = [side for side in answer.conflicts if side.preferred]
+    (other,) = [side for side in answer.conflicts if not side.preferred]
+    assert given.text == answer.text and (given.mass >= other.mass) == (given.reason == "mass") and other.reason is None
+    assert answer.conflict and f"{given.mass:.0%} against {other.mass:.0%} for {other.text!r}" in answer.conflict
+    for side in answer.conflicts:
+        assert f"{side.text!r} ({side.date or 'no date'}, {side.evidence[0].source}, {side.mass:.0%})" in answer.conflict
+    older_given = (given.date or Date.min) < (other.date or Date.min)
+    assert (f"though {other.text!r} is newer" in answer.conflict) == older_given
+    assert ("and it is the newest" in answer.conflict) == (not older_given)
+
+    told = answer_json(answer)
+    assert told["conflict"] == answer.conflict
+    assert [(side["text"], side["date"], side["reason"]) for side in told["conflicts"]] == [
+        (side.text, side.date.isoformat() if side.date else None, side.reason) for side in answer.conflicts
+    ]
+    print_answer(answer)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert " ".join(answer.conflict.split()) in printed
+    for side, mark in ((given, " (the answer given)"), (other, " ")):
+        assert f"{side.text} {side.mass:.0%} {side.date or 'no date'}{mark}" in printed
+    assert "papers papers" not in printed and "papers version" in printed and "Letters letters, version" in printed
 
 
 def test_fewer_shown_are_not_fewer_read(model: Realm, kb: KnowledgeBase) -> None:

@@ -112,9 +112,21 @@ def test_the_newer_side_stands_first_and_the_likelier_one_is_preferred() -> None
     assert found[1].mass == pytest.approx(0.5)
     assert [one.passage.document_id for one in found[1].evidence] == ["d0", "d1"]  # the dated passage first
     assert sum(one.posterior for one in found[1].evidence) == pytest.approx(1)
-    line = told(found)
-    assert "Bergen / Oslo" in line and "'Oslo' has more of the probability (50% against 30%)" in line
-    assert "'Bergen' is of a later date (2020-05-01)" in line
+    assert [side.reason for side in found] == [None, "mass"]
+    assert told(found) == (
+        "the passages disagree: 'Bergen' (2020-05-01, d2, 30%) / 'Oslo' (2001-01-01, d0, d1, 50%); 'Oslo' is "
+        "preferred: it has more of the probability, 50% against 30% for 'Bergen', though 'Bergen' is newer, 2020-05-01 against "
+        "2001-01-01"
+    )
+
+
+def test_the_newest_side_that_is_preferred_is_told_as_such() -> None:
+    line = told(sides(said("Oslo", z2=0.5), said("Bergen", z0=0.3), said("Rome", z3=0.3)))
+    assert line and line.endswith("and it is the newest, 2020-05-01 against 2010-01-01")
+    line = told(sides(said("Oslo", z2=0.5), said("Bergen", z1=0.3)))
+    assert line and line.endswith("and it is the newest, 2020-05-01 against no date")
+    line = told(sides(said("Oslo", z1=0.5), said("Bergen", z0=0.3)))
+    assert line and line.endswith("though 'Bergen' is newer, 2001-01-01 against no date")
 
 
 def test_without_dates_the_heavier_side_stands_first() -> None:
@@ -126,7 +138,8 @@ def test_without_dates_the_heavier_side_stands_first() -> None:
         normalize=normalize_orqa,
     )
     assert [side.text for side in found] == ["Oslo", "Bergen"]
-    assert "later date" not in told(found)
+    line = told(found)
+    assert line and "newe" not in line and "'Oslo' (no date, d1, 50%) / 'Bergen' (no date" in line
 
 
 def test_two_answers_of_one_passage_are_no_conflict() -> None:
@@ -149,7 +162,7 @@ def test_what_is_comparable_is_a_setting() -> None:
     assert sides(*found) == ()
     assert len(sides(*found, rule=ConflictRule(ratio=0.25))) == 2
     assert sides(*found, rule=ConflictRule(ratio=0.25, least=0.2)) == ()
-    assert sides() == () and told(()) == ""
+    assert sides() == () and told(()) is None
     for wrong in ({"ratio": 0.0}, {"ratio": 1.5}, {"least": 1.0}):
         with pytest.raises(UsageError, match="expected a ratio"):
             ConflictRule(**wrong)
@@ -182,8 +195,8 @@ def test_merging_keeps_the_mass() -> None:
 
 
 def test_a_side_that_several_spellings_make_heavier_is_told_as_such() -> None:
-    oslo = Side("Oslo", 0.16, True, ())
-    assert "'Oslo' is the likeliest answer (16%); 'Bergen' has 19% together with" in told(
-        [Side("Bergen", 0.19, False, ()), oslo]
-    )
-    assert "more of the probability (16% against 12%)" in told([oslo, Side("Bergen", 0.12, False, ())])
+    """No one of them is as likely as the answer given."""
+    found = sides(said("Oslo", z0=0.16), said("Bergen", z1=0.15), said("Bergen city", z3=0.04))
+    assert {side.text: side.reason for side in found} == {"Oslo": "likeliest", "Bergen": None}
+    line = told(found)
+    assert line and "no other answer is as likely by itself" in line and "16% against 19% for 'Bergen'" in line
