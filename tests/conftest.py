@@ -36,6 +36,15 @@ settings.register_profile(
     max_examples=50,
     suppress_health_check=[HealthCheck.too_slow],
 )
+# pytest --hypothesis-profile long: other examples at every run, 10,000 steps of a state machine.
+settings.register_profile(
+    "long",
+    settings.get_profile("realm"),
+    derandomize=False,
+    max_examples=200,
+    stateful_step_count=50,
+    print_blob=True,
+)
 settings.load_profile("realm")
 
 
