@@ -7,7 +7,8 @@
         ├── UsageError             the caller asked for something impossible        (exit code 2)
         ├── DataError              a source, document or record can't be used
         │   ├── AbsentError        a document that should be there is not
-        │   └── PresentError       a document is there already
+        │   ├── PresentError       a document is there already
+        │   └── ChangedError       a document is no longer what the writer had read
         ├── KnowledgeBaseError     a knowledge base is missing, damaged or in use
         ├── ArtefactError          a file of ours is missing, torn or of another format
         │   └── MismatchError      two artefacts that were not made for each other
@@ -45,6 +46,10 @@ class AbsentError(DataError):
 
 class PresentError(DataError):
     """A document is there already."""
+
+
+class ChangedError(DataError):
+    """A document was changed by somebody else since the writer read it."""
 
 
 class KnowledgeBaseError(RealmError):

@@ -130,9 +130,7 @@ class KnowledgeBase:
     @property
     def identity(self) -> tuple[int, int]:
         """Tells it from another that is laid in its place later, whose versions have the same numbers."""
-        with self._store.errors("read"):
-            found = (self.path / CONFIG).stat()
-        return found.st_ino, found.st_mtime_ns
+        return self._store.identity
 
     @property
     def content_version(self) -> int:
@@ -156,7 +154,8 @@ class KnowledgeBase:
         A version counts from its commit on, or from the time that its documents carry (`Revision.time`), which is a
         little earlier. Where the machine's clock was set back between two versions, those made until it caught up count
         from the moment that it was set back from: so no version is given that holds an edit with a later time on it.
-        UsageError before the first version and in the future. Takes about a millisecond for each version.
+        UsageError before the first version and in the future. Takes about a millisecond for each version, and next to
+        nothing once a later version than that time was seen.
         """
         return version_at(self._store, time)
 
@@ -312,12 +311,15 @@ class KnowledgeBase:
         """
         return self._writer.write(documents, "add", encoder, progress)
 
-    def update(self, document: Document, *, encoder: PassageEncoder | None = None) -> Counts:
+    def update(
+        self, document: Document, *, encoder: PassageEncoder | None = None, expected: int | None = None
+    ) -> Counts:
         """Replace a document, in one commit. Passages whose text stays keep their vectors, whatever their number.
 
-        DataError when it isn't there. Nothing is written when nothing differs.
+        expected: the version of the document that it was edited from (`Revision.version`); ChangedError, and nothing
+        written, when somebody changed it since. DataError when it isn't there. Nothing is written when nothing differs.
         """
-        return self._writer.write([document], "update", encoder)
+        return self._writer.write([document], "update", encoder, expected=expected)
 
     def upsert(
         self,
@@ -338,9 +340,10 @@ class KnowledgeBase:
         self._store.check_writable()
         return SourceDocuments(self._store, self._writer, source)
 
-    def delete(self, ids: str | Iterable[str]) -> Counts:
-        """Delete documents, in one commit; their history stays. DataError when one isn't there."""
-        return self._writer.delete([ids] if isinstance(ids, str) else list(ids))
+    def delete(self, ids: str | Iterable[str], *, expected: int | None = None) -> Counts:
+        """Delete documents, in one commit; their history stays. DataError when one isn't there. expected: of a single
+        one, as for `update`."""
+        return self._writer.delete([ids] if isinstance(ids, str) else list(ids), expected=expected)
 
     def restore(self, document_id: str, as_of: AsOf, *, encoder: PassageEncoder | None = None) -> Counts:
         """Make a document again what it was as of a version or a time (see `version_at`), also one that is deleted now.

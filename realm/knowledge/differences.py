@@ -38,9 +38,17 @@ class Piece(NamedTuple):
     text: str
 
 
-def differences(old: str, new: str) -> list[Piece]:
-    """The pieces in order; of what was replaced the removed text first. Neighbours differ in kind, none is empty."""
-    work = [_WORK]
+def enough_work() -> list[int]:
+    """The steps that are left to difflib, which every comparison takes from."""
+    return [_WORK]
+
+
+def differences(old: str, new: str, work: list[int] | None = None) -> list[Piece]:
+    """The pieces in order; of what was replaced the removed text first. Neighbours differ in kind, none is empty.
+
+    work: what `enough_work` gave, shared by several pairs of texts: all of them together take no longer than one may.
+    """
+    work = enough_work() if work is None else work
     pieces: list[Piece] = []
     for a, b, same in _compared(_PARAGRAPH.findall(old), _PARAGRAPH.findall(new), work):
         if same:

@@ -25,7 +25,7 @@ from realm.knowledge.table.predicates import parse
 from realm.knowledge.table.times import AsOf
 from realm.service.batching import Batcher
 from realm.service.metrics import Metrics
-from realm.service.problems import SOON, RefusedError
+from realm.service.problems import SOON, RefusedError, stopping
 from realm.service.settings import ServiceConfig
 from realm.types import Answer, Document
 from realm.workflows.ask import passages_to_read
@@ -167,7 +167,7 @@ class Service:
         await self._check_where(where, as_of)
         asking = Asking(passages_to_read(self.model, k), where or None, as_of, aggregate, conflicts)
         batcher = self._present if as_of is None else self._past
-        return [asyncio.wrap_future(batcher.submit(asking, question)) for question in questions]
+        return [self._given(batcher.submit, asking, question) for question in questions]
 
     async def search(
         self,
@@ -185,7 +185,7 @@ class Service:
             return await self._reading(self._by_words, query, k, where, as_of)
         self._check_open()
         batcher = self._present if as_of is None else self._past
-        found: Found = await asyncio.wrap_future(batcher.submit(Searching(k, where or None, as_of), query))
+        found: Found = await self._given(batcher.submit, Searching(k, where or None, as_of), query)
         return found
 
     # ------------------------------------------------------------ documents
@@ -195,13 +195,16 @@ class Service:
         self._few("documents", len(documents), self.limits.documents)
         return await self._edit(lambda model: self.kb.add(documents, encoder=model.passage_encoder))
 
-    async def update(self, document: Document) -> Counts:
-        """Replace a document, in one commit with its vectors. AbsentError when it isn't there."""
-        return await self._edit(lambda model: self.kb.update(document, encoder=model.passage_encoder))
+    async def update(self, document: Document, expected: int | None = None) -> Counts:
+        """Replace a document, in one commit with its vectors. AbsentError when it isn't there. expected: the version of
+        its last change, as far as the writer knows; ChangedError when there was another."""
+        return await self._edit(
+            lambda model: self.kb.update(document, encoder=model.passage_encoder, expected=expected)
+        )
 
-    async def delete(self, document_id: str) -> Counts:
-        """Delete a document; its history stays. AbsentError when it isn't there."""
-        return await self._edit(lambda model: self.kb.delete(document_id))
+    async def delete(self, document_id: str, expected: int | None = None) -> Counts:
+        """Delete a document; its history stays. AbsentError when it isn't there. expected: as for `update`."""
+        return await self._edit(lambda model: self.kb.delete(document_id, expected=expected))
 
     async def restore(self, document_id: str, as_of: AsOf) -> Counts:
         """Make a document again what it was; see `KnowledgeBase.restore`. AbsentError when it was not there then."""
@@ -229,7 +232,7 @@ class Service:
     async def history(self, document_id: str, limit: int, before: int | None) -> list[dict[str, Any]]:
         """Changes of a document; see `history_of`."""
         self._few("changes on a page", limit, self.limits.page)
-        return await self._reading(history_of, self.kb, document_id, limit, before)
+        return await self._reading(history_of, self.kb, document_id, limit, before, self.limits.history_characters)
 
     # ------------------------------------------------------------ in the threads
 
@@ -341,9 +344,16 @@ class Service:
             raise RefusedError(422, "too_many", f"found k={k:,}: expected at most {self.limits.passages:,}")
 
     async def _edit(self, edit: Callable[[Model], Counts]) -> Counts:
-        counts = await asyncio.wrap_future(self._editor.submit(edit, self.model))
+        counts: Counts = await self._given(self._editor.submit, edit, self.model)
         self.metrics.edited(added=counts.added, updated=counts.updated, deleted=counts.deleted)
         return counts
 
     async def _reading(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.wrap_future(self._readers.submit(work, *arguments))
+        return await self._given(self._readers.submit, work, *arguments)
+
+    def _given(self, submit: Callable[..., Future[T]], *work: Any) -> asyncio.Future[T]:
+        """What a thread will give for the work. RefusedError (503) where they are ending and take nothing more."""
+        try:
+            return asyncio.wrap_future(submit(*work))
+        except RuntimeError:
+            raise stopping() from None

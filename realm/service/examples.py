@@ -11,6 +11,7 @@ STATUSES = {
     404: "No such document or version.",
     408: "The body came too slowly.",
     409: "The document is there already.",
+    412: "Somebody else changed the document since: its ETag is no longer what `If-Match` says.",
     413: "The body is too large.",
     415: "The body is not JSON.",
     422: "The body or the query has another shape than described here, or is beyond a limit.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from realm.errors import MissingLibraryError
 
 try:
-    from fastapi import APIRouter, Body, FastAPI, HTTPException, Path, Query, Request, Response, Security
+    from fastapi import APIRouter, Body, FastAPI, Header, HTTPException, Path, Query, Request, Response, Security
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse, StreamingResponse
     from fastapi.security import HTTPBearer
@@ -18,6 +18,7 @@ __all__ = [
     "FastAPI",
     "HTTPBearer",
     "HTTPException",
+    "Header",
     "JSONResponse",
     "Path",
     "Query",

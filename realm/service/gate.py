@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection
 
 from realm.service.metrics import Metrics
-from realm.service.problems import SOON, Problem, RefusedError, problem_of
+from realm.service.problems import SOON, Problem, RefusedError, problem_of, stopping
 from realm.service.settings import LimitsConfig
 from realm.service.tokens import Tokens
 from realm.service.wire import App, Message, Receive, Scope, Send, asked_of, header_of, headers_of, send_json
@@ -63,7 +63,7 @@ class Gate:
             self._check_host(scope)
             if scope["path"] in OPEN:
                 if self.stopping and scope["path"] == "/readyz":
-                    raise _stopping()
+                    raise stopping()
                 await self.app(scope, receive, send)
                 return
             self._check_origin(scope)
@@ -125,7 +125,7 @@ class Gate:
 
     def _check_room(self) -> None:
         if self.stopping:
-            raise _stopping()
+            raise stopping()
         if self.in_flight >= self.limits.in_flight:
             raise RefusedError(
                 503, "busy", f"{self.limits.in_flight} requests are being answered already: try again", SOON
@@ -184,10 +184,6 @@ class Gate:
         asked = asked_of(scope)
         asked.code = problem.code
         await send_json(send, problem.status, problem.body(asked.request_id), problem.headers)
-
-
-def _stopping() -> RefusedError:
-    return RefusedError(503, "stopping", "the service is stopping: ask another, or again later", SOON)
 
 
 def _too_large(most: int) -> RefusedError:

@@ -15,11 +15,13 @@ from realm.knowledge.base import Counts
 from realm.knowledge.table.times import AsOf, read_as_of
 from realm.service import examples
 from realm.service.assets import page_routes
+from realm.service.conditional import etag, expected_version
 from realm.service.core import Service
 from realm.service.framework import (
     APIRouter,
     Body,
     FastAPI,
+    Header,
     HTTPBearer,
     JSONResponse,
     Path,
@@ -64,6 +66,9 @@ _WORDS = {
 
 Id = Annotated[str, Path(description="Percent-encoded; slashes too, where the id ends in /history.")]
 Where = Annotated[str | None, Query(max_length=100_000, description="A predicate on the documents.")]
+IfMatch = Annotated[
+    str | None, Header(max_length=200, description="The document's ETag: edit only what nobody has changed since.")
+]
 When = Annotated[
     str | None, Query(max_length=64, description="Read this version, or as it was at this time (ISO 8601).")
 ]
@@ -121,10 +126,11 @@ def _with_examples(described: dict[str, Any], routers: Sequence[APIRouter]) -> d
 
 
 def _router(*statuses: int) -> APIRouter:
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": examples.STATUSES[status]} for status in statuses
-    }
-    return APIRouter(responses=errors, dependencies=[Security(HTTPBearer(auto_error=False))])
+    return APIRouter(responses=_errors(*statuses), dependencies=[Security(HTTPBearer(auto_error=False))])
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorBody, "description": examples.STATUSES[status]} for status in statuses}
 
 
 def _ok(model: Any, description: str, example: Any, **more: Any) -> dict[int | str, dict[str, Any]]:
@@ -201,7 +207,7 @@ async def _lines(service: Service, coming: Sequence[asyncio.Future[Answer]], ask
 
 def _documents(service: Service) -> APIRouter:
     router = _router(400, 401, 403, 404, 408, 413, 415, 422, 500, 503, 504)
-    there: dict[int | str, dict[str, Any]] = {409: {"model": ErrorBody, "description": examples.STATUSES[409]}}
+    there, changed = _errors(409), _errors(412)
 
     @router.post(
         f"{PREFIX}/documents",
@@ -243,7 +249,7 @@ def _documents(service: Service) -> APIRouter:
     )
     async def history(
         document_id: Id,
-        limit: Annotated[int, Query(ge=1, description="The newest so many.")] = 50,
+        limit: Annotated[int, Query(ge=1, description="The newest so many; fewer where they are long.")] = 50,
         before: Annotated[int | None, Query(ge=1, description="Only changes before this version.")] = None,
     ) -> Response:
         """Every change of a document, with the text that it left."""
@@ -266,31 +272,35 @@ def _documents(service: Service) -> APIRouter:
         responses=_ok(OneDocumentOut, "The document.", examples.DOCUMENT),
     )
     async def get(document_id: Id, as_of: When = None) -> Response:
-        """A document as it is, or was."""
+        """A document as it is, or was. Its ETag, given back as `If-Match`, guards an edit against other writers."""
         found = await service.get(_name(document_id), _moment(as_of))
         if found is None:
             raise AbsentError(f"no document {_name(document_id)!r}: GET {PREFIX}/documents lists them")
         document, change, version = found
         value = {"document": document_json(document), "document_version": change.version, "revision": change.revision}
-        return JSONResponse({**value, "time": change.time.isoformat(), "version": version})
+        value |= {"time": change.time.isoformat(), "version": version}
+        return JSONResponse(value, headers=etag(change.version))
 
     @router.put(
         f"{PREFIX}/documents/{{document_id:path}}",
         response_model=None,
-        responses=_ok(EditOut, "Replaced, and seen by the next question.", examples.UPDATED),
+        responses={**_ok(EditOut, "Replaced, and seen by the next question.", examples.UPDATED), **changed},
     )
-    async def update(document_id: Id, body: Annotated[Content, Body(openapi_examples=examples.UPDATE)]) -> Response:
+    async def update(
+        document_id: Id, body: Annotated[Content, Body(openapi_examples=examples.UPDATE)], if_match: IfMatch = None
+    ) -> Response:
         """Replace a document: what is not given is empty afterwards."""
-        return JSONResponse(_counts(await service.update(body.document(_name(document_id)))))
+        document, expected = body.document(_name(document_id)), expected_version(if_match)
+        return JSONResponse(_counts(await service.update(document, expected)))
 
     @router.delete(
         f"{PREFIX}/documents/{{document_id:path}}",
         response_model=None,
-        responses=_ok(EditOut, "Deleted; its history stays.", examples.DELETED),
+        responses={**_ok(EditOut, "Deleted; its history stays.", examples.DELETED), **changed},
     )
-    async def delete(document_id: Id) -> Response:
+    async def delete(document_id: Id, if_match: IfMatch = None) -> Response:
         """Delete a document."""
-        return JSONResponse(_counts(await service.delete(_name(document_id))))
+        return JSONResponse(_counts(await service.delete(_name(document_id), expected_version(if_match))))
 
     return router
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from realm.errors import AbsentError, DataError, PresentError, RealmError, UsageError
+from realm.errors import AbsentError, ChangedError, DataError, PresentError, RealmError, UsageError
 from realm.knowledge.table.predicates import PredicateError
 from realm.knowledge.table.store import InUseError, NoVersionError
 
@@ -38,6 +38,7 @@ KINDS: tuple[tuple[type[RealmError], int, str], ...] = (
     (AbsentError, 404, "no_such_document"),
     (NoVersionError, 404, "no_such_version"),
     (PresentError, 409, "document_exists"),
+    (ChangedError, 412, "document_changed"),
     (DataError, 400, "bad_document"),
     (PredicateError, 400, "bad_predicate"),
     (UsageError, 400, "bad_request"),
@@ -47,6 +48,11 @@ KINDS: tuple[tuple[type[RealmError], int, str], ...] = (
 _PATHS = re.compile(r"(?<![\w.])/?[\w.@+-]+(?:/[\w.@+-]+){2,}")
 """The store's own words name files of this machine, and of the one it was built on."""
 SOON = {"Retry-After": "1"}
+
+
+def stopping() -> RefusedError:
+    """What is told from the signal to stop on."""
+    return RefusedError(503, "stopping", "the service is stopping: ask another, or again later", SOON)
 
 
 def problem_of(error: BaseException, places: Mapping[str, str] | None = None) -> Problem:

@@ -30,6 +30,8 @@ class LimitsConfig:
     """The largest k."""
     page: _Count = 200
     """Documents, or changes of one, that a page of a list may hold."""
+    history_characters: _Count = 1_000_000
+    """Characters of text that a page of changes holds at most, beside its newest one's."""
     seconds: _Seconds = 30.0
     """From a request's arrival to its answer, its body's arrival included."""
     in_flight: _Count = 64

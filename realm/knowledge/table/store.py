@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from realm.errors import ArtefactError, KnowledgeBaseError, RealmError, UsageError
 from realm.files import read_json
+from realm.knowledge.table.listing import Listing
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
@@ -47,6 +48,7 @@ class Store:
         import lancedb
 
         self.path = path
+        self.listing = Listing()
         with self.errors("opened"):
             # Interval 0: every read looks for a newer commit, so an open reader sees an edit at its next question.
             self._database = lancedb.connect(str(path), read_consistency_interval=timedelta(0))
@@ -66,6 +68,13 @@ class Store:
     def version(self) -> int:
         with self.errors("read"):
             return int(self.table.version)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Tells it from another that is laid in its place later, whose versions have the same numbers."""
+        with self.errors("read"):
+            found = (self.path / CONFIG).stat()
+        return found.st_ino, found.st_mtime_ns
 
     @property
     def newest(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from realm.errors import KnowledgeBaseError, UsageError
+from realm.errors import KnowledgeBaseError, RealmError, UsageError
 from realm.knowledge.table import schema as sc
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ def read_as_of(text: str) -> AsOf:
 
 def versions(store: Store) -> list[Version]:
     """All versions that can be opened, oldest first. Takes about a millisecond for each."""
-    with store.errors("read"):
-        listed = store.at().list_versions()
-    newest = store.version
-    found = (Version(v["version"], v["timestamp"].astimezone()) for v in listed if v["version"] <= newest)
-    return sorted(found, key=lambda version: version.version)
+    return store.listing.all(store)
 
 
 def version_at(store: Store, time: datetime) -> int:
@@ -62,7 +58,18 @@ def version_at(store: Store, time: datetime) -> int:
         time = time.astimezone()
     except (OverflowError, ValueError, OSError) as error:
         raise UsageError(f"found as_of={time}: expected a time that a calendar has ({error})") from None
-    listed = versions(store)
+    listed, remembered = store.listing.around(store, time, _COMMITS_BEFORE)
+    if not remembered:
+        return _last_within(store, listed, time)
+    try:
+        found = _last_within(store, listed, time)
+        store.at(found)
+    except RealmError:  # cleaned up since, or not to be told from memory
+        return _last_within(store, versions(store), time)
+    return found
+
+
+def _last_within(store: Store, listed: Sequence[Version], time: datetime) -> int:
     if not listed:
         raise KnowledgeBaseError(f"{store.path} has no version that can be opened: expected at least one")
     if time > max(sc.now(), *(version.time for version in listed)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from realm.errors import AbsentError, DataError, PresentError, UsageError
+from realm.errors import AbsentError, ChangedError, DataError, PresentError, UsageError
 from realm.files import fingerprint
 from realm.knowledge.table import origins
 from realm.knowledge.table import schema as sc
@@ -64,11 +64,13 @@ class Writer:
         progress: Progress | None = None,
         known: vec.Kept | None = None,
         on_misfit: OnMisfit | None = None,
+        expected: int | None = None,
     ) -> Counts:
         """Stream documents in. Commits every BATCH_DOCUMENTS documents or BATCH_CHARACTERS characters.
 
         known: vectors for passages that the rows to be replaced have none for.
         on_misfit: told of a document whose metadata doesn't fit, which is then left out; None makes it an error.
+        expected: of one document alone, see `check_unchanged`.
         When it raises, the batches before the faulty one are committed, and that one is not.
         """
         self.store.check_writable()
@@ -79,7 +81,7 @@ class Writer:
                 batch, misfits = fitting(batch, self.store.at().schema)
                 for document, misfit in misfits:
                     on_misfit(document, misfit)
-            done = self.write_batch(batch, mode, encoder, known)
+            done = self.write_batch(batch, mode, encoder, known, expected=expected)
             total = Counts(total.added + done.added, total.updated + done.updated, total.unchanged + done.unchanged)
             if progress is not None:
                 progress(total.added + total.updated + total.unchanged, None)
@@ -94,6 +96,7 @@ class Writer:
         encoder: vec.PassageEncoder | None = None,
         known: vec.Kept | None = None,
         origin: Origin | None = None,
+        expected: int | None = None,
     ) -> Counts:
         """`write` for documents of one commit, each id once.
 
@@ -106,6 +109,7 @@ class Writer:
         def prepare(table: LanceTable) -> tuple[dict[str, str], dict[str, dict[str, Any]], vec.Kept]:
             with self.store.errors("read"):
                 headers = read_headers(table, list(by_id))
+            check_unchanged(headers, by_id, expected)
             changes = _changes(by_id, headers, mode) if origin is None else origins.changes(by_id, headers, origin)[0]
             missing = [by_id[i] for i in changes if i not in passages]
             passages.update(zip((d.id for d in missing), self._split(missing), strict=True))
@@ -163,14 +167,16 @@ class Writer:
                 data = origins.origin_rows([by_id[i] for i in ids], origin)
                 table.merge_insert(["document_id", "number"]).when_matched_update_all().execute(data)
 
-    def delete(self, ids: Sequence[str], source: str | None = None) -> Counts:
+    def delete(self, ids: Sequence[str], source: str | None = None, expected: int | None = None) -> Counts:
         """Take documents away, all in one commit. DataError, and nothing done, when one isn't there.
 
         source: only those that still come from it, and what is not there is passed over.
+        expected: of one document alone, see `check_unchanged`.
         """
         ids = list(dict.fromkeys(ids))
         with self.store.writing(self.timeout) as table, self.store.errors("written"):
             headers = read_headers(table, ids)
+            check_unchanged(headers, ids, expected)
             if source is not None:
                 of_it = [i for i in ids if i in headers and headers[i].get(origins.SOURCE) == source]
                 ids = [i for i in of_it if headers[i]["change"] != "deleted"]
@@ -208,6 +214,18 @@ class Writer:
         if len(result) != len(documents):
             raise DataError(f"the splitter gave {len(result)} lists for {len(documents)} documents: expected one each")
         return result
+
+
+def check_unchanged(headers: Mapping[str, Mapping[str, Any]], ids: Iterable[str], expected: int | None) -> None:
+    """ChangedError when the last change of a document is not `expected`, the version that its writer had read."""
+    for id_ in ids if expected is not None else ():
+        header = headers.get(id_)
+        if header is not None and header["version"] != expected:
+            how = "deleted" if header["change"] == "deleted" else "changed"
+            raise ChangedError(
+                f"document {id_!r} was {how} in version {header['version']}: expected its version {expected}; "
+                f"read it again and edit that"
+            )
 
 
 def _changes(by_id: Mapping[str, Document], headers: Mapping[str, Mapping[str, Any]], mode: Mode) -> dict[str, str]:
@@ -262,7 +280,8 @@ def tidy(table: LanceTable, force: bool = False) -> None:
 
 def read_headers(table: LanceTable, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Header rows by document id, tombstones among them; absent ids are left out."""
-    columns = ["document_id", "change", "revision", "position", "document_hash", *origins.present(table.schema)]
+    own = ["document_id", "change", "version", "revision", "position", "document_hash"]
+    columns = [*own, *origins.present(table.schema)]
     found = {}
     if table.count_rows() == 0:
         return {}
