@@ -12,13 +12,15 @@ import pyarrow as pa
 
 from realm.errors import AbsentError, KnowledgeBaseError, UsageError
 from realm.files import staged_folder, write_json
-from realm.knowledge.table import reading, vectors, writing
+from realm.knowledge.table import near, reading, vectors, writing
 from realm.knowledge.table import schema as sc
 from realm.knowledge.table.columns import OnMisfit
+from realm.knowledge.table.filters import Where
 from realm.knowledge.table.reading import Match, Page, Revision
+from realm.knowledge.table.recency import Recency
 from realm.knowledge.table.sourced import SourceDocuments
 from realm.knowledge.table.store import CONFIG, FORMAT, FORMAT_VERSION, Store, read_config
-from realm.knowledge.table.times import AsOf, Version, version_at, versions
+from realm.knowledge.table.times import AsOf, Version, moment_of, version_at, versions
 from realm.knowledge.table.vectors import PassageEncoder, Waiting
 from realm.knowledge.table.writing import Counts, Split, Writer
 from realm.types import Document, Passage, Progress
@@ -84,12 +86,7 @@ class KnowledgeBase:
 
     @classmethod
     def open(
-        cls,
-        path: str | Path,
-        *,
-        split: Split | None = None,
-        as_of: AsOf | None = None,
-        lock_timeout: float = 60.0,
+        cls, path: str | Path, *, split: Split | None = None, as_of: AsOf | None = None, lock_timeout: float = 60.0
     ) -> Self:
         """Open a knowledge base; without `split` it can be read, and documents deleted, but not added.
 
@@ -148,6 +145,11 @@ class KnowledgeBase:
         """All versions that can be opened, oldest first."""
         return versions(self._store)
 
+    def moment(self, as_of: AsOf | None = None) -> datetime:
+        """What NOW() means as of a version or a time: that time, or when that version was committed; else the present,
+        where this machine is."""
+        return moment_of(self._store, as_of)
+
     def version_at(self, time: datetime) -> int:
         """The newest version not later than a time; a time without a zone is local.
 
@@ -164,7 +166,7 @@ class KnowledgeBase:
         with self._store.errors("read"):
             return int(self._store.table.count_rows(reading.DOCUMENTS))
 
-    def num_passages(self, where: str | None = None) -> int:
+    def num_passages(self, where: Where = None) -> int:
         """Number of passages that satisfy a predicate."""
         with self._store.errors("read"):
             table = self._store.at()
@@ -199,31 +201,16 @@ class KnowledgeBase:
 
         limit: only so many, the newest. before: only those of older versions than this.
         """
-        changes: list[Revision] = []
-        version = self.version if before is None else min(self.version, before - 1)
-        while version >= 1 and (limit is None or len(changes) < limit):
-            try:
-                with self._store.errors("read"):
-                    last = reading.header(self._store.at(version), document_id)
-            except KnowledgeBaseError:
-                if not changes:
-                    raise
-                break  # older versions were compacted away
-            if last is None:
-                break
-            changes.append(last)
-            version = last.version - 1
-            if last.revision == 1:
-                break
-        return changes[::-1]
+        with self._store.errors("read"):
+            return reading.history(self._store, document_id, limit, before)
 
-    def documents(self, where: str | None = None) -> Iterator[Document]:
+    def documents(self, where: Where = None) -> Iterator[Document]:
         """Documents of one version in order of insertion, streamed."""
         table = self._store.at()
         with self._store.errors("read"):
             yield from reading.documents(table, where)
 
-    def page(self, where: str | None = None, limit: int = 50, after: int | None = None) -> Page:
+    def page(self, where: Where = None, limit: int = 50, after: int | None = None) -> Page:
         """At most `limit` documents of one version in order of insertion, without reading those before and behind them.
 
         after: the `next` of the page before; ask `at` its version, so that no edit comes between two pages.
@@ -237,42 +224,50 @@ class KnowledgeBase:
         with self._store.errors("read"):
             return vectors.waiting(self._store.at(), encoder)
 
-    def passages(self, where: str | None = None) -> Iterator[Passage]:
+    def passages(self, where: Where = None) -> Iterator[Passage]:
         """Passages of one version, in order of document insertion and of number, streamed."""
         table = self._store.at()
         with self._store.errors("read"):
             yield from reading.passages(table, where)
 
-    def batches(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str], where: Where = None) -> Iterator[pa.RecordBatch]:
         """Columns of the passages, in the order of `passages`, for bulk work."""
         table = self._store.at()
         with self._store.errors("read"):
             yield from reading.scan(table, reading.condition(table, reading.PASSAGES, where), columns)
 
-    def search_text(self, query: str, k: int = 10, where: str | None = None) -> list[Match]:
+    def search_text(self, query: str, k: int = 10, where: Where = None) -> list[Match]:
         """Best k passages by BM25 over text and title, best first."""
-        _check_k(k)
         with self._store.errors("searched"):
             return reading.search_text(self._store.at(), query, k, where)
 
     def search_vectors(
-        self, vector: np.ndarray, k: int = 10, where: str | None = None, encoder: str | None = None
+        self,
+        vector: np.ndarray,
+        k: int = 10,
+        where: Where = None,
+        encoder: str | None = None,
+        approximate: bool = False,
     ) -> list[Match]:
-        """Best k passages by inner product with vector float[D], exact, filtered before the search.
+        """Best k passages by inner product with vector float[D], filtered before the search.
 
         encoder: whose vectors; may be left out when there is one. UsageError when there is none such.
+        approximate: by the index of `index_vectors` where that is quicker; UsageError without one. Else exact.
         """
-        _check_k(k)
         with self._store.errors("searched"):
-            return reading.search_vectors(self._store.at(), vector, k, where, encoder)
+            return reading.search_vectors(self._store.at(), vector, k, where, encoder, approximate)
 
     def search_many(
-        self, vectors: np.ndarray, k: int = 10, where: str | None = None, encoder: str | None = None
+        self,
+        vectors: np.ndarray,
+        k: int = 10,
+        where: Where = None,
+        encoder: str | None = None,
+        recency: Recency | None = None,
     ) -> list[list[Match]]:
-        """`search_vectors` for vectors float[B, D], in one pass over the passages."""
-        _check_k(k)
+        """Exact `search_vectors` for vectors float[B, D], in one pass over the passages; best by `Match.logit`."""
         with self._store.errors("searched"):
-            return reading.search_many(self._store.at(), vectors, k, where, encoder)
+            return reading.search_many(self._store.at(), vectors, k, where, encoder, recency)
 
     def embedded(self, encoder: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Addresses uint64[N] and vectors float32[N, D] of all embedded passages of one version, part by part.
@@ -293,7 +288,12 @@ class KnowledgeBase:
         with self._store.errors("read"):
             return vectors.stored(self._store.at(), encoder, text_hashes)
 
-    def unembedded(self, encoder: str, where: str | None = None) -> tuple[np.ndarray, list[str]]:
+    def vectors_of(self, matches: Sequence[Match], encoder: str) -> dict[str, np.ndarray]:
+        """The vectors of passages that a search of this version found, by text hash; without those that have none."""
+        with self._store.errors("read"):
+            return reading.vectors_of(self._store.at(), matches, encoder)
+
+    def unembedded(self, encoder: str, where: Where = None) -> tuple[np.ndarray, list[str]]:
         """Addresses uint64[N] (see `matches_at`) and text hashes of the passages that have no vector of an encoder."""
         table = self._store.at()
         with self._store.errors("read"):
@@ -366,12 +366,7 @@ class KnowledgeBase:
         return self._writer.write([document], "upsert", encoder, known=known)
 
     def embed_missing(
-        self,
-        encoder: PassageEncoder,
-        *,
-        batch: int = 256,
-        commit_every: int = 16_384,
-        progress: Progress | None = None,
+        self, encoder: PassageEncoder, *, batch: int = 256, commit_every: int = 16_384, progress: Progress | None = None
     ) -> int:
         """Embed the passages that have no vector from this encoder; the number embedded. Goes on where it stopped.
 
@@ -388,13 +383,16 @@ class KnowledgeBase:
             name, _ = vectors.choose(table.schema, encoder)
             table.drop_columns([name])
 
+    def index_vectors(self, encoder: str | None = None) -> dict[str, Any]:
+        """Make the index of approximate search over an encoder's vectors, or make it anew; facts about it.
+
+        Edits are seen without it: rows that came later are searched one by one until `compact`, or this, takes them in.
+        """
+        with self._store.writing(self._writer.timeout) as table, self._store.errors("indexed"):
+            return near.build(table, encoder)
+
     def compact(self) -> int:
         """Merge small files and bring the text index up to date; the new version. History stays."""
         with self._store.writing(self._writer.timeout) as table, self._store.errors("compacted"):
             writing.tidy(table, force=True)
             return int(table.version)
-
-
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise UsageError(f"k={k}: expected at least 1")

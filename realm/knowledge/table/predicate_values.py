@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from calendar import monthrange
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from datetime import date as Date
 from typing import NamedTuple
 
@@ -75,15 +76,49 @@ def moment(text: str) -> datetime | None:
         return None
 
 
+_UNITS: Mapping[str, int | timedelta] = {
+    "year": 12,  # months
+    "month": 1,
+    "week": timedelta(weeks=1),
+    "day": timedelta(days=1),
+    "hour": timedelta(hours=1),
+    "minute": timedelta(minutes=1),
+}
+_PART = r"([0-9]{1,6})\s+(year|month|week|day|hour|minute)s?"
+
+
+def shifted(time: datetime, interval: str, sign: int) -> datetime | None:
+    """A time an interval later (sign 1) or earlier (-1); None where it is no interval, or the calendar ends before.
+
+    Months go by the calendar: a day that the month reached does not have is its last one, as in PostgreSQL.
+    """
+    if not re.fullmatch(rf"\s*{_PART}(\s+{_PART})*\s*", interval, re.IGNORECASE | re.ASCII):
+        return None
+    months, rest = 0, timedelta()
+    for count, unit in re.findall(_PART, interval, re.IGNORECASE | re.ASCII):
+        length = _UNITS[unit.lower()]
+        if isinstance(length, int):
+            months += sign * int(count) * length
+        else:
+            rest += sign * int(count) * length
+    year, month = divmod(12 * time.year + time.month - 1 + months, 12)
+    try:
+        last = monthrange(year, month + 1)[1]
+        return time.replace(year=year, month=month + 1, day=min(time.day, last)) + rest
+    except (ValueError, OverflowError):
+        return None
+
+
 TEXT = Kind("'text'", lambda value: value if isinstance(value, str) else None)
 TRUTH = Kind("true or false", lambda value: value if isinstance(value, bool) else None)
+DAYS = "date32[day]"
 KINDS: Mapping[str, Kind] = {
     "string": TEXT,
     "bool": TRUTH,
     "int32": Kind("a whole number of 32 bits", _whole_within(32)),
     "int64": Kind("a whole number of 64 bits", _whole_within(64)),
     "double": Kind("a number", _as_number),
-    "date32[day]": Kind("a day as '2024-05-01'", _as_day),
+    DAYS: Kind("a day as '2024-05-01'", _as_day),
     "timestamp[us, tz=UTC]": Kind("a time as '2024-05-01T09:30+02:00'", _as_moment),
 }
 """By Arrow type."""

@@ -9,24 +9,27 @@
               | column [NOT] (LIKE | ILIKE) text         % is any characters, _ is one, a backslash takes their meaning
               | column IS [NOT] NULL
               | column | TRUE | FALSE                    a column of true and false
-    value     = 'text' ('' is a quote) | 12 | -1.5e3 | TRUE | FALSE | DATE 'YYYY-MM-DD' | TIMESTAMP 'ISO 8601'
+    value     = 'text' ('' is a quote) | 12 | -1.5e3 | TRUE | FALSE | DATE 'YYYY-MM-DD' | TIMESTAMP 'ISO 8601' | time
+    time      = NOW() (("+" | "-") INTERVAL '1 year 6 months')*     years, months, weeks, days, hours, minutes
     column    = name | `name`                            capitals don't matter, nor in the words above
 
 Nothing of what was written reaches the store: no functions, no comments, no columns but those that are told. As in SQL,
 a comparison with an absent value is unknown, NOT of it too, and what is unknown is left out.
+NOW() is the moment that `parse` is given; of a column of days it is the day of that moment in its own zone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from datetime import date as Date
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NoReturn
 
 from realm.errors import UsageError
-from realm.knowledge.table.predicate_values import KINDS, TEXT, TRUTH, Kind, Value, day, moment, whole
+from realm.knowledge.table.predicate_tokens import Token, WrongError, tokens
+from realm.knowledge.table.predicate_values import DAYS, KINDS, TEXT, TRUTH, Kind, Value, day, moment, shifted, whole
 
 MAX_DEPTH = 12
 """Of parentheses and NOTs within each other."""
@@ -105,14 +108,15 @@ class AnyOf:
 Predicate = Comparison | In | Between | Like | Absent | Holds | Constant | Not | AllOf | AnyOf
 
 
-def parse(where: str, columns: Mapping[str, str]) -> Predicate:
+def parse(where: str, columns: Mapping[str, str], now: datetime | None = None) -> Predicate:
     """The tree of a predicate. columns: name to Arrow type, as `KnowledgeBase.columns` gives them.
 
-    PredicateError, in one line that tells the columns, for anything else than the language above.
+    now: what NOW() means; the present where this machine is, when None. PredicateError, in one line that tells the
+    columns, for anything else than the language above.
     """
     try:
-        return _Parser(where, columns).parse()
-    except _Wrong as wrong:
+        return _Parser(where, columns, now).parse()
+    except WrongError as wrong:
         shown = where if len(where) <= 200 else where[:199] + "…"
         raise PredicateError(
             f"where={shown!r} is not a predicate here ({wrong}): the columns are {', '.join(columns)}"
@@ -166,54 +170,14 @@ def _literal(value: Value) -> str:
 # ---------------------------------------------------------------- reading the language
 
 
-class _Wrong(Exception):
-    """Why it is no predicate."""
-
-
-class _Token(NamedTuple):
-    kind: str
-    """name, quoted, text, number, sign, end"""
-    text: str
-    at: int
-
-
-_TOKEN = re.compile(
-    r"""\s*(?:
-        (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-      | `(?P<quoted>[^`]+)`
-      | '(?P<text>(?:[^']|'')*)'
-      | (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?![A-Za-z0-9_.])
-      | (?P<sign><=|>=|!=|<>|[=<>(),])
-      | (?P<end>\Z)
-    )""",
-    re.VERBOSE | re.ASCII,
-)
-
-
-def _tokens(where: str) -> Iterator[_Token]:
-    at = 0
-    while True:
-        found = _TOKEN.match(where, at)
-        if found is None or found.lastgroup is None:
-            rest = where[at:].lstrip()
-            what = "a quote that does not end" if rest[:1] in "'`" else f"{rest[:12]!r}"
-            if rest[:1] == '"':
-                what = "a double quote, expected \"it\" as 'it'"
-            raise _Wrong(f"{what} at character {len(where) - len(rest) + 1}")
-        yield _Token(found.lastgroup, found[found.lastgroup], found.start(found.lastgroup))
-        if found.lastgroup == "end":
-            return
-        at = found.end()
-
-
 class _Parser:
-    def __init__(self, where: str, columns: Mapping[str, str]) -> None:
+    def __init__(self, where: str, columns: Mapping[str, str], now: datetime | None) -> None:
         if not where.isascii() and re.search("[\ud800-\udfff]", where):
-            raise _Wrong("half a character, expected whole ones")
-        self._tokens = list(_tokens(where))
+            raise WrongError("half a character, expected whole ones")
+        self._tokens = list(tokens(where))
         self._at = 0
         self._depth = self._tests = self._values = 0
-        self._columns = columns
+        self._columns, self._now = columns, now or datetime.now()
         self._folded = {name.lower(): name for name in columns}
 
     def parse(self) -> Predicate:
@@ -239,7 +203,7 @@ class _Parser:
     def _one(self) -> Predicate:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise _Wrong(f"more than {MAX_DEPTH} parentheses and NOTs within each other")
+            raise WrongError(f"more than {MAX_DEPTH} parentheses and NOTs within each other")
         if self._word("NOT"):
             found: Predicate = Not(self._one())
         elif self._sign("("):
@@ -253,7 +217,7 @@ class _Parser:
     def _test(self) -> Predicate:
         self._tests += 1
         if self._tests > MAX_TESTS:
-            raise _Wrong(f"more than {MAX_TESTS} tests; column IN (...) is one")
+            raise WrongError(f"more than {MAX_TESTS} tests; column IN (...) is one")
         for word in ("TRUE", "FALSE"):
             if self._word(word):
                 return Constant(word == "TRUE")
@@ -291,7 +255,7 @@ class _Parser:
         while self._sign(","):
             values.append(self._ordered(column))
             if len(values) + self._values > MAX_VALUES:
-                raise _Wrong(f"more than {MAX_VALUES:,} values")
+                raise WrongError(f"more than {MAX_VALUES:,} values")
         self._must(")")
         self._values += len(values)
         return tuple(values)
@@ -309,21 +273,21 @@ class _Parser:
     def _kind(self, column: str) -> Kind:
         kind = KINDS.get(self._columns[column])
         if kind is None:
-            raise _Wrong(f"{column} can't be compared")
+            raise WrongError(f"{column} can't be compared")
         return kind
 
     def _ordered(self, column: str) -> Value:
         if self._kind(column) is TRUTH:
-            raise _Wrong(f"{column} is true or false: expected = or !=")
+            raise WrongError(f"{column} is true or false: expected = or !=")
         return self._value(column)
 
     def _pattern(self, column: str) -> str:
         if self._kind(column) is not TEXT:
-            raise _Wrong(f"{column} is no text: expected no LIKE")
+            raise WrongError(f"{column} is no text: expected no LIKE")
         pattern = self._value(column)
         assert isinstance(pattern, str)
         if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
-            raise _Wrong("a pattern that ends in a backslash, which takes the meaning of nothing")
+            raise WrongError("a pattern that ends in a backslash, which takes the meaning of nothing")
         return pattern
 
     def _value(self, column: str) -> Value:
@@ -340,19 +304,35 @@ class _Parser:
             read = day if token.text.upper() == "DATE" else moment
             found = read(self._next.text)
             self._at += 1
+        elif token.kind == "name" and token.text.upper() == "NOW" and self._sign("("):
+            found = self._moment(days=self._columns[column] == DAYS)
         if found is None:
             self._at -= 1
             hint = "; what is absent is found by IS NULL" if token.text.upper() == "NULL" else ""
             self._expected(f"{kind.words} for {column}{hint}")
         fitted = kind.fit(found)
         if fitted is None:
-            raise _Wrong(f"{str(found)[:40]!r} at character {token.at + 1}, expected {kind.words} for {column}")
+            raise WrongError(f"{str(found)[:40]!r} at character {token.at + 1}, expected {kind.words} for {column}")
         return fitted
+
+    def _moment(self, *, days: bool) -> Value:
+        """NOW( has been taken: the moment, or the day of it, that the rest means."""
+        self._must(")")
+        found = self._now.astimezone() if self._now.tzinfo is None else self._now
+        while (later := self._sign("+")) or self._sign("-"):
+            if not self._word("INTERVAL") or self._next.kind != "text":
+                self._expected("INTERVAL '2 years'")
+            moved = shifted(found, self._next.text, 1 if later else -1)
+            if moved is None:
+                self._expected("an interval as '2 years' or '1 year 6 months', to a time that a calendar has")
+            found = moved
+            self._at += 1
+        return found.date() if days else found
 
     # ------------------------------------------------------------ tokens
 
     @property
-    def _next(self) -> _Token:
+    def _next(self) -> Token:
         return self._tokens[self._at]
 
     def _word(self, word: str) -> bool:
@@ -374,7 +354,7 @@ class _Parser:
     def _expected(self, what: str) -> NoReturn:
         token = self._next
         found = "the end" if token.kind == "end" else repr(token.text[:40])
-        raise _Wrong(f"found {found} at character {token.at + 1}, expected {what}")
+        raise WrongError(f"found {found} at character {token.at + 1}, expected {what}")
 
 
 def _maybe_not(predicate: Predicate, negated: bool) -> Predicate:

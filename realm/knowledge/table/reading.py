@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date as Date
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from realm.errors import KnowledgeBaseError, UsageError
+from realm.knowledge.table import near
 from realm.knowledge.table import schema as sc
 from realm.knowledge.table import vectors as vec
-from realm.knowledge.table.predicates import parse, to_sql
+from realm.knowledge.table.filters import Where, narrowing
+from realm.knowledge.table.predicates import to_sql
+from realm.knowledge.table.recency import Recency
 from realm.types import Document, Passage
 
 if TYPE_CHECKING:
@@ -39,6 +43,13 @@ class Match:
     source: str | None
     date: Date | None
     url: str | None
+    recency: float | None = None
+    """log r(z) of a recency prior, which p(z|x) has besides `score`; None where there was none."""
+
+    @property
+    def logit(self) -> float:
+        """What p(z|x) is the softmax of: f(x,z) + log r(z)."""
+        return self.score + (self.recency or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +80,15 @@ class Page:
     version: int
 
 
-def condition(table: LanceTable, kind: str, where: str | None) -> str:
+def condition(table: LanceTable, kind: str, where: Where) -> str:
     """The rows of a kind that satisfy a user's predicate; PredicateError when it is not one."""
-    if where is None or not where.strip():
+    narrowed = narrowing(where)
+    if narrowed is None:
         return kind
     columns = public_columns(table)
     if kind == DOCUMENTS:  # a header row has neither: they would be unknown, and nothing would be found
         columns = {name: columns[name] for name in columns if name not in sc.OF_PASSAGES}
-    return f"({to_sql(parse(where, columns))}) AND {kind}"
+    return f"({to_sql(narrowed.predicate(columns))}) AND {kind}"
 
 
 def public_columns(table: LanceTable) -> dict[str, str]:
@@ -125,7 +137,7 @@ def scan(
         yield from found.select(list(columns)).take(pa.array(place)).combine_chunks().to_batches()
 
 
-def passages(table: LanceTable, where: str | None) -> Iterator[Passage]:
+def passages(table: LanceTable, where: Where) -> Iterator[Passage]:
     """Passages in order."""
     for batch in scan(table, condition(table, PASSAGES, where), _PASSAGE):
         for row in batch.to_pylist():
@@ -143,7 +155,7 @@ def document(table: LanceTable, document_id: str) -> Document | None:
     return sc.document_of(found[0], found[1:], metadata)
 
 
-def documents(table: LanceTable, where: str | None) -> Iterator[Document]:
+def documents(table: LanceTable, where: Where) -> Iterator[Document]:
     """Documents in order of insertion. Only one document is held at a time, and one batch of rows.
 
     The predicate is asked of the header rows, so that a document is never cut down to the passages that satisfy it.
@@ -165,7 +177,7 @@ def documents(table: LanceTable, where: str | None) -> Iterator[Document]:
         yield sc.document_of(held[0], held[1:], metadata)
 
 
-def page(table: LanceTable, where: str | None, limit: int, after: int | None) -> Page:
+def page(table: LanceTable, where: Where, limit: int, after: int | None) -> Page:
     """At most `limit` documents in order of insertion, after the position `after`."""
     heads = table.search().where(condition(table, DOCUMENTS, where)).select(["position", "document_id"]).to_arrow()
     position_N = heads["position"].to_numpy()
@@ -202,6 +214,26 @@ def header(table: LanceTable, document_id: str) -> Revision | None:
     return None
 
 
+def history(store: Store, document_id: str, limit: int | None, before: int | None) -> list[Revision]:
+    """All changes of a document, oldest first; see `KnowledgeBase.history`."""
+    changes: list[Revision] = []
+    version = store.version if before is None else min(store.version, before - 1)
+    while version >= 1 and (limit is None or len(changes) < limit):
+        try:
+            last = header(store.at(version), document_id)
+        except KnowledgeBaseError:
+            if not changes:
+                raise
+            break  # older versions were compacted away
+        if last is None:
+            break
+        changes.append(last)
+        version = last.version - 1
+        if last.revision == 1:
+            break
+    return changes[::-1]
+
+
 def content_version(table: LanceTable) -> int:
     """The newest version written on a header, deletions included."""
     heads = table.search().where(f"number = {sc.HEADER}").select(["version"]).to_batches(65_536)
@@ -226,10 +258,11 @@ _FOUND = [*_PASSAGE, "version", "source", "date", "url"]
 _VECTORS_AT_ONCE = 16_384
 
 
-def search_text(table: LanceTable, query: str, k: int, where: str | None) -> list[Match]:
+def search_text(table: LanceTable, query: str, k: int, where: Where) -> list[Match]:
     """BM25 over text plus BM25 over title; rows that the index doesn't hold yet are searched as well."""
     from lancedb.query import BooleanQuery, MatchQuery, Occur
 
+    _check_k(k)
     if not query.strip():
         return []
     # The two scores are added: a passage is found by its body and by its document's title together.
@@ -242,51 +275,81 @@ def search_text(table: LanceTable, query: str, k: int, where: str | None) -> lis
 
 
 def search_vectors(
-    table: LanceTable, vector: np.ndarray, k: int, where: str | None, encoder: str | None
+    table: LanceTable, vector: np.ndarray, k: int, where: Where, encoder: str | None, approximate: bool = False
 ) -> list[Match]:
-    """Exact inner-product search over the passages that an encoder has embedded."""
+    """Inner-product search over the passages that an encoder has embedded: exact, or by its index."""
+    _check_k(k)
     name, dim = vec.choose(table.schema, encoder)
-    rows = f"{condition(table, PASSAGES, where)} AND {name} IS NOT NULL"
+    rows = condition(table, PASSAGES, where)
+    query = table.search(vec.query_vector(vector, dim), vector_column_name=name).distance_type("dot")
+    narrowed = narrowing(where) is not None
+    query = near.probing(query, table, name, rows, narrowed) if approximate else query.bypass_vector_index()
     found = (
-        table.search(vec.query_vector(vector, dim), vector_column_name=name)
-        .distance_type("dot")
-        .where(rows, prefilter=True)
-        .select([*_FOUND, "_distance"])
-        .limit(k)
-        .to_arrow()
+        query.where(f"{rows} AND {name} IS NOT NULL", prefilter=True).select([*_FOUND, "_distance"]).limit(k).to_arrow()
     )
     return [_match(row, 1.0 - row["_distance"]) for row in found.to_pylist()]  # Lance's "dot" distance is 1 - product
 
 
 def search_many(
-    table: LanceTable, vector_BD: np.ndarray, k: int, where: str | None, encoder: str | None
+    table: LanceTable, vector_BD: np.ndarray, k: int, where: Where, encoder: str | None, recency: Recency | None = None
 ) -> list[list[Match]]:
-    """`search_vectors` for B queries at once: every vector is read once, whatever B is."""
+    """`search_vectors` for B queries at once: every vector is read once, whatever B is. Best first by `Match.logit`."""
+    _check_k(k)
     _, dim = vec.choose(table.schema, encoder)
     query_BD = np.stack([np.asarray(vec.query_vector(vector, dim), np.float32) for vector in vector_BD])
     score_BE: np.ndarray = np.zeros((len(query_BD), 0), np.float32)
+    prior_BE: np.ndarray = np.zeros((len(query_BD), 0))
     address_BE: np.ndarray = np.zeros((len(query_BD), 0), np.uint64)
-    for address_N, vector_ND in embedded(table, where, encoder):
-        address_BN = np.broadcast_to(address_N, (len(query_BD), len(address_N)))
+    for address_N, vector_ND, prior_N in _embedded(table, where, encoder, recency):
+        of_each = [np.broadcast_to(of, (len(query_BD), len(of))) for of in (address_N, prior_N)]
         score_BE = np.concatenate([score_BE, query_BD @ vector_ND.T], axis=1)
-        address_BE = np.concatenate([address_BE, address_BN], axis=1)
+        address_BE, prior_BE = (
+            np.concatenate([have, new], axis=1) for have, new in zip((address_BE, prior_BE), of_each, strict=True)
+        )
         if score_BE.shape[1] > k:
-            best_BK = np.argpartition(-score_BE, k - 1, axis=1)[:, :k]
-            score_BE, address_BE = (np.take_along_axis(of, best_BK, axis=1) for of in (score_BE, address_BE))
-    order_BK = np.lexsort((address_BE, -score_BE), axis=1)
-    return matches_at(table, *(np.take_along_axis(of, order_BK, axis=1) for of in (address_BE, score_BE)))
+            best_BK = np.argpartition(-(score_BE + prior_BE), k - 1, axis=1)[:, :k]
+            score_BE, prior_BE, address_BE = (
+                np.take_along_axis(of, best_BK, axis=1) for of in (score_BE, prior_BE, address_BE)
+            )
+    order_BK = np.lexsort((address_BE, -(score_BE + prior_BE)), axis=1)
+    found = matches_at(table, *(np.take_along_axis(of, order_BK, axis=1) for of in (address_BE, score_BE)))
+    return found if recency is None else [[with_recency(match, recency) for match in mine] for mine in found]
 
 
-def embedded(table: LanceTable, where: str | None, encoder: str | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def with_recency(match: Match, recency: Recency) -> Match:
+    """The same passage with its log r(z)."""
+    return replace(match, recency=recency.log_prior(match.date))
+
+
+def embedded(table: LanceTable, where: Where, encoder: str | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Addresses uint64[N] and vectors float32[N, D] of the passages that an encoder has embedded, part by part.
 
     An address holds for this version alone.
     """
+    for address_N, vector_ND, _ in _embedded(table, where, encoder, None):
+        yield address_N, vector_ND
+
+
+def _embedded(
+    table: LanceTable, where: Where, encoder: str | None, recency: Recency | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """`embedded`, and log r(z) float64[N], zeros without a recency prior."""
     name, dim = vec.choose(table.schema, encoder)
     rows = f"{condition(table, PASSAGES, where)} AND {name} IS NOT NULL"
-    for batch in table.search().where(rows).select([name]).with_row_id(True).to_batches(_VECTORS_AT_ONCE):
+    columns = [name] if recency is None else [name, "date"]
+    for batch in table.search().where(rows).select(columns).with_row_id(True).to_batches(_VECTORS_AT_ONCE):
         vector_ND = batch[name].flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, dim)
-        yield batch["_rowid"].to_numpy(), vector_ND
+        prior_N = np.zeros(batch.num_rows) if recency is None else recency.log_priors(batch["date"])
+        yield batch["_rowid"].to_numpy(), vector_ND, prior_N
+
+
+def vectors_of(table: LanceTable, matches: Sequence[Match], encoder: str) -> dict[str, np.ndarray]:
+    """The stored vectors float32[D] of passages that were found, by text hash; those without one are left out."""
+    if encoder not in sc.vector_columns(table.schema):
+        return {}
+    wanted = {match.passage.text_hash for match in matches}
+    ids = sorted({match.passage.document_id for match in matches})
+    return {key: vector for key, vector in vec.kept(table, ids)[encoder].items() if key in wanted}
 
 
 def matches_at(table: LanceTable, address_BK: np.ndarray, score_BK: np.ndarray) -> list[list[Match]]:
@@ -304,3 +367,8 @@ def matches_at(table: LanceTable, address_BK: np.ndarray, score_BK: np.ndarray) 
 
 def _match(row: dict[str, Any], score: float) -> Match:
     return Match(sc.passage_of(row), float(score), row["version"], row["source"], row["date"], row["url"])
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise UsageError(f"k={k}: expected at least 1")

@@ -90,6 +90,19 @@ def _last_within(store: Store, listed: Sequence[Version], time: datetime) -> int
     return listed[within - 1].version
 
 
+def moment_of(store: Store, as_of: AsOf | None) -> datetime:
+    """What NOW() means as of a version or a time; see `KnowledgeBase.moment`."""
+    if as_of is None:
+        return sc.now().astimezone()
+    if isinstance(as_of, datetime):
+        return as_of if as_of.tzinfo is not None else as_of.astimezone()
+    found = next((version.time for version in versions(store) if version.version == as_of), None)
+    if found is None:
+        store.at(as_of)  # tells which versions there are
+        raise KnowledgeBaseError(f"{store.path} has no time of version {as_of}: expected one that versions() lists")
+    return found
+
+
 def num_within(listed: Sequence[Version], time: datetime) -> int:
     """How many of the first versions were committed by a time; it ends at the first that is later, so that one which a
     clock set back lets look older than what came before it does not count before that."""
