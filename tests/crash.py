@@ -184,7 +184,10 @@ def main() -> int:
     result_of(lay)
     rounds, began = Rounds(places, model, options.seed), time.monotonic()
     for number in range(options.rounds):
-        line, problems = rounds.one(number)
+        try:
+            line, problems = rounds.one(number)
+        except RuntimeError as error:
+            line, problems = f"{number + 1:4d}", [str(error)]
         print(line, flush=True)
         if problems:
             print("\n".join([*problems, f"the store lies at {places.kb}, what was acknowledged in {places.log}"]))

@@ -143,13 +143,14 @@ def _rows(model: Realm, kb: KnowledgeBase, places: Places) -> Iterator[str]:
     if set(now.encoders()) - encoders.keys():
         yield f"vectors of encoders that nobody has: {sorted(now.encoders())}"
     for name, encode in encoders.items():
-        address_N, vector_ND = zip(*now.embedded(name), strict=True) if now.encoders().get(name) else ((), ())
-        if not address_N:
+        parts = list(now.embedded(name)) if name in now.encoders() else []
+        if not parts:  # a new column, killed before the first vectors
             continue
-        addresses = np.concatenate(address_N)
+        addresses = np.concatenate([address_N for address_N, _ in parts])
+        vector_ND = np.concatenate([part_ND for _, part_ND in parts])
         (matches,) = now.matches_at(addresses[None], np.zeros((1, len(addresses))))
         texts: list[Passage] = [match.passage for match in matches]
-        wrong_N = np.abs(encode(texts) - np.concatenate(vector_ND)).max(axis=1) > CLOSE
+        wrong_N = np.abs(encode(texts) - vector_ND).max(axis=1) > CLOSE
         if wrong_N.any():
             worst = texts[int(wrong_N.argmax())]
             yield f"{wrong_N.sum()} of {len(texts)} vectors of {name} are not their texts', as that of {worst}"
