@@ -17,12 +17,14 @@ from realm.service import examples
 from realm.service.assets import page_routes
 from realm.service.conditional import etag, expected_version
 from realm.service.core import Service
+from realm.service.described import described, methods_at
 from realm.service.framework import (
     APIRouter,
     Body,
     FastAPI,
     Header,
     HTTPBearer,
+    HTTPException,
     JSONResponse,
     Path,
     Query,
@@ -50,13 +52,16 @@ from realm.service.schemas import (
     Search,
     StatusOut,
 )
+from realm.service.schemas_model import ModelOut
 from realm.service.wire import Asked, asked_of
 from realm.types import Answer
 from realm.workflows.values import answer_json, document_json, hits_json
 
 LINES = "application/x-ndjson"
 PREFIX = "/v1"
+EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
+_GIVEN: dict[str, Any] = {"pattern": f"^{_CURSOR.pattern}$"}
 _WORDS = {
     400: ("bad_request", "found a body that can't be read: expected JSON"),
     404: ("not_found", "no such address: see /openapi.json"),
@@ -64,7 +69,7 @@ _WORDS = {
 }
 """For what the framework refuses by itself."""
 
-Id = Annotated[str, Path(description="Percent-encoded; slashes too, where the id ends in /history.")]
+Id = Annotated[str, Path(description="Percent-encoded; slashes too, where the id ends in /history or /restore.")]
 Where = Annotated[str | None, Query(max_length=100_000, description="A predicate on the documents.")]
 IfMatch = Annotated[
     str | None, Header(max_length=200, description="The document's ETag: edit only what nobody has changed since.")
@@ -84,7 +89,7 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    routers = [_questions(service), _documents(service), _probes(service)]
+    routers = [_questions(service), _documents(service), _facts(service), _probes(service)]
     for router in (*routers, page_routes()):
         app.include_router(router)
 
@@ -98,7 +103,8 @@ def create_app(service: Service) -> FastAPI:
 
     async def refused(request: Request, error: Exception) -> Response:
         status: int = getattr(error, "status_code", 400)
-        return tell(request, Problem(status, *_WORDS[status], getattr(error, "headers", None) or {}))
+        headers = {"Allow": methods_at(app, request.scope["path"])} if status == 405 else {}
+        return tell(request, Problem(status, *_WORDS[status], headers))
 
     async def malformed(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -110,23 +116,14 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(Exception, ours)  # raised on for the log, after the answer
     describe = app.openapi
-    app.openapi = lambda: _with_examples(describe(), routers)  # type: ignore[method-assign]
+    app.openapi = lambda: described(describe(), routers, service.limits)  # type: ignore[method-assign]
     return app
 
 
-def _with_examples(described: dict[str, Any], routers: Sequence[APIRouter]) -> dict[str, Any]:
-    """The examples of answers as they are: FastAPI leaves nulls out of them, which answers hold."""
-    for route in (route for router in routers for route in router.routes):
-        content = getattr(route, "responses", {}).get(200, {}).get("content", {}).get("application/json", {})
-        if "example" in content:
-            for method in getattr(route, "methods", ()):
-                operation = described["paths"][getattr(route, "path_format", "")][method.lower()]
-                operation["responses"]["200"]["content"]["application/json"]["example"] = content["example"]
-    return described
-
-
-def _router(*statuses: int) -> APIRouter:
-    return APIRouter(responses=_errors(*statuses), dependencies=[Security(HTTPBearer(auto_error=False))])
+def _router(*statuses: int, closed: bool = True) -> APIRouter:
+    """closed: whether it asks for a token, where there are any."""
+    guarded = [Security(HTTPBearer(auto_error=False))] if closed else []
+    return APIRouter(responses=_errors(*statuses), dependencies=guarded)
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -206,7 +203,7 @@ async def _lines(service: Service, coming: Sequence[asyncio.Future[Answer]], ask
 
 
 def _documents(service: Service) -> APIRouter:
-    router = _router(400, 401, 403, 404, 408, 413, 415, 422, 500, 503, 504)
+    router = _router(400, 401, 403, 404, 408, 413, 415, 422, 500, 503, 504, 507)
     there, changed = _errors(409), _errors(412)
 
     @router.post(
@@ -231,7 +228,9 @@ def _documents(service: Service) -> APIRouter:
         where: Where = None,
         as_of: When = None,
         limit: Annotated[int, Query(ge=1, description="Documents of a page.")] = 50,
-        cursor: Annotated[str | None, Query(description="As the page before gave it.")] = None,
+        cursor: Annotated[
+            str | None, Query(description="As the page before gave it.", json_schema_extra=_GIVEN)
+        ] = None,
     ) -> Response:
         """List documents by pages. All pages show the version of the first."""
         version, after = _from_cursor(cursor, _moment(as_of))
@@ -265,6 +264,12 @@ def _documents(service: Service) -> APIRouter:
     async def restore(document_id: Id, body: Annotated[Restore, Body(openapi_examples=examples.RESTORE)]) -> Response:
         """Make a document again what it was, also one that is deleted; nothing that came since is lost."""
         return JSONResponse(_counts(await service.restore(_name(document_id), _moment(body.as_of))))
+
+    @router.api_route(f"{PREFIX}/documents/{{document_id:path}}/history", methods=EVERY, include_in_schema=False)
+    @router.api_route(f"{PREFIX}/documents/{{document_id:path}}/restore", methods=EVERY, include_in_schema=False)
+    async def no_document(document_id: Id) -> Response:
+        """With another method these are no document whose id ends so: that slash is to be encoded."""
+        raise HTTPException(405)
 
     @router.get(
         f"{PREFIX}/documents/{{document_id:path}}",
@@ -340,7 +345,7 @@ def _from_cursor(cursor: str | None, as_of: AsOf | None) -> tuple[AsOf | None, i
 # ---------------------------------------------------------------- the rest
 
 
-def _probes(service: Service) -> APIRouter:
+def _facts(service: Service) -> APIRouter:
     router = _router(400, 401, 403, 500, 503, 504)
 
     @router.get(
@@ -352,6 +357,26 @@ def _probes(service: Service) -> APIRouter:
         """Version, counts, and how fresh the vectors are."""
         return JSONResponse(await service.knowledge_base())
 
+    @router.get(f"{PREFIX}/model", response_model=None, responses=_ok(ModelOut, "What answers.", examples.MODEL))
+    async def model() -> Response:
+        """What answers, and the curves of the trainings that it stems from."""
+        return JSONResponse(service.about_model())
+
+    @router.get(
+        "/metrics",
+        response_model=None,
+        responses={200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}},
+    )
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(await service.measured(), media_type=service.metrics.content_type)
+
+    return router
+
+
+def _probes(service: Service) -> APIRouter:
+    router = _router(400, 403, 500, 503, 504, closed=False)
+
     @router.get("/healthz", response_model=None, responses=_ok(StatusOut, "It lives.", {"status": "ok"}))
     async def healthz() -> Response:
         """Whether the process lives."""
@@ -362,15 +387,6 @@ def _probes(service: Service) -> APIRouter:
         """Whether it can answer: the model is open and every passage has its vector."""
         await service.check_ready()
         return JSONResponse({"status": "ready"})
-
-    @router.get(
-        "/metrics",
-        response_model=None,
-        responses={200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}},
-    )
-    async def metrics() -> Response:
-        """Counters for Prometheus."""
-        return Response(await service.measured(), media_type=service.metrics.content_type)
 
     return router
 

@@ -53,12 +53,17 @@ def _unicode(value: str) -> str:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """5.0, which JSON does not tell from 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Text = Annotated[StrictStr, AfterValidator(_unicode)]
 _Id = Annotated[Text, Field(min_length=1, max_length=ID_CHARACTERS)]
 _Day = Annotated[Date, BeforeValidator(_day)]
 _Scalar = Text | StrictBool | StrictInt | Annotated[StrictFloat, AfterValidator(_finite)]
 _Where = Annotated[Text, Field(max_length=WHERE_CHARACTERS)]
-_Count = Annotated[StrictInt, Field(ge=1)]
+_Count = Annotated[StrictInt, Field(ge=1), BeforeValidator(_whole)]
 _When = _Count | Annotated[Text, Field(max_length=64)]
 
 
@@ -66,7 +71,9 @@ class _In(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Out(BaseModel):
+class Out(BaseModel):
+    """An answer's part: it has what is described, and nothing else."""
+
     model_config = ConfigDict(extra="forbid")
 
 
@@ -86,6 +93,15 @@ class Conflicts(_In):
 
 class Ask(_In):
     """One question, or many."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in ("question", "questions")
+            ]
+        }
+    )
 
     question: Text | None = Field(None, description="A question; of a pre-trained model a sentence with [MASK].")
     questions: list[Text] | None = Field(None, min_length=1, description="Many, in place of `question`.")
@@ -123,7 +139,11 @@ class Content(_In):
     date: _Day | None = None
     lang: Text | None = None
     url: Text | None = None
-    metadata: dict[Text, _Scalar] = Field(default_factory=dict, max_length=METADATA_KEYS)
+    metadata: dict[Text, _Scalar] = Field(
+        default_factory=dict,
+        max_length=METADATA_KEYS,
+        json_schema_extra={"propertyNames": {"pattern": "^[A-Za-z][A-Za-z0-9_]*$"}},
+    )
 
     def document(self, document_id: str) -> Document:
         """The document of that id."""
@@ -155,7 +175,7 @@ Added = Annotated[Annotated[NewDocument, Tag("one")] | Annotated[NewDocuments, T
 # ---------------------------------------------------------------- answered
 
 
-class PassageOut(_Out):
+class PassageOut(Out):
     """A piece of a document: its text[start:end]."""
 
     document_id: str
@@ -167,7 +187,7 @@ class PassageOut(_Out):
     id: str
 
 
-class EvidenceOut(_Out):
+class EvidenceOut(Out):
     """What an answer rests on: p(z|x), p(z|x,y) and retrieval utility of a passage, and where the answer stands."""
 
     passage: PassageOut
@@ -182,7 +202,7 @@ class EvidenceOut(_Out):
     url: str | None
 
 
-class SideOut(_Out):
+class SideOut(Out):
     """One of the answers that passages disagree about."""
 
     text: str
@@ -195,7 +215,7 @@ class SideOut(_Out):
     date: Date | None = Field(description="Of its newest passage.")
 
 
-class AnswerOut(_Out):
+class AnswerOut(Out):
     """An answer with what it rests on, best passage first."""
 
     question: str
@@ -211,7 +231,7 @@ class AnswerOut(_Out):
     conflict: str | None = Field(description="`conflicts` in words, with the reason for the preference.")
 
 
-class HitOut(_Out):
+class HitOut(Out):
     """A passage that a search found."""
 
     rank: int
@@ -226,14 +246,14 @@ class HitOut(_Out):
     url: str | None
 
 
-class HitsOut(_Out):
+class HitsOut(Out):
     """What a search found, best first, and in which version."""
 
     hits: list[HitOut]
     version: int
 
 
-class DocumentOut(_Out):
+class DocumentOut(Out):
     """A document as it was given."""
 
     id: str
@@ -246,7 +266,7 @@ class DocumentOut(_Out):
     metadata: dict[str, str | bool | int | float | None]
 
 
-class OneDocumentOut(_Out):
+class OneDocumentOut(Out):
     """A document and its last change."""
 
     document: DocumentOut
@@ -256,7 +276,7 @@ class OneDocumentOut(_Out):
     version: int
 
 
-class PageOut(_Out):
+class PageOut(Out):
     """Some documents of a version, in order of insertion."""
 
     documents: list[DocumentOut]
@@ -265,7 +285,7 @@ class PageOut(_Out):
     cursor: str | None = Field(description="Gives the next page of the same version; null at the end.")
 
 
-class FieldOut(_Out):
+class FieldOut(Out):
     """A field besides the text that a change gave another value."""
 
     name: str
@@ -273,7 +293,7 @@ class FieldOut(_Out):
     new: str | int | float | bool | None
 
 
-class ChangeOut(_Out):
+class ChangeOut(Out):
     """A change of a document, the text that it left, and what it changed."""
 
     version: int
@@ -290,14 +310,14 @@ class ChangeOut(_Out):
     same_as: int | None = Field(description="The version above that had the very same document, as when restored.")
 
 
-class HistoryOut(_Out):
+class HistoryOut(Out):
     """Changes of a document, oldest first."""
 
     changes: list[ChangeOut]
     before: int | None = Field(description="Give it as `before` for older changes; null where there are none.")
 
 
-class EditOut(_Out):
+class EditOut(Out):
     """What an edit did, in documents, and the version that has it."""
 
     added: int = 0
@@ -307,7 +327,7 @@ class EditOut(_Out):
     version: int
 
 
-class IndexOut(_Out):
+class IndexOut(Out):
     """How fresh the vectors are."""
 
     encoder: str
@@ -315,7 +335,7 @@ class IndexOut(_Out):
     age_seconds: float = Field(description="How long the oldest of them waits.")
 
 
-class KnowledgeBaseOut(_Out):
+class KnowledgeBaseOut(Out):
     """What is known."""
 
     version: int
@@ -326,13 +346,13 @@ class KnowledgeBaseOut(_Out):
     index: IndexOut | None = Field(description="Of the served model; null until it is open.")
 
 
-class StatusOut(_Out):
+class StatusOut(Out):
     """Whether it lives, or can answer."""
 
     status: Literal["ok", "ready"]
 
 
-class ErrorOut(_Out):
+class ErrorOut(Out):
     """Why not."""
 
     code: str
@@ -340,7 +360,7 @@ class ErrorOut(_Out):
     request_id: str
 
 
-class ErrorBody(_Out):
+class ErrorBody(Out):
     """The one shape that errors have."""
 
     error: ErrorOut
