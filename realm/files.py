@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -198,7 +199,15 @@ def disk_is_full(error: Exception) -> bool:
     """Whether writing failed for want of room; libraries written in Rust say so in words of their own alone."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return not isinstance(error, RealmError) and any(words in str(error) for words in ("os error 28", "os error 122"))
+    told = ("os error 28", "os error 122", "No space left", "Disk quota")
+    return not isinstance(error, RealmError) and any(words in str(error) for words in told)
+
+
+def write_refused(error: Exception) -> bool:
+    """Whether the operating system lets this user change nothing there; libraries written in Rust say so in words."""
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return True
+    return not isinstance(error, RealmError) and bool(re.search(r"os error (1|13|30)\b", str(error)))
 
 
 def place_refused(error: Exception) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 STATUSES = {
     400: "The request asks for something impossible; the message says what was expected.",
     401: "No token, or a wrong one.",
-    403: "The token may not do this, or the request comes from another web page.",
+    403: "The token may not do this, the request comes from another web page, or the store is read-only.",
     404: "No such document or version.",
     408: "The body came too slowly.",
     409: "The document is there already.",
@@ -18,6 +18,7 @@ STATUSES = {
     500: "The service failed; its log has the reason under the request id.",
     503: "Not ready, stopping, or too busy: try again after `Retry-After` seconds.",
     504: "It took too long. An edit may have been committed all the same.",
+    507: "The disk is full: nothing of the edit is there, what was acknowledged is, and questions are answered.",
 }
 
 ASK: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from realm.errors import AbsentError, ChangedError, DataError, PresentError, RealmError, UsageError
 from realm.knowledge.table.predicates import PredicateError
-from realm.knowledge.table.store import InUseError, NoVersionError
+from realm.knowledge.table.store import DiskFullError, InUseError, NoVersionError, ReadOnlyError
 
 
 class RefusedError(RealmError):
@@ -37,6 +37,8 @@ class Problem:
 KINDS: tuple[tuple[type[RealmError], int, str], ...] = (
     (AbsentError, 404, "no_such_document"),
     (NoVersionError, 404, "no_such_version"),
+    (ReadOnlyError, 403, "read_only"),
+    (DiskFullError, 507, "disk_full"),
     (PresentError, 409, "document_exists"),
     (ChangedError, 412, "document_changed"),
     (DataError, 400, "bad_document"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from types import FrameType
 
 from realm.answering.questions import open_model
 from realm.errors import MissingLibraryError, UsageError
+from realm.knowledge.table.store import CanNotWriteError, Store
 from realm.service.core import Service
 from realm.service.frame import Frame
 from realm.service.gate import Gate
@@ -23,6 +25,9 @@ try:
     import uvicorn
 except ModuleNotFoundError as error:
     raise MissingLibraryError("uvicorn", "serve", "realm serve") from error
+
+
+log = logging.getLogger("realm.service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +80,19 @@ def serve(
         if on_listen is not None:
             shown = f"[{host}]" if ":" in host else host
             on_listen(f"http://{shown}:{listening.getsockname()[1]}")
+        _warn_of_place(opened.path)
         server.run(sockets=[listening])
     finally:
         service.close()
     if service.failure is not None:
         raise service.failure
+
+
+def _warn_of_place(kb: Path) -> None:
+    try:
+        Store(kb).check_place()
+    except CanNotWriteError as error:
+        log.warning("edits will be refused: %s", error)
 
 
 def _settings(app: Frame, config: ServiceConfig) -> uvicorn.Config:

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,14 @@ import filelock
 import pyarrow as pa
 
 from realm.errors import ArtefactError, KnowledgeBaseError, RealmError, UsageError
-from realm.files import read_json
+from realm.files import disk_is_full, read_json, write_refused
 from realm.knowledge.table.listing import Listing
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
 TABLE = "passages"
+_WRITING = frozenset({"locked for writing", "written", "compacted", "tidied"})
 CONFIG = "kb.json"
 FORMAT = "realm knowledge base"
 FORMAT_VERSION = 1
@@ -36,6 +37,18 @@ class InUseError(KnowledgeBaseError):
 
 class NoVersionError(KnowledgeBaseError):
     """A version that never was, or is no longer kept."""
+
+
+class CanNotWriteError(KnowledgeBaseError):
+    """The operating system lets nobody write here now; what is there can be read."""
+
+
+class DiskFullError(CanNotWriteError):
+    """No room for what is to be written; nothing of it is committed."""
+
+
+class ReadOnlyError(CanNotWriteError):
+    """The file system is mounted read-only, or this user may not write to it."""
 
 
 class Store:
@@ -109,13 +122,23 @@ class Store:
             raise
         except (ValueError, RuntimeError, OSError, pa.ArrowException) as error:
             text = str(error)
-            if "No space left" in text or "os error 28" in text or "Disk quota" in text:
-                raise KnowledgeBaseError(
-                    f"the disk is full while writing {self.path}: free some space and run the same command again; "
+            if disk_is_full(error):
+                raise DiskFullError(
+                    f"the disk is full while writing {self.path}: free some space and do it again; "
                     f"everything committed is still there"
+                ) from error
+            if write_refused(error) and what in _WRITING:
+                raise ReadOnlyError(
+                    f"{self.path} can't be written ({_reason(error)}): questions can be asked, nothing can be changed; "
+                    f"expected a file system and a user that may write"
                 ) from error
             first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
             raise KnowledgeBaseError(f"the knowledge base {self.path} could not be {what}: {first[:300]}") from error
+
+    def check_place(self) -> None:
+        """CanNotWriteError where the operating system would let nothing be written now."""
+        with suppress(InUseError), self.writing(0.0):
+            pass
 
     def check_writable(self) -> None:
         """UsageError when this is a past version."""
@@ -145,6 +168,11 @@ class Store:
             yield self.table
         finally:
             lock.release()
+
+
+def _reason(error: Exception) -> str:
+    found = getattr(error, "strerror", None)
+    return str(found or "the operating system refuses it").lower()
 
 
 def _holder(owner: Path) -> str:
