@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from realm.answering.answerer import answerer_folder, is_answerer, open_answerer
 from realm.answering.ask import Realm, check_asking
 from realm.answering.confidence import Confidence, open_confidence
 from realm.answering.conflicts import ConflictRule, find_conflict, told
+from realm.answering.constraints import Constraints
 from realm.answering.retrieving import DenseRetrieval, evidence_from
 from realm.answering.tokens import pad
 from realm.errors import UsageError
@@ -77,6 +79,12 @@ class QuestionAnswering:
         found = open_confidence(answerer_folder(Path(path)))
         return cls(encoder, reader.in_bfloat16() if bf16 else reader, config, found)
 
+    def search(
+        self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: AsOf | None = None
+    ) -> list[Match]:
+        """The k passages with the highest inner product; see `Realm.search`."""
+        return self.retrieval.search(query, kb, k, where, as_of)
+
     # ------------------------------------------------------------ answering
 
     def ask(
@@ -89,6 +97,7 @@ class QuestionAnswering:
         *,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
+        constraints: Constraints | None = None,
     ) -> Answer:
         """The likeliest answer, its text cut from a stored passage letter for letter.
 
@@ -96,12 +105,14 @@ class QuestionAnswering:
         time, see `KnowledgeBase.version_at`.
         aggregate: "marginal" sums an answer's probability over all its spans and passages, "best-span" takes the
             largest; as in the model's settings when None. conflicts: when passages count as disagreeing.
+        constraints: what the passages keep to besides `where`; p(z|x) is over those that do.
         Confidence is p(y|x) among all spans that were read, calibrated if the model was (for its own aggregate); below
         its threshold the answer abstains. A span reader has no null passage, so p(y|null,x) is 0 and RU without
         meaning: `retrieval_utility` is NaN and `null_prior` 0. Where there is nothing to read the answer abstains.
         UsageError for an empty question.
         """
-        (answer,) = self.ask_many([question], kb, k, where, as_of, aggregate=aggregate, conflicts=conflicts)
+        more: dict[str, Any] = {"aggregate": aggregate, "conflicts": conflicts, "constraints": constraints}
+        (answer,) = self.ask_many([question], kb, k, where, as_of, **more)
         return answer
 
     def ask_many(
@@ -114,6 +125,7 @@ class QuestionAnswering:
         *,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
+        constraints: Constraints | None = None,
         batch: int = 64,
     ) -> Iterator[Answer]:
         """The answers that `ask` would give, in order, `batch` questions at a time, as they come.
@@ -131,8 +143,10 @@ class QuestionAnswering:
                     if not question.strip():
                         place = "" if number == 1 and len(part) == 1 else f" (number {number})"
                         raise UsageError(f"found an empty question{place}: expected some words")
-                found = self.retrieval.search_many(part, kb, k or self.config.qa.num_passages, where, as_of)
-                yield from self.read(part, found.matches, found.version, aggregate=aggregate, conflicts=conflicts)
+                passages = k or self.config.qa.num_passages
+                found = self.retrieval.search_many(part, kb, passages, where, as_of, constraints)
+                read = self.read(part, found.matches, found.version, aggregate=aggregate, conflicts=conflicts)
+                yield from (replace(answer, now=found.now) for answer in read)
                 asked += len(part)
 
         return answers()
@@ -196,7 +210,7 @@ class QuestionAnswering:
             torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)),
             before_N=before_N,
         )
-        score_N = torch.tensor([match.score for match in flat], device=spans.logit_NS.device)
+        score_N = torch.tensor([match.logit for match in flat], device=spans.logit_NS.device)
         each = list(zip(score_N.split(counts), spans.logit_NS.split(counts), spans.valid_NS.split(counts), strict=True))
         level = self.config.qa.level
         joint = [objectives_qa.span_log_prob_BKS(*(of[None] for of in one), level=level)[0].cpu() for one in each]
@@ -210,7 +224,7 @@ class _Evidence:
 
     def __init__(self, matches: Sequence[Match]) -> None:
         self.matches = matches
-        score_1K = torch.tensor([[match.score for match in matches]])
+        score_1K = torch.tensor([[match.logit for match in matches]])
         self.prior_K = objectives.prior_BK(score_1K)[0].tolist() if matches else []
 
     def __call__(self, answer: Extracted) -> list[Evidence]:

@@ -132,7 +132,8 @@ def test_two_dated_documents_that_disagree(
     assert given.text == answer.text and (given.mass >= other.mass) == (given.reason == "mass") and other.reason is None
     assert answer.conflict and f"{given.mass:.0%} against {other.mass:.0%} for {other.text!r}" in answer.conflict
     for side in answer.conflicts:
-        assert f"{side.text!r} ({side.date or 'no date'}, {side.evidence[0].source}, {side.mass:.0%})" in answer.conflict
+        known = f"{side.date or 'no date'}, {side.evidence[0].source}, {side.mass:.0%}"
+        assert f"{side.text!r} ({known})" in answer.conflict
     older_given = (given.date or Date.min) < (other.date or Date.min)
     assert (f"though {other.text!r} is newer" in answer.conflict) == older_given
     assert ("and it is the newest" in answer.conflict) == (not older_given)

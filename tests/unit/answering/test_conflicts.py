@@ -115,8 +115,8 @@ def test_the_newer_side_stands_first_and_the_likelier_one_is_preferred() -> None
     assert [side.reason for side in found] == [None, "mass"]
     assert told(found) == (
         "the passages disagree: 'Bergen' (2020-05-01, d2, 30%) / 'Oslo' (2001-01-01, d0, d1, 50%); 'Oslo' is "
-        "preferred: it has more of the probability, 50% against 30% for 'Bergen', though 'Bergen' is newer, 2020-05-01 against "
-        "2001-01-01"
+        "preferred: it has more of the probability, 50% against 30% for 'Bergen', though 'Bergen' is newer, "
+        "2020-05-01 against 2001-01-01"
     )
 
 
