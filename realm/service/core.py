@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-from realm.answering.ask import Realm, check_asking
+import torch
+
+from realm.answering.ask import check_asking
 from realm.answering.conflicts import ConflictRule
 from realm.answering.questions import QuestionAnswering
 from realm.errors import UsageError
-from realm.knowledge.base import Counts, KnowledgeBase, Match, Page, Revision
+from realm.knowledge.base import Counts, KnowledgeBase, Page, Revision
 from realm.knowledge.table.predicates import parse
+from realm.knowledge.table.store import CanNotWriteError
 from realm.knowledge.table.times import AsOf
-from realm.service.batching import Batcher
+from realm.service.asking import Answers, Asking, Found, Model, Searching
 from realm.service.metrics import Metrics
 from realm.service.problems import SOON, RefusedError, stopping
 from realm.service.settings import ServiceConfig
@@ -31,39 +33,10 @@ from realm.types import Answer, Document
 from realm.workflows.ask import passages_to_read
 from realm.workflows.history import history_of
 
-Model = Realm | QuestionAnswering
 T = TypeVar("T")
 READERS = 4
 
 log = logging.getLogger("realm.service")
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How a question is asked; equal ones share a batch. The words are those of `Realm.ask`."""
-
-    k: int
-    where: str | None = None
-    as_of: AsOf | None = None
-    aggregate: str | None = None
-    conflicts: ConflictRule | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Searching:
-    """How passages are searched by meaning; equal ones share a batch."""
-
-    k: int
-    where: str | None = None
-    as_of: AsOf | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search gave."""
-
-    matches: list[Match]
-    version: int
 
 
 class _Closing(Exception):
@@ -74,12 +47,19 @@ class Service:
     """Opens the model in the background; until then everything that needs it is refused with 503."""
 
     def __init__(
-        self, open_model: Callable[[], Model], kb: KnowledgeBase, config: ServiceConfig, metrics: Metrics
+        self,
+        open_model: Callable[[], Model],
+        kb: KnowledgeBase,
+        config: ServiceConfig,
+        metrics: Metrics,
+        trainings: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
+        """trainings: those that the model stems from, as JSON values; read once, with the model."""
         self.kb, self.config, self.limits, self.metrics = kb, config, config.limits, metrics
         self.failure: BaseException | None = None
         """What opening the model ended with, when it did not succeed."""
-        self._open_model = open_model
+        self._open_model, self._read_trainings = open_model, trainings
+        self._trainings: list[dict[str, Any]] = []
         self._model: Model | None = None
         self._complete = -1
         """The version of which every passage was seen to have a vector."""
@@ -88,12 +68,9 @@ class Service:
         """How far the present embedding is: passages done, and all of them."""
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        window, size = config.batching.window_ms / 1000, config.batching.size
-        self._present, self._past = (
-            Batcher(self._answer, window=window, size=size, name=name, on_batch=metrics.batch)
-            for name in ("realm-ask", "realm-ask-past")
-        )
-        self._editor = ThreadPoolExecutor(1, "realm-edit")
+        self._answers = Answers(lambda: self.model, kb, config.batching, metrics.batch)
+        # torch gives a new thread the number that any other was told last.
+        self._editor = ThreadPoolExecutor(1, "realm-edit", torch.set_num_threads, (self._answers.cores,))
         self._readers = ThreadPoolExecutor(READERS, "realm-read")
 
     def open(self) -> Future[None]:
@@ -103,8 +80,7 @@ class Service:
     def close(self) -> None:
         """Finish what was taken. An edit that has begun is committed; embedding stops and goes on at the next start."""
         self._closing.set()
-        self._present.close()
-        self._past.close()
+        self._answers.close()
         self._editor.shutdown()
         self._readers.shutdown()
 
@@ -147,6 +123,16 @@ class Service:
         """What is known and how fresh its vectors are."""
         return await self._reading(self._facts)
 
+    def about_model(self) -> dict[str, Any]:
+        """What answers, and the trainings that it stems from."""
+        tuned = isinstance(self.model, QuestionAnswering)
+        return {
+            "kind": "fine-tuned" if tuned else "pre-trained",
+            "encoder": self.model.passage_encoder.fingerprint,
+            "k": passages_to_read(self.model, None),
+            "trainings": self._trainings,
+        }
+
     # ------------------------------------------------------------ questions
 
     async def ask(
@@ -166,8 +152,7 @@ class Service:
         check_asking(aggregate, k=k)
         await self._check_where(where, as_of)
         asking = Asking(passages_to_read(self.model, k), where or None, as_of, aggregate, conflicts)
-        batcher = self._present if as_of is None else self._past
-        return [self._given(batcher.submit, asking, question) for question in questions]
+        return [self._given(self._answers.submit, asking, question) for question in questions]
 
     async def search(
         self,
@@ -184,8 +169,7 @@ class Service:
         if by == "words":
             return await self._reading(self._by_words, query, k, where, as_of)
         self._check_open()
-        batcher = self._present if as_of is None else self._past
-        found: Found = await self._given(batcher.submit, Searching(k, where or None, as_of), query)
+        found: Found = await self._given(self._answers.submit, Searching(k, where or None, as_of), query)
         return found
 
     # ------------------------------------------------------------ documents
@@ -240,6 +224,7 @@ class Service:
         try:
             model = self._open_model()
             self._embed(model)
+            self._trainings = self._read_trainings()
             self._model = model
             log.info("ready: version %d of the knowledge base", self.kb.version)
         except _Closing:
@@ -254,7 +239,11 @@ class Service:
             if self._closing.is_set():
                 raise _Closing
 
-        self.kb.embed_missing(model.passage_encoder, progress=progress)
+        try:
+            self.kb.embed_missing(model.passage_encoder, progress=progress)
+        except CanNotWriteError as error:  # questions are answered all the same, from vectors in memory
+            log.warning("not embedded: %s", error)
+            self._complete = self.kb.version
         self._embedded = None
 
     def _not_embedded(self) -> str:
@@ -271,21 +260,6 @@ class Service:
             if self._embedding is None or self._embedding.done():
                 self._embedding = self._editor.submit(self._embed, self.model)
         return f"{waiting:,} passages have no vector yet"
-
-    def _answer(self, how: Asking | Searching, asked: Sequence[str]) -> Iterable[Any]:
-        if isinstance(how, Searching):
-            found = self.model.retrieval.search_many(asked, self.kb, how.k, how.where, how.as_of)
-            return [Found(matches, found.version) for matches in found.matches]
-        return self.model.ask_many(
-            asked,
-            self.kb,
-            how.k,
-            how.where,
-            how.as_of,
-            aggregate=how.aggregate,
-            conflicts=how.conflicts,
-            batch=len(asked),
-        )
 
     def _by_words(self, query: str, k: int, where: str | None, as_of: AsOf | None) -> Found:
         now = self.kb.at(self.kb.version if as_of is None else as_of)

@@ -46,9 +46,11 @@ class BatchingConfig:
     """How questions that come at the same time are answered together."""
 
     window_ms: Annotated[float, Range(low=0.0)] = 3.0
-    """How long the first question waits for others, in milliseconds."""
+    """How long questions wait for one more where several came lately, in milliseconds; five times that at most."""
     size: _Count = 32
     """Questions that are answered together at most."""
+    side_by_side: bool = True
+    """Let each core read a part of a batch, where a fine-tuned model answers; else all cores share every product."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -151,6 +151,86 @@ def test_closing_works_off_what_waits() -> None:
         made.submit("a", "late")
 
 
+def test_a_lone_question_never_waits_and_several_are_waited_for() -> None:
+    run = Recording()
+    with batcher(run, window=20.0, size=3) as made:
+        first = [made.submit("a", item) for item in ("1", "2", "3")]  # a full batch
+        assert [future.result(30) for future in first] == ["a:1", "a:2", "a:3"]
+        began = time.monotonic()
+        again = [made.submit("a", item) for item in ("4", "5", "6")]
+        assert [future.result(30) for future in again] == ["a:4", "a:5", "a:6"]
+        assert run.batches == [("a", ["1", "2", "3"]), ("a", ["4", "5", "6"])], "several came lately"
+    run = Recording()
+    made = Batcher(run, window=0.3, size=3, name="test")
+    assert made.submit("a", "1").result(30) == "a:1", "at first nobody knows"
+    made._window = 20.0
+    for item in ("2", "3"):
+        began = time.monotonic()
+        assert made.submit("a", item).result(30) == f"a:{item}"
+        assert time.monotonic() - began < 10, "nobody else asked"
+    made.close()
+
+
+def test_who_waits_while_a_lone_question_is_answered_is_joined_by_others() -> None:
+    run = Recording()
+    made = Batcher(run, window=0.0, size=2, name="test")
+    made.submit("a", "1").result(30)
+    run.begun.clear()
+    run.let_go.clear()
+    made._window = 20.0
+    lone = made.submit("a", "2")
+    assert run.begun.wait(30), "not kept waiting"
+    waiting = made.submit("a", "3")
+    run.let_go.set()
+    lone.result(30)
+    joins = made.submit("a", "4")
+    assert (waiting.result(30), joins.result(30)) == ("a:3", "a:4")
+    made.close()
+    assert run.batches[1:] == [("a", ["2"]), ("a", ["3", "4"])]
+
+
+def test_the_same_item_is_run_once_for_all() -> None:
+    run = Recording(held=True)
+    with batcher(run, size=8) as made:
+        futures = held_back(run, made, [("a", "1"), ("a", "bad"), ("a", "1"), ("b", "1"), ("a", "bad"), ("a", "2")])
+        assert [futures[at].result(30) for at in (1, 3, 4, 6)] == ["a:1", "a:1", "b:1", "a:2"]
+        assert all(isinstance(futures[at].exception(30), ValueError) for at in (2, 5))
+    assert run.batches[1] == ("a", ["1", "bad", "2"])
+
+
+def test_a_batch_is_answered_in_parts_side_by_side() -> None:
+    meet = threading.Barrier(3, timeout=30)
+    told: list[tuple[int, str]] = []
+    batches: list[list[str]] = []
+
+    def run(key: str, items: Sequence[str]) -> list[str]:
+        if len(items) > 1:
+            meet.wait()  # all three are at work at the same time
+        batches.append(list(items))
+        if "bad" in items:
+            raise ValueError("a bad item")
+        return [item.upper() for item in items]
+
+    made: Batcher[str, str, str] = Batcher(
+        run,
+        window=20.0,
+        size=7,
+        name="test",
+        threads=3,
+        parts=lambda key: 1 if key == "whole" else 9,
+        on_part=lambda count: told.append((count, threading.current_thread().name)),
+    )
+    futures = [made.submit("a", item) for item in ("p", "q", "r", "s", "bad", "t", "u")]
+    assert [f.result(30) for f in futures if f is not futures[4]] == ["P", "Q", "R", "S", "T", "U"]
+    assert isinstance(futures[4].exception(30), ValueError)
+    assert {tuple(batch) for batch in batches if len(batch) > 1} == {("p", "q"), ("r", "s"), ("bad", "t", "u")}
+    assert {count for count, _ in told} == {3} and len({name for _, name in told}) == 3
+    told.clear()
+    made._window = 0.0
+    assert made.submit("whole", "x").result(30) == "X" and told == [(1, "test")]
+    made.close()
+
+
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["x", "y", "bad"])), max_size=30), st.integers(1, 5))
 def test_every_item_gets_its_own_result(items: list[tuple[str, str]], size: int) -> None:
