@@ -1,12 +1,19 @@
 """What `realm serve` bears: questions a second and their latency, answered together and one at a time.
 
-    python benchmarks/bench_serve.py --kb KB --model MODEL [--questions FILE] [--seconds 10] [--clients 1,8,32]
+    OMP_NUM_THREADS=2 python -m benchmarks.bench_serve --kb KB --model MODEL [--questions FILE] [--seconds 20]
+        [--clients 1,8,32] [--rounds 1] [--json FILE]
 
-Starts `realm serve` on a copy of KB (on loopback, as a process of its own), twice in turn: with its own settings, and
-with `batching.size=1 batching.window_ms=0`. At each number of clients, each a thread with one connection that asks
-again as soon as it is answered, it prints questions/s and the 50th, 95th and 99th percentile of the latency, and the
-ratio of the two rates. Then, with `limits.in_flight=4`, how quickly the largest number of clients is refused, and
-whether the first question after the storm is answered.
+Starts `realm serve` on a copy of KB (on loopback, as a process of its own) in three ways in turn: with its own
+settings; together but with all cores on each product (`batching.side_by_side=false`); and one question at a time
+(`batching.size=1 batching.window_ms=0`). At each number of clients, each a thread with one connection that asks again
+as soon as it is answered, it prints questions/s, the 50th, 95th and 99th percentile of the latency, and the server's
+processor time a question, which says more than the rate where other work keeps the machine busy; then the ratios of
+both to one at a time.
+
+Then overload: with `limits.in_flight=4`, how quickly the largest number of clients is refused with 503 and Retry-After
+(each tries again at once, which is worse than what the header asks for), and how long a lone question takes before,
+at once after and later: exit status 1 when a refusal lacks its header, takes over --refusal ms at the 99th percentile,
+or a lone question is not answered afterwards.
 
 --questions: any file that `realm ask --questions` takes; without one, sentences of the documents, a word masked.
 Client and server share the machine: on few cores the clients' own work is part of what is measured.
@@ -15,106 +22,138 @@ Client and server share the machine: on few cores the clients' own work is part 
 from __future__ import annotations
 
 import argparse
-import http.client
 import itertools
 import json
 import os
 import platform
-import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from benchmarks.serving import Asked, Server, percentiles, processor_seconds, questions_of, serving, told
 from realm import KnowledgeBase, __version__
-from realm.knowledge.questions.asked import read_asked
+from realm.knowledge.cloning import clone
 
-ALONE = ("batching.size=1", "batching.window_ms=0")
+ALONE = "one at a time"
+WAYS: dict[str, tuple[str, ...]] = {
+    "together": (),
+    "together, whole": ("batching.side_by_side=false",),
+    ALONE: ("batching.size=1", "batching.window_ms=0"),
+}
 
 
-class Asked(NamedTuple):
-    """One request."""
+class Storm(NamedTuple):
+    """What many clients were answered."""
 
-    status: int
+    asked: list[Asked]
     seconds: float
+    processor_seconds: float
+
+    @property
+    def rate(self) -> float:
+        return len(self.asked) / self.seconds
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "questions_per_second": self.rate,
+            "milliseconds": percentiles([one.seconds for one in self.asked]),
+            "processor_ms_per_question": 1000 * self.processor_seconds / max(1, len(self.asked)),
+            "statuses": {str(status): n for status, n in Counter(one.status for one in self.asked).items()},
+        }
 
 
-def questions_of(kb: Path, file: Path | None, count: int = 512) -> list[str]:
-    if file is not None:
-        return [question.text for question in read_asked(file)]
-    found = []
-    for passage in itertools.islice(KnowledgeBase.open(kb).passages(), count):
-        words = passage.text[slice(*passage.sentences[0])].split()
-        if len(words) > 3:
-            found.append(" ".join([*words[:-1], "[MASK]."]))
-    return found
-
-
-@contextmanager
-def serving(kb: Path, model: Path, *settings: str) -> Iterator[int]:
-    """The port of a server that is ready."""
-    arguments = ["serve", "--kb", str(kb), "--model", str(model), "--port", "0", *settings]
-    command = [sys.executable, "-c", "from realm.cli import main; main()", *arguments]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    try:
-        line = server.stderr.readline()
-        if not line.startswith("listening on "):
-            raise SystemExit(line + server.stderr.read())
-        port = int(line.rsplit(":", 1)[1])
-        threading.Thread(target=lambda: [None for _ in server.stderr or ()], daemon=True).start()  # the log is not kept
-        while request(http.client.HTTPConnection("127.0.0.1", port), "GET", "/readyz").status != 200:
-            time.sleep(0.5)
-        yield port
-    finally:
-        server.send_signal(signal.SIGTERM)
-        if server.wait(60) != 0:
-            print(f"the server ended with {server.returncode}")
-
-
-def request(connection: http.client.HTTPConnection, method: str, path: str, body: object = None) -> Asked:
-    began = time.perf_counter()
-    sent = None if body is None else json.dumps(body)
-    connection.request(method, path, sent, {"Content-Type": "application/json"} if sent else {})
-    response = connection.getresponse()
-    response.read()
-    return Asked(response.status, time.perf_counter() - began)
-
-
-def storm(port: int, clients: int, seconds: float, questions: Sequence[str]) -> tuple[list[Asked], float]:
-    """What `clients` at once were answered in some seconds, and how many these were."""
+def storm(server: Server, clients: int, seconds: float, questions: Sequence[str]) -> Storm:
+    """`clients` at once, each of which asks again as soon as it is answered. No two begin with the same question."""
     done: list[list[Asked]] = [[] for _ in range(clients)]
     gate = threading.Barrier(clients + 1)
 
-    def client(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        asked = itertools.islice(itertools.cycle(questions), number * 7, None)
+    def work(number: int) -> None:
+        client = server.connect()
+        start = number * len(questions) // clients
+        mine = itertools.islice(itertools.cycle(questions), start, None)
         gate.wait()
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
-            done[number].append(request(connection, "POST", "/v1/ask", {"question": next(asked)}))
-        connection.close()
+            done[number].append(client.ask(next(mine)))
+        client.close()
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
+    taken = processor_seconds(server.pid)
     gate.wait()
     began = time.perf_counter()
     for thread in threads:
         thread.join()
-    return [one for mine in done for one in mine], time.perf_counter() - began
+    took = time.perf_counter() - began
+    return Storm([one for mine in done for one in mine], took, processor_seconds(server.pid) - taken)
 
 
-def figures(asked: Sequence[Asked]) -> str:
-    cuts = statistics.quantiles([one.seconds for one in asked], n=100, method="inclusive")
-    return "  ".join(f"p{p} {1000 * cuts[p - 1]:7.1f} ms" for p in (50, 95, 99))
+def load(kb: Path, model: Path, clients: Sequence[int], seconds: float, rounds: int, questions: Sequence[str]) -> Any:
+    """Facts of each way at each number of clients, and ratios to one at a time."""
+    every: dict[tuple[str, int], list[Storm]] = {}
+    for _ in range(rounds):
+        for way, settings in WAYS.items():
+            with serving(kb, model, *settings) as server:
+                storm(server, clients[-1], 2.0, questions)  # vectors are held from the second question on
+                for count in clients:
+                    one = storm(server, count, seconds, questions)
+                    every.setdefault((way, count), []).append(one)
+                    facts = one.facts()
+                    figures, taken = told(facts["milliseconds"]), facts["processor_ms_per_question"]
+                    wrong = sum(n for status, n in facts["statuses"].items() if status != "200")
+                    print(
+                        f"{way:>16}  {count:3d} clients  {one.rate:7.2f}/s  {figures}  {taken:6.1f} processor-ms  "
+                        f"{wrong} failed",
+                        flush=True,
+                    )
+    ratios = {}
+    for count in clients:
+        for way in list(WAYS)[:-1]:
+            mine, alone = every[way, count], every[ALONE, count]
+            rate = statistics.median(one.rate for one in mine) / statistics.median(one.rate for one in alone)
+            taken = statistics.median(one.processor_seconds / len(one.asked) for one in alone) / statistics.median(
+                one.processor_seconds / len(one.asked) for one in mine
+            )
+            ratios[f"{way}, {count}"] = {"rate": rate, "processor": taken}
+            print(f"{count:3d} clients: {way} / {ALONE} = {rate:.2f} in rate, {taken:.2f} in processor time")
+    facts = {f"{way}, {count}": [one.facts() for one in storms] for (way, count), storms in every.items()}
+    return {"ways": facts, "ratios": ratios}
+
+
+def overload(kb: Path, model: Path, clients: int, seconds: float, questions: Sequence[str]) -> dict[str, Any]:
+    """How quickly the service refuses what it has no room for, and whether it answers a lone question afterwards."""
+
+    def lone(server: Server, count: int) -> list[Asked]:
+        client = server.connect()
+        asked = [client.ask(question) for question in itertools.islice(itertools.cycle(questions), count)]
+        client.close()
+        return asked
+
+    with serving(kb, model, "limits.in_flight=4") as server:
+        lone(server, 3)
+        before = lone(server, 5)
+        asked = storm(server, clients, seconds, questions).asked
+        at_once = lone(server, 1)
+        after = lone(server, 5)
+    refused = [one for one in asked if one.status == 503]
+    return {
+        "answered": sum(one.status == 200 for one in asked),
+        "refused": len(refused),
+        "other": sum(one.status not in (200, 503) for one in asked),
+        "without_retry_after": sum(one.retry_after is None for one in refused),
+        "refusal_ms": percentiles([one.seconds for one in refused]),
+        "lone_ms": {
+            name: 1000 * statistics.median(one.seconds for one in some)
+            for name, some in (("before", before), ("at once", at_once), ("after", after))
+        },
+        "recovered": all(one.status == 200 for one in at_once + after),
+    }
 
 
 def main() -> None:
@@ -122,40 +161,41 @@ def main() -> None:
     parser.add_argument("--kb", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--questions", type=Path)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--clients", default="1,8,32")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--refusal", type=float, default=100.0, help="milliseconds that a refusal may take at p99")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     clients = [int(count) for count in options.clients.split(",")]
-    with tempfile.TemporaryDirectory() as folder:
-        kb = Path(shutil.copytree(options.kb, Path(folder) / "kb"))
+    with tempfile.TemporaryDirectory(dir=options.kb.parent) as folder:  # on the same disk, where files can be linked
+        kb = Path(folder) / "kb"
+        clone(options.kb, kb)
         questions = questions_of(kb, options.questions)
         passages = KnowledgeBase.open(kb).num_passages()
-        print(
-            f"realm {__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, {passages:,} passages,"
-        )
-        print(
-            f"{len(questions):,} questions, {options.seconds:g} s at each number of clients, model {options.model.name}"
-        )
-        rates: dict[str, list[float]] = {"together": [], "one at a time": []}
-        for name, settings in (("together", ()), ("one at a time", ALONE)):
-            with serving(kb, options.model, *settings) as port:
-                storm(port, clients[-1], 2.0, questions)  # vectors are held from the second question on
-                for count in clients:
-                    asked, took = storm(port, count, options.seconds, questions)
-                    wrong = sum(one.status != 200 for one in asked)
-                    rates[name].append(len(asked) / took)
-                    print(f"{name:>14}  {count:3d} clients  {rates[name][-1]:7.1f}/s  {figures(asked)}  {wrong} failed")
-        for count, together, alone in zip(clients, rates["together"], rates["one at a time"], strict=True):
-            print(f"{count:3d} clients: together / one at a time = {together / alone:.2f}")
-        with serving(kb, options.model, "limits.in_flight=4") as port:
-            asked, _ = storm(port, clients[-1], min(options.seconds, 5.0), questions)
-            refused = [one for one in asked if one.status == 503]
-            taken = f"{len(asked) - len(refused):,} answered, {len(refused):,} refused"
-            print(f"   overload: {taken}, of which {figures(refused)}")
-            after = request(
-                http.client.HTTPConnection("127.0.0.1", port), "POST", "/v1/ask", {"question": questions[0]}
-            )
-            print(f"   afterwards: {after.status} in {1000 * after.seconds:.1f} ms")
+        about = {
+            "realm": __version__,
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+            "load_before": os.getloadavg(),
+            "passages": passages,
+            "questions": len(questions),
+            "seconds": options.seconds,
+            "model": options.model.name,
+        }
+        print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+        found = load(kb, options.model, clients, options.seconds, options.rounds, questions)
+        storming = overload(kb, options.model, clients[-1], min(options.seconds, 10.0), questions)
+    print(f"overload: {storming['answered']:,} answered, {storming['refused']:,} refused", end="")
+    print(f" ({told(storming['refusal_ms'])}), {storming['without_retry_after']} without Retry-After")
+    print("a lone question: " + ", ".join(f"{value:.1f} ms {name}" for name, value in storming["lone_ms"].items()))
+    quick = storming["refusal_ms"].get("p99", 0.0) <= options.refusal
+    passed = storming["recovered"] and quick and not storming["without_retry_after"] and not storming["other"]
+    print("overload passed" if passed else "overload NOT passed")
+    if options.json is not None:
+        options.json.write_text(json.dumps({**about, **found, "overload": storming, "passed": passed}, indent=1) + "\n")
+    raise SystemExit(0 if passed else 1)
 
 
 if __name__ == "__main__":
