@@ -36,8 +36,8 @@ format: $(DEV_STAMP) ## put every file into the project's format
 types: $(DEV_STAMP) ## mypy, strict
 	@$(BIN)/mypy
 
-bench: $(DEV_STAMP) ## every benchmark, each a ratio against a peer or a limit (long)
-	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+bench: $(DEV_STAMP) ## every benchmark, beside peers and limits (long; ARGS="--quick" to try it, "--out FOLDER" to keep records)
+	@$(BIN)/python -m benchmarks all $(ARGS)
 
 clean: ## remove the environment and everything that was built
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

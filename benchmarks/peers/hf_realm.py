@@ -1,4 +1,4 @@
-"""The Hugging Face REALM port as a process that answers one question at a time; driven by benchmarks/bench_ask.py.
+"""The Hugging Face REALM port as a process that answers one question at a time; driven by benchmarks/suites/ask.py.
 
 It runs in an environment of its own (transformers 4.40.2 is the last release that has the port):
 
@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from measuring import measured
 from transformers import BertTokenizerFast, RealmConfig, RealmForOpenQA, RealmRetriever
 
 
@@ -74,11 +74,14 @@ class Port:
     @torch.inference_mode()
     def ask(self, number: int) -> dict[str, Any]:
         """The answer, its seconds from text to text, and how many tokens were read for it."""
-        begun = time.perf_counter()
-        question = self.tokenizer([self.questions[number]], return_tensors="pt")
-        found = self.model(**question, return_dict=True)
-        text = self.tokenizer.decode(found.predicted_answer_ids)
-        return {"text": text, "seconds": time.perf_counter() - begun} | self.read[-1]
+
+        def work() -> str:
+            question = self.tokenizer([self.questions[number]], return_tensors="pt")
+            found = self.model(**question, return_dict=True)
+            return self.tokenizer.decode(found.predicted_answer_ids)
+
+        text, told = measured(work)
+        return {"text": text, **told} | self.read[-1]
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from realm.search.topk import NO_SCORE, Running
 from realm.types import NO_ROW, Hits
 
 _FEW_QUERIES = 4
-"""Up to here reading each vector once per query beats a matrix product (measured: benchmarks/bench_search.py)."""
+"""Up to here reading each vector once per query beats a matrix product (measured: `python -m benchmarks search`)."""
 _SPARSE = 8
 """Where fewer than 1/8 of the rows are allowed, gathering them is cheaper than scoring all."""
 

@@ -1,28 +1,21 @@
-"""What a refresh costs: embedding against a bare loop, and a trainer with and without a refresher beside it.
+"""What a refresh costs: embedding to disk against a bare loop, and a trainer with and without a refresher beside it.
 
-    python benchmarks/bench_refresh.py [--passages 4000] [--rounds 3] [--layers 2] [--width 128]
-
-1. Throughput of `embed` (read the mapped token ids, batch, encode, write shards, manifest) against a bare loop that
-   encodes the same passages, sorted by length and batched before the clock starts, and keeps nothing.
+1. `embed` (read the mapped token ids, batch, encode, write shards, manifest) against a bare loop that encodes the same
+   passages, sorted by length and batched before the clock starts, and keeps nothing. One thread each.
 2. A trainer of one thread, stepping while a refresher of one thread embeds, against the same trainer while the
-   refresher idles. Wall time needs a core for each; CPU time shows what the refresher does to the trainer's caches
-   and memory even where neighbours take turns on the cores.
-3. Both on two cores: the time in which the asynchronous pair did S steps and embedded the snapshot, against the time
-   that one process takes for the same S steps and the same snapshot in turn (sync), with two threads and with one.
-
-Each comparison is repeated in turn, in one run; best and median are printed.
+   refresher idles: wall time, which needs a core for each, and CPU time, which shows what the refresher does to the
+   trainer's caches and memory even where neighbours take turns on the cores.
+3. The time in which the asynchronous pair did its steps and embedded the snapshot, against the time that one process
+   takes for the same steps and the same snapshot in turn (sync), with two threads and with one.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import tempfile
 import time
+from argparse import Namespace, _ArgumentGroup
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +23,45 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-import realm
+from benchmarks.core.bench import Bench
+from benchmarks.core.record import Row
+from benchmarks.core.timing import Contestant
 from realm.search.embed import BATCH_TOKENS, embed, length_batches
 from realm.search.refresh import Refresh, open_refresh
 from realm.search.refresher import Job
 from realm.types import Tokens
 
 VOCABULARY, MAX_TOKENS = 30522, 256
+QUICK = {"passages": 40, "repeats": 1, "layers": 1, "width": 64}
+
+
+def arguments(parser: _ArgumentGroup) -> None:
+    parser.add_argument("--passages", type=int, default=4000)
+    parser.add_argument("--repeats", type=int, default=3, help="of the trainer's part")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--width", type=int, default=128)
+
+
+def run(bench: Bench, options: Namespace) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        MappedSource.make(folder / "snapshot", options.passages)
+        source = MappedSource(folder / "snapshot")
+        trainer = Trainer(options.layers, options.width)
+        throughput(bench, trainer.encoder, source, folder / "index")
+        trainer.encoder.train()
+        job = Job(
+            folder=str(folder / "run"),
+            snapshot=str(folder / "snapshot"),
+            opener="benchmarks.suites.refresh:open_bert",  # by which another process imports it
+            options={"layers": options.layers, "width": options.width},
+        )
+
+        def sync() -> None:
+            embed(trainer.encoder, source, folder / "sync", max_tokens=MAX_TOKENS)
+
+        beside(bench, job, trainer, options, sync)
 
 
 class BertEncoder(nn.Module):
@@ -133,43 +158,33 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def report(name: str, ratios: list[float], wanted: str) -> None:
-    shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-    print(f"  RATIO {name}: best {max(ratios):.3f}, median {statistics.median(ratios):.3f} ({shown}); wanted: {wanted}")
-
-
-def throughput(encoder: BertEncoder, source: MappedSource, folder: Path, rounds: int) -> None:
-    torch.set_num_threads(1)
+def throughput(bench: Bench, encoder: BertEncoder, source: MappedSource, folder: Path) -> None:
     lengths = source.passage_lengths(MAX_TOKENS)
     batches = [source.passages(torch.from_numpy(b), MAX_TOKENS) for b in length_batches(lengths, BATCH_TOKENS)]
     encoder.eval()
+    number = count()
 
     def bare() -> None:
         with torch.inference_mode():
             for batch in batches:
                 encoder.encode_passages(batch)
 
-    walls, cpus = [], []
-    bare()
-    for number in range(rounds):
-        bare_wall, bare_cpu = timed(bare)
-        facts = {"encoder": str(number)}
-        own_wall, own_cpu = timed(
-            lambda facts=facts: embed(encoder, source, folder, max_tokens=MAX_TOKENS, facts=facts)
-        )
-        walls.append(bare_wall / own_wall)
-        cpus.append(bare_cpu / own_cpu)
-        print(f"  bare {len(source) / bare_wall:6.0f} passages/s, embed {len(source) / own_wall:6.0f} passages/s")
-    report("embed : bare, wall time", walls, "at least 0.90")
-    report("embed : bare, CPU time ", cpus, "at least 0.90")
+    def own() -> None:
+        embed(encoder, source, folder, max_tokens=MAX_TOKENS, facts={"encoder": str(next(number))})
+
+    contestants = [
+        Contestant(who="realm", role="realm", run=own, items=len(source)),
+        Contestant(who="a bare loop over sorted batches", role="limit", run=bare, items=len(source)),
+    ]
+    bench.contest("embed to disk, one thread", contestants, unit="passages")
 
 
 def step_until(trainer: Trainer, done: Callable[[], bool]) -> int:
-    count = 0
-    while not done():
+    steps = 0
+    while not done() or not steps:
         trainer.step()
-        count += 1
-    return count
+        steps += 1
+    return steps
 
 
 def idle_refresher(refresh: Refresh, trainer: Trainer) -> None:
@@ -178,76 +193,41 @@ def idle_refresher(refresh: Refresh, trainer: Trainer) -> None:
     refresh.wait(300)
 
 
-def beside(job: Job, trainer: Trainer, rounds: int, passages: int, sync: Callable[[], object]) -> None:
+def beside(bench: Bench, job: Job, trainer: Trainer, options: Namespace, sync: Callable[[], object]) -> None:
     refresh = open_refresh("async", job)
     torch.set_num_threads(1)
-    walls, cpus, work = [], [], {2: [], 1: []}
+    busy, alone, in_turn = [], [], {2: [], 1: []}
+    bench.say("a trainer beside a refresher")
     try:
         idle_refresher(refresh, trainer)
-        for number in range(rounds):
+        for number in range(options.repeats):
             refresh.publish(number + 2, save(trainer.encoder))
-            torch.set_num_threads(1)
-            spent = [0.0, 0.0]
-            busy_steps = 0
+            steps = 0
 
-            def busy(spent: list[float] = spent) -> None:
-                nonlocal busy_steps
-                busy_steps = step_until(trainer, lambda: refresh.poll() is not None)
+            def until_fresh() -> None:
+                nonlocal steps
+                steps = step_until(trainer, lambda: refresh.poll() is not None)
 
-            spent[:] = timed(busy)
-            steps = busy_steps
-            alone = timed(lambda steps=steps: [trainer.step() for _ in range(steps)])
-            walls.append(alone[0] / spent[0])
-            cpus.append(alone[1] / spent[1])
-            print(f"  {steps} steps and {passages} passages in {spent[0]:.1f} s; the steps alone {alone[0]:.1f} s")
-            for threads in work:
+            both = timed(until_fresh)
+            busy.append([part / steps for part in both])
+            spent = timed(lambda steps=steps: [trainer.step() for _ in range(steps)])
+            alone.append([part / steps for part in spent])
+            for threads, found in in_turn.items():
                 torch.set_num_threads(threads)
-                in_turn = timed(lambda steps=steps: ([trainer.step() for _ in range(steps)], sync()))[0]
-                work[threads].append(in_turn / spent[0])
-                print(f"    the same in turn, {threads} thread(s): {in_turn:.1f} s")
+                spent = timed(lambda steps=steps: ([trainer.step() for _ in range(steps)], sync()))
+                found.append(spent[0] / steps)
+            torch.set_num_threads(1)
     finally:
         refresh.close()
-    print("2. trainer beside a refresher")
-    report("speed of the trainer, with : without, wall time", walls, "at least 0.95")
-    report("speed of the trainer, with : without, CPU time ", cpus, "at least 0.95")
-    print("3. total work on two cores")
-    report("async (1 + 1 threads) : sync with 2 threads", work[2], "at least 1.00")
-    report("async (1 + 1 threads) : sync with 1 thread ", work[1], "no limit; 2.00 is two whole cores")
 
+    def add(work: str, who: str, role: str, seconds: list[float]) -> None:
+        bench.add(Row(work=work, who=who, role=role, seconds=tuple(seconds), unit="steps"))
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--passages", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--width", type=int, default=128)
-    options = parser.parse_args()
-    print(
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; Python "
-        f"{platform.python_version()}, torch {torch.__version__}, realm {realm.__version__}; "
-        f"{json.dumps(vars(options))}"
-    )
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        MappedSource.make(folder / "snapshot", options.passages)
-        source = MappedSource(folder / "snapshot")
-        trainer = Trainer(options.layers, options.width)
-        print("1. embed against a bare length-sorted loop, one thread each")
-        throughput(trainer.encoder, source, folder / "index", options.rounds)
-        trainer.encoder.train()
-        job = Job(
-            folder=str(folder / "run"),
-            snapshot=str(folder / "snapshot"),
-            opener="bench_refresh:open_bert",  # this script, by the name under which another process imports it
-            options={"layers": options.layers, "width": options.width},
-        )
-
-        def sync() -> None:
-            embed(trainer.encoder, source, folder / "sync", max_tokens=MAX_TOKENS)
-
-        beside(job, trainer, options.rounds, options.passages, sync)
-
-
-if __name__ == "__main__":
-    main()
+    for number, clock in enumerate(("wall", "CPU")):
+        work = f"training beside a refresher, {clock} time"
+        add(work, "realm", "realm", [one[number] for one in busy])
+        add(work, "the same steps alone", "limit", [one[number] for one in alone])
+    work = "steps and a refresh"
+    add(work, "realm", "realm", [one[0] for one in busy])
+    for threads, found in in_turn.items():
+        add(work, f"in turn (sync), {threads} thread{'s' if threads > 1 else ''}", "variant", found)

@@ -1,0 +1,1 @@
+"""What every benchmark shares: timing in turn, limits, memory, the record, the table."""

@@ -1,0 +1,1 @@
+"""One file a benchmark: `arguments(parser)`, `QUICK` and `run(bench, options)`; see `benchmarks.catalog`."""

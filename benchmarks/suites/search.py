@@ -1,0 +1,168 @@
+"""Search for the nearest vectors: exact against faiss and the memory bandwidth, and compressed at a stated recall.
+
+Unit vectors of an encoder's kind (see `made.clustered`), inner products, k = 10. Exact: realm's index in each of its
+storage types, faiss flat and usearch exact, with memory bandwidth (one query) or the matrix product (many) as limit.
+Compressed: every peer's index is set as low as it reaches the recall against the exact result, over 256 queries that
+are not those that are timed; realm's row is its exact index (recall 1) as long as it has no compressed one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import Namespace, _ArgumentGroup
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.core import limits, made
+from benchmarks.core.bench import Bench
+from benchmarks.core.timing import Contestant
+from benchmarks.suites.indexes import PEERS, Approximate
+from realm.search.exact import ExactIndex
+
+K = 10
+TUNING = 256
+QUICK = {"rows": [500, 1000, 2000], "dim": 32, "batches": [1, 8], "dtypes": ["float32", "int8"], "approximate": [2000]}
+
+
+def arguments(parser: _ArgumentGroup) -> None:
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "int8"])
+    parser.add_argument("--recalls", type=float, nargs="+", default=[0.95, 0.99])
+    parser.add_argument("--approximate", type=int, nargs="*", default=[1_000_000], help="rows of the compressed search")
+
+
+def run(bench: Bench, options: Namespace) -> None:
+    for rows in options.rows:
+        if not bench.fits(f"search over {rows:,} vectors", 2.3 * 4 * rows * options.dim):
+            continue
+        most = max([*options.batches, TUNING])
+        vector_ND = made.clustered(rows, options.dim, queries=2 * most)
+        query_QD, vector_ND = vector_ND[rows:].copy(), vector_ND[:rows]
+        ours = {dtype: ExactIndex(torch.from_numpy(vector_ND), dtype=dtype) for dtype in options.dtypes}
+        for batch in options.batches:
+            exact(bench, options, ours, vector_ND, query_QD[:batch])
+        if rows in options.approximate:
+            approximate(bench, options, ours, vector_ND, query_QD, most)
+    if options.approximate:
+        bench.note("compressed search: realm has no compressed index yet; its row is exact search, at recall 1")
+
+
+def exact(
+    bench: Bench, options: Namespace, ours: dict[str, ExactIndex], vector_ND: np.ndarray, query_BD: np.ndarray
+) -> None:
+    batch, rows = len(query_BD), len(vector_ND)
+    query = torch.from_numpy(query_BD)
+    right = next(iter(ours.values())).search(query, K).rows.numpy()
+    contestants = []
+    for dtype, index in ours.items():
+        facts = {"storage": dtype, f"recall@{K}": recall(index.search(query, K).rows.numpy(), right)}
+        role, name = ("realm", "realm") if not contestants else ("variant", f"realm, {dtype}")
+        contestants.append(
+            Contestant(who=name, role=role, run=partial(index.search, query, K), items=batch, facts=facts)
+        )
+    faiss = bench.peer("faiss", "faiss flat")
+    if faiss is not None and bench.fits("faiss flat", 1.2 * vector_ND.nbytes):
+        faiss.omp_set_num_threads(options.threads)
+        flat = faiss.IndexFlatIP(vector_ND.shape[1])
+        flat.add(vector_ND)
+        facts = {f"recall@{K}": recall(flat.search(query_BD, K)[1], right)}
+        contestants.append(
+            Contestant(who="faiss flat", run=partial(flat.search, query_BD, K), items=batch, facts=facts)
+        )
+    usearch = bench.peer("usearch.index", "usearch exact")
+    if usearch is not None:
+        metric, threads = usearch.MetricKind.IP, options.threads
+        find = partial(usearch.search, vector_ND, query_BD, K, metric, exact=True, threads=threads)
+        keys = np.asarray(find().keys).reshape(batch, -1)
+        facts = {f"recall@{K}": recall(keys, right)}
+        contestants.append(Contestant(who="usearch exact", run=find, items=batch, facts=facts))
+    contestants.append(_limit(vector_ND, batch))
+    bench.contest(
+        f"exact search, batch {batch}",
+        contestants,
+        unit=None if batch == 1 else "queries",
+        size=rows,
+        of="vectors",
+    )
+
+
+def _limit(vector_ND: np.ndarray, batch: int) -> Contestant:
+    """One query must read every vector; many must be multiplied with each."""
+    one = limits.reads(vector_ND.nbytes) if batch <= 4 else limits.products(2.0 * vector_ND.size * batch)
+    one.items = batch
+    return one
+
+
+def approximate(
+    bench: Bench,
+    options: Namespace,
+    ours: dict[str, ExactIndex],
+    vector_ND: np.ndarray,
+    query_QD: np.ndarray,
+    most: int,
+) -> None:
+    index = next(iter(ours.values()))
+    tuning_QD = query_QD[most : most + TUNING]
+    right = index.search(torch.from_numpy(tuning_QD), K).rows.numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        built: list[tuple[Approximate, dict[str, Any], int | None]] = []
+        for who, peer in PEERS.items():
+            if bench.peer(peer.module, who) is None or not bench.fits(
+                who, peer.bytes_a_row(vector_ND) * len(vector_ND)
+            ):
+                continue
+            bench.say(f"building {who}")
+            made_index, cost = bench.build(partial(peer.build, vector_ND, options.threads, Path(folder)))
+            facts = {"build_seconds": round(cost.seconds, 1), **made_index.facts}
+            built.append((made_index, facts, cost.peak_bytes))
+        for wanted in options.recalls:
+            chosen = []
+            for one, facts, peak in built:
+                reached, setting = tune(one, tuning_QD, right, wanted)
+                if reached < wanted:
+                    bench.absent(f"{one.who} at recall {wanted:g}", f"reaches {reached:.3f} with {setting}")
+                    continue
+                chosen.append((one, setting, {**facts, **setting, f"recall@{K}": round(reached, 3)}, peak))
+            for batch in options.batches:
+                query_BD = query_QD[:batch]
+                contestants = [
+                    Contestant(
+                        who="realm",
+                        role="realm",
+                        run=partial(index.search, torch.from_numpy(query_BD), K),
+                        items=batch,
+                        facts={"index": "exact", f"recall@{K}": 1.0},
+                    )
+                ]
+                for one, setting, facts, peak in chosen:
+                    find = partial(one.search, query_BD, K, **setting)
+                    contestants.append(Contestant(who=one.who, run=find, items=batch, facts=facts, held_bytes=peak))
+                bench.contest(
+                    f"compressed search at recall {wanted:g}, batch {batch}",
+                    contestants,
+                    unit=None if batch == 1 else "queries",
+                    size=len(vector_ND),
+                    of="vectors",
+                )
+
+
+def tune(index: Approximate, query_QD: np.ndarray, right: np.ndarray, wanted: float) -> tuple[float, dict[str, Any]]:
+    """The first, and so the cheapest, setting that reaches a recall; the last and its recall if none does."""
+    found, setting = 0.0, {}
+    for setting in index.settings:
+        found = recall(index.search(query_QD, K, **setting), right)
+        if found >= wanted:
+            break
+    return found, setting
+
+
+def recall(rows_BK: np.ndarray, right_BK: np.ndarray) -> float:
+    """Share of the right rows that were found."""
+    same = (np.asarray(rows_BK)[:, :, None] == right_BK[:, None, :]).any(1)
+    return round(float(same.mean()), 4)
