@@ -16,9 +16,11 @@ export const token = {
   set: (value) => (value ? sessionStorage.setItem(TOKEN, value) : sessionStorage.removeItem(TOKEN)),
 };
 
-async function call(method, path, body, signal) {
+/** version: of the document that an edit is meant for; another's is refused with 412. */
+async function call(method, path, body, signal, version) {
   const headers = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (version !== undefined) headers["If-Match"] = `"${version}"`;
   if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
   let response;
   try {
@@ -41,8 +43,8 @@ export const api = {
   documents: (parameters) => call("GET", `v1/documents?${new URLSearchParams(parameters)}`),
   document: (id) => call("GET", place(id)),
   create: (value) => call("POST", "v1/documents", value),
-  update: (id, value) => call("PUT", place(id), value),
-  remove: (id) => call("DELETE", place(id)),
+  update: (id, value, version) => call("PUT", place(id), value, undefined, version),
+  remove: (id, version) => call("DELETE", place(id), undefined, undefined, version),
   history: (id, before) => call("GET", `${place(id)}/history${before ? `?before=${before}` : ""}`),
   restore: (id, version) => call("POST", `${place(id)}/restore`, { as_of: version }),
 };

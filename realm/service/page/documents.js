@@ -113,10 +113,11 @@ export async function documentView(app, id) {
     if (error instanceof Refused && error.status === 404) return null;
     throw error;
   };
-  const [found, newest] = await Promise.all([
-    api.document(id).then((one) => one.document, missing),
+  const [shown, newest] = await Promise.all([
+    api.document(id).catch(missing),
     api.history(id).then((all) => all, (error) => missing(error) ?? { changes: [], before: null }),
   ]);
+  const found = shown?.document ?? null;
   const view = h("div", { class: "stack" });
   const again = async () => {
     await app.refresh();
@@ -127,7 +128,9 @@ export async function documentView(app, id) {
       app.tell(await action());
       await again();
     } catch (error) {
-      app.fail(error);
+      if (!changedMeanwhile(error)) return app.fail(error);
+      await again().catch(app.fail);
+      app.tell(say("changedMeanwhile"), "bad");
     }
   };
 
@@ -137,19 +140,36 @@ export async function documentView(app, id) {
   }
   const edit = () => {
     if (!givesBack(found.metadata, app.knowledgeBase.columns)) return app.tell(say("largeNumber"), "bad");
+    let known = shown.document_version;
+    const conflict = h("div", { class: "conflict", role: "alert" });
     const form = documentForm(found, false, async (value) => {
-      const { updated, version } = await api.update(id, value);
-      app.tell(updated ? say("saved", { version }) : say("unchanged"));
+      const { unchanged, version } =
+        known === null ? await api.create({ id, ...value }) : await api.update(id, value, known);
+      app.tell(unchanged ? say("unchanged") : say("saved", { version }));
       await again();
     });
-    form.addEventListener("failed", (event) => app.fail(event.detail));
+    const cancel = () => form.dispatchEvent(new CustomEvent("cancelled"));
+    const all = (version) => {
+      known = version;
+      show(conflict);
+      form.requestSubmit();
+    };
+    form.addEventListener("failed", async ({ detail: error }) => {
+      if (!changedMeanwhile(error)) return app.fail(error);
+      try {
+        show(conflict, conflictPart(await api.document(id).catch(missing), all, cancel));
+        conflict.scrollIntoView({ block: "nearest" });
+      } catch (failure) {
+        app.fail(failure);
+      }
+    });
     form.addEventListener("cancelled", again);
-    body.replaceWith(form);
+    body.replaceWith(conflict, form);
     form.querySelector("textarea").focus();
   };
   const remove = act(async () => {
     if (!confirm(say("deleteSure", { id }))) throw new DOMException("", "AbortError");
-    return say("deleted", await api.remove(id));
+    return say("deleted", await api.remove(id, shown.document_version));
   });
   const body = found
     ? h(
@@ -177,6 +197,28 @@ export async function documentView(app, id) {
     historyPart(app, id, newest, restore),
   );
   return view;
+}
+
+/** Whether somebody else changed the document since it was read here. */
+const changedMeanwhile = (error) => error instanceof Refused && error.status === 412;
+
+/** What somebody else made of the document meanwhile, and the choice: both are kept in its history. */
+function conflictPart(theirs, all, cancel) {
+  const told = theirs ? say("changedMeanwhile") : say("deletedMeanwhile");
+  const button = (key, act) => h("button", { type: "button", class: "plain", onclick: act }, say(key));
+  return h(
+    "div",
+    { class: "card note stack" },
+    h("p", {}, h("b", {}, told), " ", say("nothingSaved")),
+    theirs ? h("p", { class: "soft small" }, `${say("version", { version: theirs.document_version })} · ${when(theirs.time)}`) : null,
+    theirs ? h("p", { class: "whole" }, theirs.document.text) : null,
+    h(
+      "div",
+      { class: "row wrap" },
+      button("saveMine", () => all(theirs ? theirs.document_version : null)),
+      button("takeTheirs", cancel),
+    ),
+  );
 }
 
 /** The changes, newest first; older ones are fetched when they are asked for. */

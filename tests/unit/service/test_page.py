@@ -169,3 +169,50 @@ def test_everyone_can_use_it(page: Any, scheme: str) -> None:
     page.get_by_role("button", name="Edit").click()
     page.wait_for_selector("textarea")
     check("form")
+
+
+def test_of_two_editors_the_second_sees_what_the_first_wrote(page: Any, kb: KnowledgeBase) -> None:
+    def edit(text: str) -> None:
+        page.goto(page.url.split("#")[0] + "#/documents/guernica")
+        page.locator("article .whole").wait_for()
+        page.get_by_role("button", name="Edit").click()
+        page.fill("textarea", text)
+
+    def save() -> None:
+        page.get_by_role("button", name="Save", exact=True).click()
+        page.locator(".conflict .card").wait_for()
+
+    edit("Mine.")
+    kb.update(Document("guernica", "", "Theirs."))
+    save()
+    told = page.locator(".conflict[role=alert]").inner_text()
+    assert "Theirs." in told and "Nothing was saved" in told
+    assert page.input_value("textarea") == "Mine.", "what was typed is kept"
+    kb.update(Document("guernica", "", "Theirs again."))
+    page.get_by_role("button", name="Save mine all the same").click()
+    page.locator(".conflict .card", has_text="Theirs again.").wait_for()
+    page.get_by_role("button", name="Save mine all the same").click()
+    page.wait_for_selector(".toast.good")
+    assert kb.get("guernica").text == "Mine."
+    assert [one.change for one in kb.history("guernica")] == ["added", *["updated"] * 3], "theirs is in the history"
+
+    page.reload()
+    edit("Mine too.")
+    kb.delete("guernica")
+    save()
+    assert "deleted" in page.locator(".conflict").inner_text()
+    page.get_by_role("button", name="Save mine all the same").click()
+    page.wait_for_selector(".toast.good")
+    assert kb.get("guernica").text == "Mine too."
+
+    page.reload()
+    edit("Given up.")
+    kb.update(Document("guernica", "", "Kept."))
+    save()
+    page.get_by_role("button", name="Give up mine").click()
+    page.locator("article .whole", has_text="Kept.").wait_for()
+    kb.update(Document("guernica", "", "Newer."))
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    page.locator("article .whole", has_text="Newer.").wait_for()
+    assert kb.get("guernica").text == "Newer.", "what was not seen is not deleted"
