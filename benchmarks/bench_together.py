@@ -122,7 +122,7 @@ class Trial:
         for body in searches:
             hits = self.sent(f"search by {body['by']}", client.request("POST", "/v1/search", body))
             if hits is not None:
-                found = [edition_in(one["passage"]["text"]) for one in hits["hits"]]
+                found = [edition_in(one["text"]) for one in hits["hits"]]
                 self.check(found == wanted, f"searched by {body['by']}: found {found}, wrote {wanted}")
         read = self.sent("read", client.request("GET", place(name)), *([404] if edition is None else [200]))
         if read is not None and edition is not None:
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--questions", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--warmup", type=float, default=30.0, help="seconds before memory is sampled")
+    parser.add_argument("--warmup", type=float, default=60.0, help="seconds before memory is sampled")
     parser.add_argument("--askers", type=int, default=8)
     parser.add_argument("--editors", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

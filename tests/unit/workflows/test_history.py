@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from datetime import date, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import dots
@@ -11,7 +13,9 @@ import pytest
 from realm.console import print_change
 from realm.errors import AbsentError
 from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.differences import differences, enough_work
 from realm.types import Document
+from realm.workflows import history
 from realm.workflows.history import history_of
 
 FIRST = Document("d", "Old title", "It was painted by Picasso in 1937.", source="atlas", metadata={"room": 3})
@@ -91,3 +95,39 @@ def test_long_stretches_are_shortened(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert len(second) < 250 and "word199 [-word200 -]{+[bold]other[/]¶ +}word201" in second
     assert second.startswith("  text: …") and second.endswith("…")
+
+
+def test_long_texts_make_a_short_page(kb: KnowledgeBase) -> None:
+    """However long they are: the newest change is told, and no more of those before it than fit."""
+    whole = history_of(kb, "d")
+    length = {change["version"]: len(change["text"]) for change in whole}
+    for characters in (1, length[whole[2]["version"]], sum(length.values()) - 1, sum(length.values())):
+        page = history_of(kb, "d", characters=characters)
+        assert [change["version"] for change in page] == [change["version"] for change in whole[-len(page) :]]
+        assert [change["difference"] for change in page] == [change["difference"] for change in whole[-len(page) :]]
+        held = [length[change["version"]] for change in page]
+        assert len(page) == 1 or sum(held) <= characters
+        assert len(page) == len(whole) or sum(held) + length[whole[-len(page) - 1]["version"]] > characters
+
+
+def test_all_changes_share_the_work_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest have the first of it; where it is used up, what differs counts as replaced as a whole."""
+    kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split)
+    chance = random.Random(0)
+    for _ in range(4):
+        kb.upsert([Document("d", "", " ".join(chance.choices("abc", k=60)) + ".")])
+    full = history_of(kb, "d")
+    assert all(sum(kind == "same" for kind, _ in change["difference"]) > 5 for change in full[1:])
+    left = enough_work()
+    differences(full[-2]["text"], full[-1]["text"], left)
+    spent = enough_work()[0] - left[0]
+    assert spent > 0
+    monkeypatch.setattr(history, "enough_work", lambda: [spent])
+    short = history_of(kb, "d")
+    assert short[-1]["difference"] == full[-1]["difference"]
+    for before, change in pairwise(short[:-1]):
+        assert sum(kind == "same" for kind, _ in change["difference"]) <= 2, "what they begin and end with"
+        sides = {
+            kind: "".join(t for k, t in change["difference"] if k in ("same", kind)) for kind in ("removed", "added")
+        }
+        assert (sides["removed"], sides["added"]) == (before["text"], change["text"])
