@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -12,7 +13,9 @@ from realm.config import DataConfig, PretrainConfig
 from realm.service.core import Service
 from realm.service.schemas import ErrorBody
 from realm.service.server import Layers
+from realm.training.metrics import Metrics as TrainingMetrics
 from realm.types import Document
+from realm.workflows.run import Run
 
 T = TypeVar("T")
 DOCUMENTS = [
@@ -54,6 +57,17 @@ class Client:
 
     def delete(self, path: str, **options: Any) -> httpx.Response:
         return self.request("DELETE", path, **options)
+
+
+def write_run(folder: Path) -> Path:
+    """A run of pre-training that has only its description and its metrics."""
+    Run(folder).create_or_resume(CONFIG, {"knowledge_base": "kb", "knowledge_base_version": 1})
+    with TrainingMetrics(folder) as metrics:
+        for step in range(10, 60, 10):
+            figures = {"loss": 10 - step / 10, "retrieval_utility": step / 10, "retrieval_utility_top1": step / 5}
+            metrics.write({"stage": "realm", "step": step, "kind": "train", "null_prior": 0.1, **figures})
+            metrics.write({"stage": "realm", "step": step, "kind": "refresh", "recall@5": step / 100})
+    return folder
 
 
 Serve = Callable[..., Client]

@@ -101,7 +101,7 @@ def curve_of(
 def draw(curve: Curve) -> Plot:
     """Lay a curve out. A curve without a finite point has no lines."""
     cleaned = [(series.label, _clean(series.points)) for series in curve.series]
-    kept = [(label, _thin(points)) for label, points in cleaned if points]
+    kept = [(series.label, points) for series in curve.series if (points := fitting(series.points))]
     averaged = any(len(points) > MAX_POINTS for _, points in cleaned)
     if not kept:
         return Plot(curve.title, curve.meaning, [], [], [], [], [], False)
@@ -138,6 +138,13 @@ def draw(curve: Curve) -> Plot:
         _moments(kept, curve.form, x_at, y_at, curve.axis),
         averaged,
     )
+
+
+def fitting(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points in the order of their steps, at most about `MAX_POINTS`: what is not finite left out, the rest averaged in
+    groups where they are more. The last is the last."""
+    clean = _clean(points)
+    return _thin(clean) if clean else []
 
 
 def _moments(

@@ -30,6 +30,15 @@ ASK: dict[str, Any] = {
             "where": "source = 'museums' AND date >= '2024-01-01'",
         },
     },
+    "varied": {
+        "summary": "Of the last two years, the newest first, one passage a document",
+        "value": {
+            "question": "Who painted Guernica?",
+            "where": "date >= now() - interval '2 years'",
+            "half_life_days": 365,
+            "max_per_document": 1,
+        },
+    },
     "past": {"summary": "As of a version", "value": {"question": "Who painted Guernica?", "as_of": 7}},
 }
 SEARCH: dict[str, Any] = {
@@ -79,6 +88,7 @@ _EVIDENCE = {
     "source": "museums",
     "date": "2024-05-01",
     "url": "https://example.org/guernica",
+    "recency": None,
 }
 _OTHER = {
     **_EVIDENCE,
@@ -110,6 +120,7 @@ ANSWER = {
         {**_SIDE, "text": "Joan Miró", "mass": 0.29, "evidence": [_OTHER], "date": "2023-02-11"},
     ],
     "signals": {},
+    "now": None,
     "conflict": "the passages disagree: 'Pablo Picasso' (2024-05-01, museums, 63%) / 'Joan Miró' (2023-02-11, letters, "
     "29%); 'Pablo Picasso' is preferred: it has more of the probability, 63% against 29% for 'Joan Miró', and it is "
     "the newest, 2024-05-01 against 2023-02-11",
@@ -127,9 +138,11 @@ HITS = {
             "source": "museums",
             "date": "2024-05-01",
             "url": "https://example.org/guernica",
+            "recency": None,
         }
     ],
     "version": 9,
+    "now": None,
 }
 PAGE = {"documents": [{"id": "guernica", **_GUERNICA}], "total": 120, "version": 9, "cursor": "9.30064771072"}
 DOCUMENT = {
@@ -170,4 +183,28 @@ KNOWLEDGE_BASE = {
     "columns": {"document_id": "string", "source": "string", "date": "date32[day]", "room": "int64"},
     "encoders": {"0123456789abcdef_288": 128},
     "index": {"encoder": "0123456789abcdef_288", "waiting": 0, "age_seconds": 0.0},
+}
+MODEL = {
+    "kind": "fine-tuned",
+    "encoder": "0123456789abcdef_288",
+    "k": 5,
+    "trainings": [
+        {
+            "kind": "fine-tuning",
+            "created": "2026-11-23T02:02:32+00:00",
+            "realm_version": "0.5.0",
+            "curves": [
+                {
+                    "name": "exact-match",
+                    "title": "Exact match on the dev questions",
+                    "meaning": "How often the answer was right, and how sure the model was of its answers.",
+                    "stage": "qa",
+                    "share": True,
+                    "series": [
+                        {"name": "exact_match", "label": "exact match", "points": [[0, 0.0], [100, 0.06], [200, 0.14]]}
+                    ],
+                }
+            ],
+        }
+    ],
 }

@@ -19,6 +19,7 @@ from realm.service.http import create_app
 from realm.service.metrics import Metrics
 from realm.service.settings import ServiceConfig
 from realm.service.tokens import Tokens, names_of
+from realm.workflows.showing.curves import trainings
 from realm.workflows.store import open_knowledge_base
 
 try:
@@ -70,7 +71,7 @@ def serve(
     that can't be had.
     """
     opened = open_knowledge_base(kb)
-    service = Service(lambda: open_model(model, bf16=bf16), opened, config, Metrics())
+    service = Service(lambda: open_model(model, bf16=bf16), opened, config, Metrics(), lambda: trainings(model))
     try:
         layers = guarded(service, host=host, tokens=tokens)
         listening = _listen(host, port)

@@ -39,6 +39,7 @@ const place = (id) => `v1/documents/${encodeURIComponent(id)}`;
 
 export const api = {
   knowledgeBase: () => call("GET", "v1/knowledge-base"),
+  model: () => call("GET", "v1/model"),
   ask: (request, signal) => call("POST", "v1/ask", request, signal),
   documents: (parameters) => call("GET", `v1/documents?${new URLSearchParams(parameters)}`),
   document: (id) => call("GET", place(id)),

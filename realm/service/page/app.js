@@ -4,6 +4,7 @@ import { api, Refused, token } from "./api.js";
 import { askView } from "./ask.js";
 import { documentsView, documentView, newDocumentView } from "./documents.js";
 import { field, h, show } from "./dom.js";
+import { modelView } from "./model.js";
 import { count, say, switchLanguage, wordTheFrame } from "./words.js";
 
 const main = document.getElementById("main");
@@ -64,7 +65,7 @@ function askForToken() {
   input.focus();
 }
 
-/** #/ asks, #/documents lists, #/documents/new makes, #/documents/ID shows one. */
+/** #/ asks, #/documents lists, #/documents/new makes, #/documents/ID shows one, #/model tells of the model. */
 async function route() {
   const path = location.hash.slice(1) || "/";
   for (const link of document.querySelectorAll(".top nav a")) {
@@ -84,7 +85,9 @@ async function route() {
           ? await documentView(app, id)
           : path.startsWith("/documents")
             ? await documentsView(app)
-            : askView(app);
+            : path === "/model"
+              ? await modelView()
+              : askView(app);
     show(main, view);
     document.title = `${main.querySelector("h1")?.textContent ?? say("ask")} · realm`;
   } catch (error) {

@@ -96,6 +96,16 @@ const WORDS = {
     busy: "The service is busy; try again in {wait} s.",
     request: "request {id}",
     failed: "That did not work",
+    model: "Model",
+    modelFills: "It was pre-trained: it fills a blank in a sentence from {k} passages.",
+    modelAnswers: "It was fine-tuned: it answers plain questions from {k} passages.",
+    modelEncoder: "Its encoder is {encoder}.",
+    preTraining: "Pre-training",
+    fineTuning: "Fine-tuning",
+    trained: "Begun {time}, with realm {version}",
+    noCurves: "No curves: the run that this model stems from is not here, or has not learnt yet.",
+    step: "step",
+    figures: "Figures",
   },
   ko: {
     language: "English",
@@ -192,6 +202,46 @@ const WORDS = {
     busy: "서비스가 바쁩니다. {wait}초 뒤에 다시 시도하세요.",
     request: "요청 {id}",
     failed: "되지 않았습니다",
+    model: "모델",
+    modelFills: "사전 학습만 된 모델입니다. 구절 {k}개를 읽고 문장의 빈칸을 채웁니다.",
+    modelAnswers: "미세 조정된 모델입니다. 구절 {k}개를 읽고 평범한 질문에 답합니다.",
+    modelEncoder: "인코더는 {encoder}입니다.",
+    preTraining: "사전 학습",
+    fineTuning: "미세 조정",
+    trained: "{time}에 realm {version}(으)로 시작",
+    noCurves: "곡선이 없습니다. 이 모델이 나온 학습 기록이 여기에 없거나 아직 배우지 않았습니다.",
+    step: "단계",
+    figures: "수치",
+    "curve.probe": "탐침의 recall@5",
+    "curve.probe.meaning": "앞의 탐침 문장 1,000개에서 가린 말이 첫 다섯 구절 가운데 있는 비율입니다.",
+    "curve.loss": "손실",
+    "curve.loss.loss": "손실",
+    "curve.loss.meaning": "-log p(y|x): 찾은 구절을 보고도 가린 말이 얼마나 뜻밖이었는지입니다.",
+    "curve.utility": "검색 효용",
+    "curve.utility.retrieval_utility_top1": "가장 나은 구절",
+    "curve.utility.retrieval_utility": "구절 평균",
+    "curve.utility.meaning": "log p(y|z,x) - log p(y|null,x): 구절이 돕는 정도로, 0보다 크면 돕습니다.",
+    "curve.null": "빈 구절",
+    "curve.null.meaning": "구절이 필요 없다는 믿음의 몫으로, 답을 알기 전과 안 뒤입니다.",
+    "curve.index-age": "색인의 나이",
+    "curve.index-age.index_age_steps": "단계 수",
+    "curve.index-age.meaning": "쓰는 색인의 매개변수가 나온 뒤 지난 단계 수입니다.",
+    "curve.warm-start": "준비 학습",
+    "curve.warm-start.loss": "손실",
+    "curve.warm-start.meaning": "역빈칸 과제: 묶음의 구절 가운데 맞는 구절이 얼마나 뜻밖이었는지입니다.",
+    "curve.exact-match": "개발용 질문의 정답률",
+    "curve.exact-match.exact_match": "정답률",
+    "curve.exact-match.confidence": "평균 확신",
+    "curve.exact-match.meaning": "답이 맞은 비율과 모델이 제 답을 확신한 정도입니다.",
+    "curve.qa-loss": "손실",
+    "curve.qa-loss.loss": "전체",
+    "curve.qa-loss.reader_loss": "읽기",
+    "curve.qa-loss.early_loss": "검색",
+    "curve.qa-loss.meaning": "답이 얼마나 뜻밖이었는지: 전체로, 읽는 쪽에, 많은 구절을 찾는 쪽에.",
+    "curve.qa-recall": "학습 중 재현율",
+    "curve.qa-recall.recall@1": "첫 구절",
+    "curve.qa-recall.recall@5": "첫 다섯 구절",
+    "curve.qa-recall.meaning": "답이 첫 구절이나 첫 다섯 구절 가운데 있던 비율입니다.",
   },
 };
 
@@ -203,6 +253,9 @@ export let language = localStorage.getItem(KEPT) ?? (navigator.language?.startsW
 export function say(key, values = {}) {
   return (WORDS[language][key] ?? WORDS.en[key]).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
+
+/** The words of a key, or others where the language has none of its own. */
+export const sayOr = (key, otherwise) => (WORDS[language][key] ? say(key) : otherwise);
 
 export function switchLanguage() {
   language = language === "en" ? "ko" : "en";

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,15 @@ def kb(template: Path, tmp_path: Path) -> KnowledgeBase:
 
 
 def open_service(
-    model: Any, kb: KnowledgeBase, *settings: str, host: str = "127.0.0.1", tokens: Tokens | None = None
+    model: Any,
+    kb: KnowledgeBase,
+    *settings: str,
+    host: str = "127.0.0.1",
+    tokens: Tokens | None = None,
+    trainings: Callable[[], list[dict[str, Any]]] = list,
 ) -> Client:
     """A service that has not begun to open its model."""
-    service = Service(lambda: model, kb, override(ServiceConfig(), settings), Metrics())
+    service = Service(lambda: model, kb, override(ServiceConfig(), settings), Metrics(), trainings)
     return Client(guarded(service, host=host, tokens=tokens), service)
 
 

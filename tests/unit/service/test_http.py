@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_service import BLANK, DOCUMENTS, Client, Serve, error
+from toy_service import BLANK, DOCUMENTS, Client, Serve, error, write_run
 
 from realm import __version__
 from realm.answering.ask import Realm
 from realm.answering.questions import QuestionAnswering
 from realm.errors import UsageError
 from realm.knowledge.base import KnowledgeBase
-from realm.service import schemas
+from realm.service import schemas, schemas_model
 from realm.service.settings import ServiceConfig
 from realm.settings import override
 from realm.types import Document
+from realm.workflows.showing.curves import trainings
 from realm.workflows.values import answer_json, document_json, hits_json
 
 LINES = {"Accept": "application/x-ndjson"}
@@ -281,6 +283,24 @@ def test_readiness_and_facts(serve: Serve, realm: Realm, kb: KnowledgeBase) -> N
     assert "position" not in facts.columns and facts.columns["source"] == "string"
 
 
+def test_the_model_and_the_curves_of_its_run(
+    serve: Serve, realm: Realm, answerer: QuestionAnswering, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run")
+    client = serve(begin=False, trainings=lambda: trainings(run))
+    error(client.get("/v1/model"), 503, "not_ready")
+    client.service.open().result()
+    response = client.get("/v1/model", params={"path": "/etc"})
+    found = schemas_model.ModelOut.model_validate_json(response.content)
+    assert (found.kind, found.k, found.encoder) == ("pre-trained", 5, realm.passage_encoder.fingerprint)
+    assert [curve.name for curve in found.trainings[0].curves] == ["probe", "loss", "utility", "null"]
+    assert str(tmp_path) not in response.text
+    (run / "metrics.jsonl").unlink()  # it was read when the model was opened, and no request reads it again
+    assert client.get("/v1/model").json() == response.json()
+    tuned = schemas_model.ModelOut.model_validate_json(serve(model=answerer).get("/v1/model").content)
+    assert (tuned.kind, tuned.k, tuned.trainings) == ("fine-tuned", answerer.config.qa.num_passages, [])
+
+
 def test_what_another_program_wrote_is_embedded_before_it_is_ready_again(client: Client, kb: KnowledgeBase) -> None:
     kb.add([Document("new", "", "Written by somebody else.")])
     index = client.get("/v1/knowledge-base").json()["index"]
@@ -310,9 +330,10 @@ def test_openapi_describes_every_route_and_its_examples_are_asked(client: Client
     described = client.get("/openapi.json").json()
     assert described["info"] == {**described["info"], "title": "realm", "version": __version__}
     document = "/v1/documents/{document_id}"
-    rest = {"/v1/ask", "/v1/search", "/v1/documents", "/v1/knowledge-base", "/healthz", "/readyz", "/metrics"}
+    rest = {"/v1/ask", "/v1/search", "/v1/documents", "/v1/knowledge-base", "/v1/model", "/healthz"}
+    rest |= {"/readyz", "/metrics"}
     assert set(described["paths"]) == {document, f"{document}/history", f"{document}/restore", *rest}
-    models = {name: model for name, model in vars(schemas).items() if isinstance(model, type)}
+    models = {name: model for name, model in (vars(schemas) | vars(schemas_model)).items() if isinstance(model, type)}
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
             assert "HTTPValidationError" not in json.dumps(operation)

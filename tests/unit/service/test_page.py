@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
-from toy_service import Serve
+from toy_service import Serve, write_run
 
 from realm.knowledge.base import KnowledgeBase
 from realm.service.assets import load_assets
 from realm.types import Document
+from realm.workflows.showing.curves import trainings
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUESTION = "Guernica was painted by ____."
@@ -24,7 +28,7 @@ ATTACK = '<img src=x onerror="document.title=1"><script>document.title=2</script
 
 def test_every_file_of_the_page_is_in_the_package_and_loads_nothing_from_elsewhere() -> None:
     assets = load_assets()
-    assert {"index.html", "page.css", "app.js", "ask.js", "documents.js", "icon.svg"} <= assets.keys()
+    assert {"index.html", "page.css", "app.js", "ask.js", "documents.js", "chart.js", "icon.svg"} <= assets.keys()
     for name, asset in assets.items():
         text = asset.body.decode("utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in text and "https://" not in text.replace("https?:", ""), name
@@ -43,12 +47,13 @@ def test_the_page_needs_no_token_and_only_its_own_files_are_served(serve: Serve)
 
 
 @pytest.fixture
-def page(serve: Serve) -> Iterator[Any]:
+def page(serve: Serve, tmp_path: Path) -> Iterator[Any]:
     """A browser's page on a served knowledge base; what it complained of must be nothing."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     if CHROMIUM is None:
         pytest.skip("needs Chromium on the machine")
-    server = uvicorn.Server(uvicorn.Config(serve().layers.frame, port=0, log_level="error", lifespan="off"))  # type: ignore[arg-type]
+    app = serve(trainings=lambda: trainings(write_run(tmp_path / "run"))).layers.frame
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))  # type: ignore[arg-type]
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -139,12 +144,71 @@ def test_lists_filters_and_wrong_filters(page: Any) -> None:
     assert page.locator(".list > li").count() == 1  # what was there stays
 
 
+def test_documents_that_disagree(page: Any, kb: KnowledgeBase) -> None:
+    """Both sides with date, source and a link, and why one is preferred."""
+    kb.add(
+        [
+            Document("letters", "Letters", "Guernica was painted by Joan Miró.", "rumours", date(2026, 3, 1)),
+            Document("papers", "", "Guernica was painted by Pablo Picasso.", "museums", date(2019, 5, 1)),
+        ]
+    )
+
+    def at_once(route: Any) -> None:  # a tiny model's answers are never far apart enough
+        asked = {**route.request.post_data_json, "conflicts": {"ratio": 1e-9, "least": 0}}
+        route.continue_(post_data=json.dumps(asked))
+
+    page.route("**/v1/ask", at_once)
+    with page.expect_response("**/v1/ask") as answered:
+        ask(page, QUESTION)
+    sides = answered.value.json()["conflicts"]
+    (given,) = [side for side in sides if side["preferred"]]
+    shown = page.locator(".opposed > li")
+    assert shown.count() == len(sides) >= 2
+    for number, side in enumerate(sides):
+        text = shown.nth(number).inner_text()
+        assert side["text"] in text and f"{100 * side['mass']:.1f}%" in text and (side["date"] or "no date") in text
+        assert all(one["source"] in text for one in side["evidence"])
+    assert "2026-03-01" in shown.first.inner_text()  # the newest first
+    why = page.locator(".conflict > p").inner_text()
+    assert f"“{given['text']}” is the answer given." in why and f"{100 * given['mass']:.1f}%" in why
+    assert ("newer: 2026-03-01" in why) == (given["date"] != "2026-03-01")
+    page.locator(".opposed a", has_text="Letters").click()
+    page.locator("article .whole", has_text="Joan Miró").wait_for()
+
+
+def test_the_curves_of_the_run_by_pointer_and_by_keyboard(page: Any) -> None:
+    page.get_by_role("link", name="Model").click()
+    page.wait_for_selector(".plot")
+    assert [page.locator(".plot h3").nth(i).inner_text() for i in range(3)] == [
+        "recall@5 on the probe",
+        "Loss",
+        "Retrieval utility",
+    ]
+    loss = page.locator(".plot", has=page.get_by_role("heading", name="Loss", exact=True))
+    assert "loss: 9 → 5" in loss.locator("svg").get_attribute("aria-label")
+    assert loss.locator("path").get_attribute("d").count("L") == 4
+    slider = loss.get_by_role("slider")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert loss.locator("output").inner_text() == slider.get_attribute("aria-valuetext") == "step 10: loss 9"
+    page.keyboard.press("ArrowRight")
+    assert loss.locator("output").inner_text() == "step 20: loss 8"
+    box = loss.locator("svg").bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 40)
+    assert loss.locator("output").inner_text() == "step 50: loss 5"
+    loss.get_by_text("Figures").click()
+    assert loss.locator("tbody tr").count() == 5
+
+
 def test_small_screens_korean_and_no_answer(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     page.click("#language")
     page.get_by_role("button", name="질문").wait_for()
     assert page.evaluate("document.documentElement.lang") == "ko"
     ask(page, QUESTION)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.get_by_role("link", name="모델").click()
+    page.locator(".plot h3", has_text="검색 효용").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
@@ -169,6 +233,10 @@ def test_everyone_can_use_it(page: Any, scheme: str) -> None:
     page.get_by_role("button", name="Edit").click()
     page.wait_for_selector("textarea")
     check("form")
+    page.goto(page.url.split("#")[0] + "#/model")
+    page.wait_for_selector(".plot")
+    page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+    check("model")
 
 
 def test_of_two_editors_the_second_sees_what_the_first_wrote(page: Any, kb: KnowledgeBase) -> None:
