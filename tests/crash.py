@@ -45,7 +45,7 @@ from realm.answering.ask import Realm
 from realm.workflows.store import create_or_open
 
 AIMS = {
-    "ready": (0.25, 1.5, 1),
+    "ready": (0.25, 3.0, 1),
     "edit": (0.2, 0.05, 12),
     "commit": (0.25, 0.03, 12),
     "ingest": (0.08, 0.3, 2),
