@@ -1,37 +1,28 @@
-"""Vectors of one version of a knowledge base, held in memory: from the second question on, searching is a pass over
-memory and no longer one over the disk's cache.
+"""Vectors of a knowledge base held in memory: from the second question on, searching is a pass over memory and no
+longer one over the disk's cache.
 
-An edit makes another version, so the next question goes to the knowledge base itself, and what is held is read anew at
-the one after. Nothing that a version holds ever changes, so nothing can be stale.
+An edit makes another version, which follows from the one that is held at the cost of what was edited; see `layers`.
+Nothing that a version holds ever changes, so nothing can be stale.
 
-Legend: B queries, K passages, N passages, D vector size.
+Legend: B queries, K passages.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import threading
+from contextlib import suppress
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from realm.answering.layers import Layers, Version, read_layers
+from realm.errors import KnowledgeBaseError
 from realm.knowledge.base import KnowledgeBase, Match
-from realm.search.exact import ExactIndex
-from realm.search.shards import pack
+from realm.knowledge.table.filters import Where, narrowing
+from realm.knowledge.table.recency import Recency
 
 LIMIT = 1 << 30
-"""Bytes: two million vectors of 128 numbers."""
-
-Version = tuple[Path, tuple[int, int], int, str]
-"""Knowledge base, which one of those that stood there, version, encoder."""
-
-
-class _Held(NamedTuple):
-    version: Version
-    vectors: ExactIndex | None
-    """None where it would be larger than the limit."""
-    address_N: np.ndarray
+"""Bytes: two million vectors of 128 numbers. While they are read anew in the background there are two such."""
 
 
 class HeldVectors:
@@ -41,54 +32,94 @@ class HeldVectors:
         """limit: bytes; where the vectors need more, they are left where they are. 0 never holds any."""
         self.limit = limit
         self._asked: Version | None = None
-        self._held: _Held | None = None
+        self._held: Layers | None = None
+        self._too_large: Version | None = None
+        self._reading: threading.Thread | None = None
+        self._read_anew: Layers | None = None
 
     def search(self, kb: KnowledgeBase, query_BD: Tensor, k: int, encoder: str) -> list[list[Match]] | None:
         """The k passages of `kb`, open at one version, with the highest inner products, best first, for each query.
 
-        None where the knowledge base should be asked itself: the first single question of a version (one question is
-        not worth reading all vectors for), and vectors beyond the limit. `encoder` has vectors there.
+        None where the knowledge base should be asked itself: the first single question ever (one question is not worth
+        reading all vectors for), and vectors beyond the limit. `encoder` has vectors there.
         """
         version = (kb.path, kb.identity, kb.version, encoder)
-        held = self._held
-        if held is None or held.version != version:
+        held = self._follow(kb, version)
+        if held is None:
             again, self._asked = self._asked == version, version
-            if self.limit <= 0 or (not again and len(query_BD) == 1):
+            if self.limit <= 0 or self._too_large == version or (not again and len(query_BD) == 1):
                 return None
-            self._held = None  # never two in memory
-            self._held = held = self._read(kb, version)
-        if held.vectors is None:
+            held = self.hold(kb, encoder)
+        if held is None:
             return None
-        if len(held.vectors) == 0:
-            return [[] for _ in query_BD]
-        hits = held.vectors.search(query_BD, min(k, len(held.vectors)))
-        return kb.matches_at(held.address_N[hits.rows.numpy()], hits.scores.numpy())
+        try:
+            return held.search(query_BD, k)
+        except KnowledgeBaseError:  # the version that the base stands on was let go
+            self._held = None
+            return None
 
-    def _read(self, kb: KnowledgeBase, version: Version) -> _Held:
-        encoder = version[3]
-        blocks, addresses, size = [], [], 0
-        for address_N, vector_ND in kb.embedded(encoder):
-            size += vector_ND.nbytes
-            if size > self.limit:
-                return _Held(version, None, np.zeros(0, np.uint64))
-            addresses.append(address_N)
-            blocks.append(pack(torch.from_numpy(vector_ND.copy()), "float32"))  # the batch's own memory is read-only
-        if not blocks:
-            return _Held(version, ExactIndex(torch.zeros(0, kb.encoders()[encoder])), np.zeros(0, np.uint64))
-        return _Held(version, ExactIndex(blocks), np.concatenate(addresses))
+    def reach(self, kb: KnowledgeBase, encoder: str) -> bool:
+        """Bring what is held to `kb`, open at one version; whether it is, and every passage there has its vector."""
+        held = self._follow(kb, (kb.path, kb.identity, kb.version, encoder)) if encoder in kb.encoders() else None
+        return held is not None and held.complete
+
+    def hold(self, kb: KnowledgeBase, encoder: str) -> Layers | None:
+        """Read the vectors of `kb`, open at one version, before the first question; None beyond the limit."""
+        version = (kb.path, kb.identity, kb.version, encoder)
+        if self._held is None or self._held.version != version:
+            self._held = self._read_anew = None  # not two in memory where nobody asks meanwhile
+            self._held = read_layers(kb, version, self.limit)
+            self._too_large = version if self._held is None else None
+        return self._held
+
+    def _follow(self, kb: KnowledgeBase, version: Version) -> Layers | None:
+        """What is held, brought to a version; None where that can't be."""
+        for layers in (self._read_anew, self._held):
+            with suppress(KnowledgeBaseError):  # the version that the base stands on was let go
+                held = layers if layers is None or layers.version == version else layers.follow(kb, version)
+                if held is not None:
+                    self._held = held
+                    if layers is self._read_anew:
+                        self._read_anew = None
+                    if held.worn:
+                        self._read_in_background(kb, version)
+                    return held
+        return None
+
+    def _read_in_background(self, kb: KnowledgeBase, version: Version) -> None:
+        if self._reading is not None and self._reading.is_alive():
+            return
+
+        def read() -> None:
+            with suppress(KnowledgeBaseError):  # then the next edit tries again
+                self._read_anew = read_layers(kb, version, self.limit)
+
+        self._reading = threading.Thread(target=read, name="realm-vectors")
+        self._reading.start()
+
+
+class How(NamedTuple):
+    """How passages are scored and found."""
+
+    recency: Recency | None = None
+    approximate: bool = False
 
 
 def search_version(
-    kb: KnowledgeBase, held: HeldVectors, query_BD: Tensor, k: int, where: str | None, encoder: str
+    kb: KnowledgeBase, held: HeldVectors, query_BD: Tensor, k: int, where: Where, encoder: str, how: How | None = None
 ) -> list[list[Match]]:
     """The k best passages of `kb`, open at one version, among those that `encoder` has embedded, from memory where that
     is worth it, else from the store."""
     if encoder not in kb.encoders():  # not a single passage to embed
         return [[] for _ in query_BD]
-    found = held.search(kb, query_BD, k, encoder) if where is None else None
+    vector_BD, how = query_BD.numpy(), how or How()
+    if how.recency is not None:
+        return kb.search_many(vector_BD, k, where, encoder, how.recency)
+    if how.approximate:
+        return [kb.search_vectors(vector_D, k, where, encoder, approximate=True) for vector_D in vector_BD]
+    found = held.search(kb, query_BD, k, encoder) if narrowing(where) is None else None
     if found is not None:
         return found
-    vector_BD = query_BD.numpy()
     if len(vector_BD) == 1:
         return [kb.search_vectors(vector_BD[0], k, where, encoder)]
     return kb.search_many(vector_BD, k, where, encoder)

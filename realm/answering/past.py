@@ -16,8 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from realm.answering.held import LIMIT, HeldVectors, Version, search_version
+from realm.answering.held import LIMIT, HeldVectors, How, search_version
+from realm.answering.layers import Version
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
+from realm.knowledge.table.filters import Where, narrowing
+from realm.knowledge.table.reading import with_recency
+from realm.knowledge.table.recency import Recency
 
 _AT_ONCE = 1024
 
@@ -38,22 +42,36 @@ class PastSearch:
         self._past: _Past | None = None
 
     def search(
-        self, kb: KnowledgeBase, version: int, query_BD: Tensor, k: int, where: str | None, encoder: PassageEncoder
+        self,
+        kb: KnowledgeBase,
+        version: int,
+        query_BD: Tensor,
+        k: int,
+        where: Where,
+        encoder: PassageEncoder,
+        recency: Recency | None = None,
     ) -> list[list[Match]]:
-        """The k passages of a version with the highest inner products, best first, for each query."""
+        """The k passages of a version with the highest inner products, best first, for each query; with a recency prior
+        those with the highest `Match.logit`."""
         past = self._open(kb, version, encoder)
-        found = search_version(past.kb, self.held, query_BD, k, where, encoder.fingerprint)
+        found = search_version(past.kb, self.held, query_BD, k, where, encoder.fingerprint, How(recency))
         address_N, vector_ND = past.address_N, past.vector_ND
-        if where is not None and len(address_N):
+        if narrowing(where) is not None and len(address_N):
             allowed_N = np.isin(address_N, past.kb.unembedded(encoder.fingerprint, where)[0])
             address_N, vector_ND = address_N[allowed_N], vector_ND[allowed_N]
         if not len(address_N):
             return found
         score_BN = query_BD.numpy() @ vector_ND.T
-        best_BK = np.argsort(-score_BN, axis=1, kind="stable")[:, :k]
+        logit_BN = score_BN
+        if recency is not None:
+            dates = (match.date for match in past.kb.matches_at(address_N[None], score_BN[:1])[0])
+            logit_BN = score_BN + np.array([recency.log_prior(date) for date in dates])
+        best_BK = np.argsort(-logit_BN, axis=1, kind="stable")[:, :k]
         others = past.kb.matches_at(address_N[best_BK], np.take_along_axis(score_BN, best_BK, axis=1))
+        if recency is not None:
+            others = [[with_recency(match, recency) for match in more] for more in others]
         pairs = zip(found, others, strict=True)
-        return [sorted([*mine, *more], key=lambda match: -match.score)[:k] for mine, more in pairs]
+        return [sorted([*mine, *more], key=lambda match: -match.logit)[:k] for mine, more in pairs]
 
     def _open(self, kb: KnowledgeBase, version: int, encoder: PassageEncoder) -> _Past:
         asked = (kb.path, kb.identity, version, encoder.fingerprint)

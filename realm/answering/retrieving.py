@@ -6,17 +6,24 @@ Legend: B queries, N passages, D vector size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from realm.answering.held import HeldVectors, Version, search_version
+from realm.answering.choosing import DEEPER, Search, choose, spread
+from realm.answering.constraints import Constraints
+from realm.answering.held import HeldVectors, How, search_version
+from realm.answering.layers import Version
 from realm.answering.past import PastSearch
 from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
+from realm.knowledge.table.filters import Filter
+from realm.knowledge.table.store import CanNotWriteError
 from realm.knowledge.table.times import AsOf
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
@@ -29,6 +36,8 @@ class Found(NamedTuple):
     matches: list[list[Match]]
     """For each query, best first."""
     version: int
+    now: datetime | None = None
+    """What NOW() meant and ages were counted from; None where nothing hung on it."""
 
 
 class DenseRetrieval:
@@ -91,11 +100,17 @@ class DenseRetrieval:
         return self.encoder.encode_queries(self.query_tokens(*queries))
 
     def search(
-        self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: AsOf | None = None
+        self,
+        query: str,
+        kb: KnowledgeBase,
+        k: int = 5,
+        where: str | None = None,
+        as_of: AsOf | None = None,
+        constraints: Constraints | None = None,
     ) -> list[Match]:
         """The k passages with the highest inner product. where: a predicate on the documents. as_of: a version or a
-        time, see `KnowledgeBase.version_at`."""
-        return self.search_many([query], kb, k, where, as_of).matches[0]
+        time, see `KnowledgeBase.version_at`. constraints: what else they keep to."""
+        return self.search_many([query], kb, k, where, as_of, constraints).matches[0]
 
     def search_many(
         self,
@@ -104,26 +119,86 @@ class DenseRetrieval:
         k: int = 5,
         where: str | None = None,
         as_of: AsOf | None = None,
+        constraints: Constraints | None = None,
     ) -> Found:
         """`search` for several queries: they are encoded together, and the vectors are read once. All see one
         version, and from the second time on its vectors are searched in memory, where they fit; see `HeldVectors`."""
+        constraints = constraints or Constraints()
         vector_BD = self.query_vectors(*queries).float().cpu()
         encoder = self.passage_encoder
-        if as_of is not None:
-            version = kb.version_at(as_of) if isinstance(as_of, datetime) else as_of
-            return Found(self.past.search(kb, version, vector_BD, k, where, encoder), version)
-        now = self._prepared_version(kb, encoder)
-        return Found(search_version(now, self.held, vector_BD, k, where, encoder.fingerprint), now.version)
+        now = (constraints.now or kb.moment(as_of)) if constraints.needs_now(where) else None
+        how = How(constraints.recency(now), constraints.approximate)
+        search, here = self._searching(kb, as_of, encoder, how)
+
+        def vectors(matches: Sequence[Match]) -> dict[str, np.ndarray]:
+            known = here.vectors_of(matches, encoder.fingerprint)
+            unknown = {match.passage.text_hash: match.passage for match in matches}
+            unknown = {key: passage for key, passage in unknown.items() if key not in known}
+            return {**known, **dict(zip(unknown, encoder([*unknown.values()]), strict=True))} if unknown else known
+
+        among = constraints.filter(where, now)
+        return Found(choose(search, vector_BD, k, among, constraints, vectors), here.version, now)
+
+    def _searching(
+        self, kb: KnowledgeBase, as_of: AsOf | None, encoder: PassageEncoder, how: How
+    ) -> tuple[Search, KnowledgeBase]:
+        """A search of one version, and the knowledge base open at it."""
+        if as_of is None:
+            with suppress(CanNotWriteError):  # then what lacks a vector is embedded in memory, as of a version that was
+                here = self._prepared_version(kb, encoder)
+                name = encoder.fingerprint
+                return lambda vector_BD, k, among: search_version(here, self.held, vector_BD, k, among, name, how), here
+        version = kb.version if as_of is None else kb.version_at(as_of) if isinstance(as_of, datetime) else as_of
+
+        def search(vector_BD: Tensor, k: int, among: Filter) -> list[list[Match]]:
+            return self.past.search(kb, version, vector_BD, k, among, encoder, how.recency)
+
+        return search, kb.at(version)
 
     def _prepared_version(self, kb: KnowledgeBase, encoder: PassageEncoder) -> KnowledgeBase:
-        """The newest version, every passage of which has a vector. Looked for once: a version does not change."""
+        """The newest version, every passage of which has a vector. Looked for once: a version does not change, and of
+        the next one only what was edited can lack any."""
         while True:
             this = (kb.path, kb.identity, kb.version, encoder.fingerprint)
             if self._prepared is not None and self._prepared[0] == this:
                 return self._prepared[1]
+            now, documents = kb.at(this[2]), None
+            if self.held.reach(now, this[3]):
+                self._prepared = this, now
+                return now
+            if self._prepared is not None and _is_before(self._prepared[0], this) and this[3] in now.encoders():
+                changes = now.changes(self._prepared[0][2], this[3])
+                if changes is not None and not changes.waiting:
+                    self._prepared = this, now
+                    return now
+                documents = None if changes is None else changes.documents
             # Somebody else may write meanwhile: a version counts that was found complete and is still the newest.
-            if kb.embed_missing(encoder) == 0 and kb.version == this[2]:
-                self._prepared = this, kb.at(this[2])
+            if kb.embed_missing(encoder, documents=documents) == 0 and kb.version == this[2]:
+                self._prepared = this, now
+
+
+def _is_before(earlier: Version, later: Version) -> bool:
+    """Whether these are two versions of one knowledge base, for one encoder, in this order."""
+    return (*earlier[:2], earlier[3]) == (*later[:2], later[3]) and earlier[2] < later[2]
+
+
+def search_words(
+    query: str,
+    kb: KnowledgeBase,
+    k: int = 5,
+    where: str | None = None,
+    as_of: AsOf | None = None,
+    constraints: Constraints | None = None,
+) -> Found:
+    """The k best passages by BM25 of one version; UsageError for constraints that need vectors."""
+    constraints = constraints or Constraints()
+    constraints.check_by_words()
+    now = (constraints.now or kb.moment(as_of)) if constraints.needs_now(where) else None
+    here, among = kb.at(kb.version if as_of is None else as_of), constraints.filter(where, now)
+    if not constraints.limited:
+        return Found([here.search_text(query, k, among)], here.version, now)
+    search, depth = partial(here.search_text, query), DEEPER * k
+    return Found([spread(search, search(depth, among), depth, k, among, constraints)], here.version, now)
 
 
 def evidence_from(
@@ -142,4 +217,5 @@ def evidence_from(
         source=match.source,
         date=match.date,
         url=match.url,
+        recency=match.recency,
     )

@@ -10,17 +10,19 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from realm.errors import AbsentError, KnowledgeBaseError, UsageError
-from realm.files import staged_folder, write_json
-from realm.knowledge.table import near, reading, vectors, writing
+from realm.errors import AbsentError
+from realm.knowledge.table import changes, housekeeping, near, reading, vectors
 from realm.knowledge.table import schema as sc
+from realm.knowledge.table.changes import Changes
 from realm.knowledge.table.columns import OnMisfit
 from realm.knowledge.table.filters import Where
+from realm.knowledge.table.laying import lay
 from realm.knowledge.table.reading import Match, Page, Revision
 from realm.knowledge.table.recency import Recency
 from realm.knowledge.table.sourced import SourceDocuments
-from realm.knowledge.table.store import CONFIG, FORMAT, FORMAT_VERSION, Store, read_config
+from realm.knowledge.table.store import Store, read_config
 from realm.knowledge.table.times import AsOf, Version, moment_of, version_at, versions
+from realm.knowledge.table.upkeep import Upkeep
 from realm.knowledge.table.vectors import PassageEncoder, Waiting
 from realm.knowledge.table.writing import Counts, Split, Writer
 from realm.types import Document, Passage, Progress
@@ -60,28 +62,8 @@ class KnowledgeBase:
         text_search: settings of Lance's full-text index, as ``{"language": "English", "stem": True}``.
         Raises KnowledgeBaseError when the folder is not empty, UsageError for settings Lance doesn't know.
         """
-        from lancedb.index import FTS, BTree
-
         path = Path(path).absolute()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise KnowledgeBaseError(f"{path} is there already and not empty: open it, or give another path")
-        try:
-            text_index = FTS(**{"with_position": False, **(text_search or {})})
-        except TypeError as error:
-            raise UsageError(f"text_search={text_search}: {error}; the settings are lancedb.index.FTS's") from error
-        config = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "splitter": dict(splitter or {}),
-            "text_search": dict(text_search or {}),
-        }
-        with staged_folder(path) as staged:
-            Store.create(staged, sc.CORE)
-            table = Store(staged).table
-            for column in ("text", "title"):
-                table.create_index(column, config=text_index)
-            table.create_index("document_id", config=BTree())
-            write_json(staged / CONFIG, config)
+        config = lay(path, splitter, text_search)
         return cls(Store(path), config, split, lock_timeout)
 
     @classmethod
@@ -283,6 +265,16 @@ class KnowledgeBase:
         with self._store.errors("read"):
             return reading.matches_at(self._store.at(), addresses, scores)
 
+    def changes(self, since: int, encoder: str) -> Changes | None:
+        """What edits changed after a version, and an encoder's vectors of it; None where that is much."""
+        with self._store.errors("read"):
+            return changes.since(self._store.at(), since, encoder)
+
+    def addresses(self, documents: Sequence[str]) -> np.ndarray:
+        """uint64[N]: where the passages of some documents stand in this version (see `embedded`)."""
+        with self._store.errors("read"):
+            return changes.addresses(self._store.at(), documents)
+
     def stored_vectors(self, encoder: str, text_hashes: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """The vectors of an encoder by text hash, float32[D] each, of these texts alone if given."""
         with self._store.errors("read"):
@@ -366,14 +358,21 @@ class KnowledgeBase:
         return self._writer.write([document], "upsert", encoder, known=known)
 
     def embed_missing(
-        self, encoder: PassageEncoder, *, batch: int = 256, commit_every: int = 16_384, progress: Progress | None = None
+        self,
+        encoder: PassageEncoder,
+        *,
+        batch: int = 256,
+        commit_every: int = 16_384,
+        progress: Progress | None = None,
+        documents: Sequence[str] | None = None,
     ) -> int:
         """Embed the passages that have no vector from this encoder; the number embedded. Goes on where it stopped.
 
-        Vectors are committed every `commit_every` passages, so an interruption loses at most that much work.
+        Vectors are committed every `commit_every` passages: an interruption loses no more. documents: theirs alone.
         """
-        done = vectors.embed_missing(self._store, encoder, self._writer.timeout, batch, commit_every, progress)
-        if done:  # rows that get a vector move to where neither the text index nor that of the ids knows them
+        pace = vectors.Pace(batch, commit_every)
+        done = vectors.embed_missing(self._store, encoder, self._writer.timeout, pace, progress, documents)
+        if done and self._writer.tidies:  # rows that get a vector move to where no index knows them
             self._writer.tidy()
         return done
 
@@ -392,7 +391,11 @@ class KnowledgeBase:
             return near.build(table, encoder)
 
     def compact(self) -> int:
-        """Merge small files and bring the text index up to date; the new version. History stays."""
+        """Merge files and bring the indexes up to date; the new version. History stays."""
         with self._store.writing(self._writer.timeout) as table, self._store.errors("compacted"):
-            writing.tidy(table, force=True)
-            return int(table.version)
+            return housekeeping.compact(table)
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """Housekeeping while it is in use, and letting old versions go."""
+        return Upkeep(self._writer)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from realm.errors import UsageError
+from realm.knowledge.table.predicate_tokens import names_now
 from realm.knowledge.table.predicates import MAX_VALUES, Absent, AllOf, AnyOf, Constant, In, Not, Predicate, parse
 
 
@@ -23,10 +24,6 @@ class Filter:
     """Nothing from these sources; what has no source stays."""
     now: datetime | None = None
     """The present when None."""
-
-    def __post_init__(self) -> None:
-        check_ids("allow", self.allow or ())
-        check_ids("deny", self.deny)
 
     @property
     def narrows(self) -> bool:
@@ -50,6 +47,11 @@ class Filter:
 
 Where = str | Filter | None
 """Text is a predicate whose NOW() is the present."""
+
+
+def at_moment(where: str | None, moment: Callable[[], datetime]) -> Where:
+    """A predicate whose NOW() is a moment, which is asked for only if there is one."""
+    return where if where is None or not names_now(where) else Filter(where, now=moment())
 
 
 def narrowing(where: Where) -> Filter | None:

@@ -254,7 +254,8 @@ def last_alike(store: Store) -> int:
     return low
 
 
-_FOUND = [*_PASSAGE, "version", "source", "date", "url"]
+FOUND = [*_PASSAGE, "version", "source", "date", "url"]
+"""Columns that make a `Match`."""
 _VECTORS_AT_ONCE = 16_384
 
 
@@ -270,8 +271,8 @@ def search_text(table: LanceTable, query: str, k: int, where: Where) -> list[Mat
     terms = BooleanQuery([(Occur.SHOULD, part) for part in match])
     rows = condition(table, PASSAGES, where)
     search = table.search(terms, query_type="fts").where(rows, prefilter=True)
-    found = search.select([*_FOUND, "_score"]).limit(k).to_arrow()
-    return [_match(row, row["_score"]) for row in found.to_pylist()]
+    found = search.select([*FOUND, "_score"]).limit(k).to_arrow()
+    return [match_of(row, row["_score"]) for row in found.to_pylist()]
 
 
 def search_vectors(
@@ -285,9 +286,11 @@ def search_vectors(
     narrowed = narrowing(where) is not None
     query = near.probing(query, table, name, rows, narrowed) if approximate else query.bypass_vector_index()
     found = (
-        query.where(f"{rows} AND {name} IS NOT NULL", prefilter=True).select([*_FOUND, "_distance"]).limit(k).to_arrow()
+        query.where(f"{rows} AND {name} IS NOT NULL", prefilter=True).select([*FOUND, "_distance"]).limit(k).to_arrow()
     )
-    return [_match(row, 1.0 - row["_distance"]) for row in found.to_pylist()]  # Lance's "dot" distance is 1 - product
+    if approximate and found.num_rows < k:  # the lists that were probed hold no more
+        return search_vectors(table, vector, k, where, encoder)
+    return [match_of(row, 1.0 - row["_distance"]) for row in found.to_pylist()]  # Lance's "dot" distance is 1 - product
 
 
 def search_many(
@@ -357,15 +360,16 @@ def matches_at(table: LanceTable, address_BK: np.ndarray, score_BK: np.ndarray) 
     if not address_BK.size:
         return [[] for _ in address_BK]
     wanted = np.unique(address_BK).tolist()
-    found = table.take_row_ids(wanted).select(_FOUND).with_row_id().to_arrow().to_pylist()
+    found = table.take_row_ids(wanted).select(FOUND).with_row_id().to_arrow().to_pylist()
     by_address = {row["_rowid"]: row for row in found}
     return [
-        [_match(by_address[address], score) for address, score in zip(addresses, scores, strict=True)]
+        [match_of(by_address[address], score) for address, score in zip(addresses, scores, strict=True)]
         for addresses, scores in zip(address_BK.tolist(), score_BK.tolist(), strict=True)
     ]
 
 
-def _match(row: dict[str, Any], score: float) -> Match:
+def match_of(row: dict[str, Any], score: float) -> Match:
+    """A passage from the columns FOUND of its row."""
     return Match(sc.passage_of(row), float(score), row["version"], row["source"], row["date"], row["url"])
 
 

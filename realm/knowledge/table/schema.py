@@ -22,6 +22,8 @@ from realm.types import Document, Passage
 
 HEADER = -1
 VECTOR = "vector_"
+KEY = "_key"
+"""The column of what `row_key` makes; see `keys`."""
 
 CORE = pa.schema(
     [
@@ -45,6 +47,7 @@ CORE = pa.schema(
         ("change", pa.string()),  # added | updated | deleted; header only, as are the next two
         ("num_passages", pa.int32()),
         ("document_hash", pa.string()),
+        (KEY, pa.string()),
     ]
 )
 FIELDS = ("title", "source", "date", "lang", "url")
@@ -73,6 +76,11 @@ def metadata_columns(schema: pa.Schema) -> dict[str, pa.DataType]:
 def vector_columns(schema: pa.Schema) -> dict[str, int]:
     """Encoder fingerprint -> vector size."""
     return {f.name.removeprefix(VECTOR): f.type.list_size for f in schema if f.name.startswith(VECTOR)}
+
+
+def row_key(document_id: str, number: int) -> str:
+    """The key of a row; the number stands first, so that no id is taken for another."""
+    return f"{number}#{document_id}"
 
 
 def document_hash(document: Document) -> str:
@@ -117,6 +125,7 @@ def rows(document: Document, passages: Sequence[Passage], stamp: Stamp) -> list[
         result.append(
             shared
             | {
+                KEY: row_key(document.id, passage.number),
                 "number": passage.number,
                 "title": passage.title,
                 "text": passage.text,
@@ -129,6 +138,7 @@ def rows(document: Document, passages: Sequence[Passage], stamp: Stamp) -> list[
         )
         end = max(end, passage.end)
     header = {
+        KEY: row_key(document.id, HEADER),
         "number": HEADER,
         "gap": document.text[end:],
         "change": stamp.change,
@@ -141,6 +151,7 @@ def rows(document: Document, passages: Sequence[Passage], stamp: Stamp) -> list[
 def tombstone(document_id: str, stamp: Stamp) -> dict[str, Any]:
     """What is left of a deleted document."""
     return {
+        KEY: row_key(document_id, HEADER),
         "document_id": document_id,
         "number": HEADER,
         "position": stamp.position,

@@ -18,7 +18,7 @@ import filelock
 import pyarrow as pa
 
 from realm.errors import ArtefactError, KnowledgeBaseError, RealmError, UsageError
-from realm.files import disk_is_full, read_json, write_refused
+from realm.files import disk_is_full, read_json, write_json, write_refused
 from realm.knowledge.table.listing import Listing
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ TABLE = "passages"
 _WRITING = frozenset({"locked for writing", "written", "compacted", "tidied"})
 CONFIG = "kb.json"
 FORMAT = "realm knowledge base"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
+"""Version 1 had no keys of rows, see `keys`; the first edit lays them."""
 
 
 class InUseError(KnowledgeBaseError):
@@ -193,9 +195,16 @@ def read_config(path: Path) -> dict[str, Any]:
         raise KnowledgeBaseError(f"{path} is not a knowledge base ({error})") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise KnowledgeBaseError(f"{path / CONFIG} does not describe a {FORMAT}: check the path")
-    if config.get("format_version") != FORMAT_VERSION:
+    if config.get("format_version") not in READABLE:
         raise KnowledgeBaseError(
             f"{path} is a {FORMAT} of format version {config.get('format_version')}: "
-            f"this library reads version {FORMAT_VERSION}"
+            f"this library reads versions {READABLE[0]} to {READABLE[-1]}"
         )
     return config
+
+
+def raise_format(path: Path) -> None:
+    """Let kb.json say that the knowledge base is of FORMAT_VERSION; it is held for writing."""
+    config = read_config(path)
+    if config["format_version"] != FORMAT_VERSION:
+        write_json(path / CONFIG, config | {"format_version": FORMAT_VERSION})

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -153,16 +153,34 @@ def fixed_size(vector_ND: np.ndarray, null_N: np.ndarray | None = None) -> pa.Fi
     return pa.FixedSizeListArray.from_arrays(flat, vector_ND.shape[1], mask=mask)
 
 
+class Pace(NamedTuple):
+    """How many passages at once."""
+
+    batch: int
+    """are encoded"""
+    commit_every: int
+    """are committed"""
+
+
 def embed_missing(
-    store: Store, encoder: PassageEncoder, timeout: float, batch: int, commit_every: int, progress: Progress | None
+    store: Store,
+    encoder: PassageEncoder,
+    timeout: float,
+    pace: Pace,
+    progress: Progress | None,
+    documents: Sequence[str] | None = None,
 ) -> int:
     """Fill the vectors that an encoder has not made yet; see KnowledgeBase.embed_missing."""
+    batch, commit_every = pace
+    if documents is not None and not documents:
+        return 0
     store.check_writable()
     name = sc.VECTOR + encoder.fingerprint
     done = 0
     while True:
         table = store.at()
         condition = "number >= 0" + (f" AND {name} IS NULL" if name in table.schema.names else "")
+        condition += "" if documents is None else f" AND document_id IN ({sc.quoted(documents)})"
         with store.errors("read"):
             total = done + table.count_rows(condition)
             if total == done:

@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from realm.errors import AbsentError, ChangedError, DataError, PresentError, UsageError
 from realm.files import fingerprint
-from realm.knowledge.table import origins
+from realm.knowledge.table import housekeeping, keys, origins
 from realm.knowledge.table import schema as sc
 from realm.knowledge.table import vectors as vec
 from realm.knowledge.table.columns import OnMisfit, fitting, new_columns
 from realm.knowledge.table.origins import Origin
-from realm.knowledge.table.store import InUseError, Store
+from realm.knowledge.table.store import InUseError, Store, raise_format
 from realm.types import Document, Passage, Progress
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ Split = Callable[[Sequence[Document]], list[list[Passage]]]
 
 Mode = Literal["add", "update", "upsert"]
 
-MANY_FRAGMENTS = 100
 BATCH_DOCUMENTS = 16_384
 BATCH_CHARACTERS = 32_000_000
 _IDS_PER_QUERY = 4_096
@@ -50,11 +49,13 @@ class Writer:
 
     split: makes passages; None when the knowledge base was opened for reading.
     timeout: seconds to wait for another writer.
+    tidies: whether it looks after each write whether the table wants tidying; else somebody calls `tidy`.
     """
 
     store: Store
     split: Split | None
     timeout: float
+    tidies: bool = True
 
     def write(
         self,
@@ -85,7 +86,7 @@ class Writer:
             total = Counts(total.added + done.added, total.updated + done.updated, total.unchanged + done.unchanged)
             if progress is not None:
                 progress(total.added + total.updated + total.unchanged, None)
-        if total.added or total.updated:
+        if self.tidies and (total.added or total.updated):
             self.tidy()
         return replace(total, version=self.store.version)
 
@@ -125,6 +126,7 @@ class Writer:
         planned_at = self.store.version
         plan = prepare(self.store.at(planned_at))
         with self.store.writing(self.timeout) as table:
+            self._lay_keys(table)
             if table.version != planned_at:
                 plan = prepare(table)
             changes, headers, kept = plan
@@ -149,11 +151,12 @@ class Writer:
                 stamp = sc.Stamp(version, old["revision"] + 1 if old else 1, position, change, time)
                 head, *rest = sc.rows(by_id[id_], passages[id_], stamp)
                 rows += [head | (origin.columns(by_id[id_]) if origin else origins.kept(old)), *rest]
+                rows += keys.emptied(id_, range(len(rest), old["num_passages"] if old else 0))
             data = vec.attach(sc.table_of(rows, vec.without(schema)), schema, kept, fresh)
             with self.store.errors("written"):
                 if fields:
                     table.add_columns(fields)
-                _commit(table, data, [i for i in changes if i in headers])
+                _commit(table, data, any(i in headers for i in changes))
             return replace(counts, version=table.version)
 
     def take_over(self, documents: Sequence[Document], origin: Origin) -> None:
@@ -175,6 +178,7 @@ class Writer:
         """
         ids = list(dict.fromkeys(ids))
         with self.store.writing(self.timeout) as table, self.store.errors("written"):
+            self._lay_keys(table)
             headers = read_headers(table, ids)
             check_unchanged(headers, ids, expected)
             if source is not None:
@@ -193,15 +197,26 @@ class Writer:
                 | (origins.kept(headers[i]) if source is None else {})
                 for i in ids
             ]
-            _commit(table, sc.table_of(rows, table.schema), ids)
-        self.tidy()
+            for i in ids:
+                rows += keys.emptied(i, range(headers[i]["num_passages"]))
+            _commit(table, sc.table_of(rows, table.schema), True)
+        if self.tidies:
+            self.tidy()
         return Counts(deleted=len(ids), version=self.store.version)
 
-    def tidy(self) -> None:
-        """`tidy`, where it is worth its time and nobody else writes."""
+    def tidy(self) -> bool:
+        """`housekeeping.tidy`, where it is worth its time and nobody else writes; whether anything was done."""
         # The documents are committed: housekeeping that can't be done now waits for the next write.
         with suppress(InUseError), self.store.writing(0.0) as table, self.store.errors("tidied"):
-            tidy(table)
+            return housekeeping.tidy(table)
+        return False
+
+    def _lay_keys(self, table: LanceTable) -> None:
+        if not keys.has_keys(table.schema):
+            with self.store.errors("written"):
+                # Said first: a library that knows nothing of keys would write rows without any.
+                raise_format(self.store.path)
+                keys.lay_keys(table)
 
     def _split(self, documents: Sequence[Document]) -> list[list[Passage]]:
         if not documents:
@@ -245,43 +260,31 @@ def _changes(by_id: Mapping[str, Document], headers: Mapping[str, Mapping[str, A
     return changes
 
 
-def _commit(table: LanceTable, data: pa.Table, replaced: Sequence[str]) -> None:
-    """One commit: `data` in, everything else of the documents `replaced` out.
+def _commit(table: LanceTable, data: pa.Table, replaces: bool) -> None:
+    """One commit: rows in, each in the place of the row with its key.
 
-    A row without a vector (a document's own, a passage not embedded yet) is what LanceDB calls a bad vector: from 10
-    numbers on it refuses one unless told to keep it as null.
+    replaces: whether there may be such rows. A row without a vector (a document's own, a passage not embedded yet) is
+    what LanceDB calls a bad vector: from 10 numbers on it refuses one unless told to keep it as null.
     """
-    if not replaced:
+    if not replaces:
         table.add(data, on_bad_vectors="null")
         return
-    (
-        table.merge_insert(["document_id", "number"])
-        .when_matched_update_all()
-        .when_not_matched_insert_all()
-        .when_not_matched_by_source_delete(f"document_id IN ({sc.quoted(replaced)})")
-        .execute(data, on_bad_vectors="null")
-    )
-
-
-def tidy(table: LanceTable, force: bool = False) -> None:
-    """Merge small files and bring the text index up to date, when there is enough of it. Old versions stay."""
-    from datetime import timedelta
-
-    if not force:
-        index = table.index_stats("text_idx")
-        waiting = index.num_unindexed_rows if index is not None else 0
-        indexed = index.num_indexed_rows if index is not None else 0
-        fragments = table.stats()["fragment_stats"]["num_small_fragments"]  # type: ignore[index]  # a dict at run time
-        if waiting <= max(10_000, indexed // 10) and fragments <= MANY_FRAGMENTS:
-            return
-    # Lance would otherwise drop versions older than a week, and history with them.
-    table.optimize(cleanup_older_than=timedelta(days=36_500))
+    merge = table.merge_insert(sc.KEY).when_matched_update_all().when_not_matched_insert_all()
+    merge.execute(data, on_bad_vectors="null")
 
 
 def read_headers(table: LanceTable, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Header rows by document id, tombstones among them; absent ids are left out."""
-    own = ["document_id", "change", "version", "revision", "position", "document_hash"]
-    columns = [*own, *origins.present(table.schema)]
+    columns = [
+        "document_id",
+        "change",
+        "version",
+        "revision",
+        "position",
+        "document_hash",
+        "num_passages",
+        *origins.present(table.schema),
+    ]
     found = {}
     if table.count_rows() == 0:
         return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import dots
@@ -13,8 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from realm.answering import layers
 from realm.answering.held import HeldVectors
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
+from realm.knowledge.table import housekeeping
 from realm.types import Document, Passage
 
 ENCODER = "e"
@@ -59,7 +62,6 @@ def test_the_second_question_of_a_version_is_searched_in_memory(kb: KnowledgeBas
     assert found is not None and told(found[0]) == told(now.search_vectors(query[0].numpy(), 4))
     kb.update(document("d3", "something else"))
     after = newest(kb)
-    assert held.search(after, query, 99, ENCODER) is None
     found = held.search(after, query, 99, ENCODER)
     assert found is not None and told(found[0]) == told(after.search_vectors(query[0].numpy(), 99))
     assert "something else" in {match.passage.text for match in found[0]}
@@ -89,11 +91,13 @@ def test_where_everything_was_deleted_nothing_is_found(kb: KnowledgeBase) -> Non
     assert HeldVectors().search(kb.at(kb.version), queries(2), 3, ENCODER) == [[], []]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     edits=st.lists(
-        st.tuples(st.sampled_from(["update", "delete", "ask", "ask"]), st.integers(0, 5), st.integers(0, 3)),
-        max_size=8,
+        st.tuples(
+            st.sampled_from(["update", "delete", "compact", "fold", "ask", "ask"]), st.integers(0, 5), st.integers(0, 3)
+        ),
+        max_size=10,
     )
 )
 def test_any_sequence_of_edits_and_questions(
@@ -108,6 +112,11 @@ def test_any_sequence_of_edits_and_questions(
         elif kind == "delete":
             if f"d{n}" in kb:
                 kb.delete(f"d{n}")
+        elif kind == "compact":
+            kb.compact()
+        elif kind == "fold":
+            with kb._store.writing(1.0) as table:
+                housekeeping.fold(table)
         else:
             now, query = newest(kb), queries(1 + m % 2)
             found = held.search(now, query, 4, ENCODER)
@@ -127,3 +136,81 @@ def test_another_knowledge_base_in_the_same_place_is_another(kb: KnowledgeBase) 
     assert now.version == first.version
     found = held.search(now, query, 3, ENCODER)
     assert found is not None and {match.passage.id[0] for match in found[0]} == {"e"}
+
+
+def test_an_edit_is_followed_and_nothing_is_read_again(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, query, encoder = HeldVectors(), queries(2), PassageEncoder(ENCODER, encode)
+    held.hold(newest(kb), ENCODER)
+
+    def none(*_: object) -> None:
+        raise AssertionError("the vectors were read again")
+
+    monkeypatch.setattr(KnowledgeBase, "embedded", none)
+    kb.update(
+        document("d3", "something else", "and more", "and still more", "and the last", "no, this"), encoder=encoder
+    )
+    kb.update(document("d3", "something else"), encoder=encoder)
+    kb.add([document("new", "a new one")], encoder=encoder)
+    kb.delete(["d0", "d5"])
+    kb.add([document("d5", "here again")], encoder=encoder)
+    kb.compact()
+    now = kb.at(kb.version)
+    assert held.reach(now, ENCODER)
+    found = held.search(now, query, 99, ENCODER)
+    assert found is not None
+    assert [set(told(mine)) for mine in found] == [set(told(now.search_vectors(q.numpy(), 99))) for q in query]
+    texts = {match.passage.text for match in found[0]}
+    assert {"something else", "a new one", "here again"} <= texts and not texts & {"and more", "sentence 0 0"}
+    assert "sentence 5 0" not in texts
+
+
+def test_what_has_no_vector_yet_is_not_followed(kb: KnowledgeBase) -> None:
+    held, query = HeldVectors(), queries(2)
+    held.hold(newest(kb), ENCODER)
+    kb.add([document("new", "a new one")])
+    assert not held.reach(kb.at(kb.version), ENCODER)
+    now = newest(kb)
+    assert held.reach(now, ENCODER), "the vector came later, the document is found by its edit"
+    found = held.search(now, query, 99, ENCODER)
+    assert found is not None and "a new one" in {match.passage.text for match in found[0]}
+    kb.add([document("newer", "a newer one")])
+    incomplete = HeldVectors()
+    incomplete.hold(kb.at(kb.version), ENCODER)
+    now = newest(kb)
+    assert not incomplete.reach(now, ENCODER), "what it lacks is told by no edit"
+    found = incomplete.search(now, query, 99, ENCODER)
+    assert found is not None and "a newer one" in {match.passage.text for match in found[0]}
+
+
+def test_after_many_edits_the_vectors_are_read_anew_behind_the_questions(
+    kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "WORN", 3)
+    held, query, encoder = HeldVectors(), queries(2), PassageEncoder(ENCODER, encode)
+    first = held.hold(newest(kb), ENCODER)
+    assert first is not None
+    for number in range(6):
+        kb.update(document(f"d{number}", f"edited {number}", f"and {number}"), encoder=encoder)
+        now = kb.at(kb.version)
+        found = held.search(now, query, 99, ENCODER)
+        assert found is not None
+        assert [set(told(mine)) for mine in found] == [set(told(now.search_vectors(q.numpy(), 99))) for q in query]
+        if held._reading is not None:
+            held._reading.join()
+    assert held._held is not None and held._held.base is not first.base
+    assert len(held._held.matches) <= 6
+
+
+def test_vectors_whose_version_was_let_go_are_read_again(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "GRACE", timedelta(0))
+    monkeypatch.setattr(housekeeping, "_MEANWHILE", timedelta(0))
+    held, query, encoder = HeldVectors(), queries(2), PassageEncoder(ENCODER, encode)
+    held.hold(newest(kb), ENCODER)
+    kb.update(document("d3", "something else"), encoder=encoder)
+    kb.compact()
+    kb.upkeep.reclaim(keep_versions=1)
+    now = kb.at(kb.version)
+    assert [version.version for version in kb.versions()] == [now.version]
+    found = [held.search(now, query, 99, ENCODER) for _ in range(2)][1]
+    assert found is not None
+    assert [set(told(mine)) for mine in found] == [set(told(now.search_vectors(q.numpy(), 99))) for q in query]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from realm.errors import DataError, KnowledgeBaseError, MismatchError, UsageError
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
-from realm.knowledge.table import writing
+from realm.knowledge.table import housekeeping, writing
 from realm.types import Document, Passage
 
 FRANCE = Document(
@@ -482,7 +482,7 @@ def test_embedded_vectors_lead_to_their_passages(kb: KnowledgeBase) -> None:
 def test_after_embedding_the_text_index_holds_all_passages(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
     kb.add([FRANCE, KOREA])
     kb.compact()
-    monkeypatch.setattr(writing, "MANY_FRAGMENTS", 0)
+    monkeypatch.setattr(housekeeping, "UNINDEXED", 0)
     kb.embed_missing(PassageEncoder("e", Counting()))
     for name in ("text_idx", "title_idx", "document_id_idx"):
         stats = kb._store.table.index_stats(name)
@@ -560,7 +560,7 @@ def test_a_passage_edited_while_it_is_encoded_gets_no_stale_vector(kb: Knowledge
 
 def test_many_small_edits_are_merged_and_the_past_stays(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
     kb.add([FRANCE])
-    monkeypatch.setattr(writing, "MANY_FRAGMENTS", 3)
+    monkeypatch.setattr(housekeeping, "MANY_FRAGMENTS", 3)
     for number in range(6):
         kb.upsert([Document("d", "", f"text {number}.")])
     assert kb._store.table.stats()["fragment_stats"]["num_fragments"] <= 4
