@@ -16,11 +16,12 @@ from typer.core import TyperGroup
 
 from realm.commands.ask import ask
 from realm.commands.compare import ablate, compare
-from realm.commands.docs import AS_OF, JSON, KB, WHERE, docs, file_place, folder_place, print_json, short
+from realm.commands.docs import JSON, KB, docs, file_place, folder_place, print_json
 from realm.commands.edit_test import edit_test
 from realm.commands.mcp import mcp
 from realm.commands.qa import calibrate, evaluate, finetune
 from realm.commands.questions import questions
+from realm.commands.search import search
 from realm.commands.serve import serve
 from realm.errors import RealmError, UsageError
 from realm.files import disk_is_full, place_refused
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.add_typer(docs, name="docs")
 app.command()(ask)
+app.command()(search)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(calibrate)
@@ -208,30 +210,6 @@ def pretrain(
             config = build(recipe, given)
             result = work(kb, out, config, corpus=corpus, reporter=terminal, should_stop=should_stop)
     print_json(result) if as_json else print_comparison(result)
-
-
-@app.command()
-def search(
-    query: str,
-    kb: KB,
-    model: Annotated[Path | None, typer.Option("--model", help="A run; without one, BM25.")] = None,
-    k: Annotated[int, typer.Option(min=1)] = 5,
-    where: WHERE = None,
-    as_of: AS_OF = None,
-    as_json: JSON = False,
-) -> None:
-    """Find passages: by meaning with a model, by words without."""
-    from realm.console import Terminal
-    from realm.workflows.ask import search_passages
-
-    found = search_passages(query, kb, model=model, k=k, where=where, as_of=as_of, reporter=Terminal(quiet=as_json))
-    if as_json:
-        print_json(found)
-        return
-    for hit in found:
-        typer.echo(f"{hit['score']:8.3f}  {hit['title']}  [{hit['id']}]\n          {short(hit['text'], 200)}")
-    if not found:
-        typer.echo("nothing found")
 
 
 @app.command()

@@ -180,6 +180,8 @@ def print_answer(answer: Answer) -> None:
         + (f"  [dim]then {escape(others)}[/]" if others else "")
     )
     _print_conflicts(out, answer)
+    if answer.now is not None:
+        out.print(f"  [dim]as of {answer.now.isoformat(sep=' ', timespec='minutes')}[/]")
     # Without a null passage (a span reader has none) RU is not defined, and is not shown.
     read_alone = not all(math.isnan(evidence.retrieval_utility) for evidence in answer.evidence)
     null = f"null passage: p(z|x) {answer.null_prior:.3f}" if read_alone else ""
@@ -212,6 +214,9 @@ def _source(evidence: Evidence) -> str:
     parts = [] if document_id == (title or document_id) else [document_id]
     parts += [f"version {evidence.document_version}"]
     parts += [str(known) for known in (evidence.date, evidence.source) if known is not None]
+    if evidence.recency is not None:
+        dated = evidence.date is not None
+        parts += [f"recency ×{math.exp(evidence.recency):.2g}" if dated else "without a date: recency does not count"]
     parts += [f"characters {evidence.span[0]} to {evidence.span[1]}"] if evidence.span else []
     return f"[bold]{escape(title or document_id)}[/] [dim]{escape(', '.join(parts))}[/]"
 

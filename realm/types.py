@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date as Date
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -105,6 +106,9 @@ class Evidence:
     source: str | None = None
     date: Date | None = None
     url: str | None = None
+    recency: float | None = None
+    """log r(z) of a recency prior, which `prior` has besides `score`: 0 for a document without a date; None where no
+    such prior acted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,8 @@ class Answer:
     """Answers of comparable mass that passages disagree about, newest first; empty where they agree."""
     signals: Mapping[str, float] = field(default_factory=dict)
     """What else tells a right answer from a wrong one, by name; a calibration may weigh it."""
+    now: datetime | None = None
+    """What NOW() in a predicate meant, and ages were counted from; None where nothing hung on it."""
     conflict: str | None = None
     """`conflicts` in words: who disagrees, which side is preferred, and why."""
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from realm import objectives
 from realm.answering.candidates import Candidate, find_candidates, open_tagger
 from realm.answering.conflicts import CONSIDERED, ConflictRule, find_conflict, told
+from realm.answering.constraints import Constraints
 from realm.answering.pretrained import open_parts, save_model
 from realm.answering.retrieving import DenseRetrieval, evidence_from
 from realm.answering.tokens import body_tokens, cloze_tokens, pad
@@ -81,10 +83,16 @@ class Realm:
         return self.retrieval.prepare(kb, progress)
 
     def search(
-        self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: AsOf | None = None
+        self,
+        query: str,
+        kb: KnowledgeBase,
+        k: int = 5,
+        where: str | None = None,
+        as_of: AsOf | None = None,
+        constraints: Constraints | None = None,
     ) -> list[Match]:
         """The k passages with the highest inner product. A blank in the query is masked as in training."""
-        return self.retrieval.search(query, kb, k, where, as_of)
+        return self.retrieval.search(query, kb, k, where, as_of, constraints)
 
     # ------------------------------------------------------------ answering
 
@@ -98,6 +106,7 @@ class Realm:
         *,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
+        constraints: Constraints | None = None,
     ) -> Answer:
         """Fill the blank: p(y|x) = sum over z of p(z|x) p(y|z,x), z over retrieved passages and the null passage.
 
@@ -105,11 +114,13 @@ class Realm:
         many are shown; read are at least as many as in training, where p(null|x) learnt how many it stands against.
         where: a predicate on the documents. as_of: a version or a time, see `KnowledgeBase.version_at`.
         aggregate: "marginal" is the sum (also when None), "best-span" its largest term, the single best passage.
-        conflicts: when passages count as disagreeing.
+        conflicts: when passages count as disagreeing. constraints: what the passages keep to besides `where`; p(z|x) is
+        over those that do.
         Answers of different lengths are compared by log p(y|x) per word piece. The answer abstains (and is empty) when
         no passage satisfies `where`, or none holds a name or a date. UsageError without exactly one blank.
         """
-        (answer,) = self.ask_many([question], kb, k, where, as_of, aggregate=aggregate, conflicts=conflicts)
+        more: dict[str, Any] = {"aggregate": aggregate, "conflicts": conflicts, "constraints": constraints}
+        (answer,) = self.ask_many([question], kb, k, where, as_of, **more)
         return answer
 
     def ask_many(
@@ -122,6 +133,7 @@ class Realm:
         *,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
+        constraints: Constraints | None = None,
         batch: int = 64,
     ) -> Iterator[Answer]:
         """The answers that `ask` would give, in order, as they come. The questions of a batch are encoded and searched
@@ -134,9 +146,10 @@ class Realm:
             while part := list(islice(waiting, batch)):
                 for question in part:  # they are checked first
                     cloze_tokens(self.tokenizer, question, 1, self.config.data.max_query_tokens)
-                found = self.retrieval.search_many(part, kb, max(k, in_training), where, as_of)
+                found = self.retrieval.search_many(part, kb, max(k, in_training), where, as_of, constraints)
                 for question, matches in zip(part, found.matches, strict=True):
-                    yield self._answer(question, matches, found.version, k, aggregate == "best-span", conflicts)
+                    answer = self._answer(question, matches, found.version, k, aggregate == "best-span", conflicts)
+                    yield replace(answer, now=found.now)
 
         return answers()
 
@@ -178,7 +191,7 @@ class Realm:
         null_score = float((query_1D @ self.encoder.encode_passages(null).T)[0, 0] + self.encoder.null_bias)
         if not self.config.realm.null_passage:  # it was no candidate in training; it stays what RU counts from
             null_score = -math.inf
-        score_K = torch.tensor([null_score, *(match.score for match in matches)])
+        score_K = torch.tensor([null_score, *(match.logit for match in matches)])
         log_prior_K = objectives.log_prior_BK(score_K[None])[0]
 
         # ---- p(y|z,x) of every candidate

@@ -80,10 +80,16 @@ class QuestionAnswering:
         return cls(encoder, reader.in_bfloat16() if bf16 else reader, config, found)
 
     def search(
-        self, query: str, kb: KnowledgeBase, k: int = 5, where: str | None = None, as_of: AsOf | None = None
+        self,
+        query: str,
+        kb: KnowledgeBase,
+        k: int = 5,
+        where: str | None = None,
+        as_of: AsOf | None = None,
+        constraints: Constraints | None = None,
     ) -> list[Match]:
         """The k passages with the highest inner product; see `Realm.search`."""
-        return self.retrieval.search(query, kb, k, where, as_of)
+        return self.retrieval.search(query, kb, k, where, as_of, constraints)
 
     # ------------------------------------------------------------ answering
 

@@ -8,6 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from realm.commands.constraints import (
+    ALLOW,
+    APPROXIMATE,
+    DENY,
+    HALF_LIFE,
+    MAX_PER_DOCUMENT,
+    MAX_PER_SOURCE,
+    MMR,
+)
 from realm.commands.docs import AS_OF, JSON, KB, WHERE, print_json
 from realm.errors import UsageError
 
@@ -30,6 +39,13 @@ def ask(
     ] = None,
     where: WHERE = None,
     as_of: AS_OF = None,
+    allow: ALLOW = None,
+    deny: DENY = None,
+    max_per_document: MAX_PER_DOCUMENT = None,
+    max_per_source: MAX_PER_SOURCE = None,
+    mmr: MMR = None,
+    half_life: HALF_LIFE = None,
+    approximate: APPROXIMATE = False,
     aggregate: Annotated[
         str | None,
         typer.Option(help="marginal: an answer's probability over all its places; best-span: of the best one."),
@@ -49,15 +65,25 @@ def ask(
     It shows what the answer rests on, and which passages disagree.
     """
     from realm.answering.conflicts import ConflictRule
+    from realm.answering.constraints import constraints_of
     from realm.console import Terminal, print_answer
     from realm.workflows.ask import ask_question, ask_questions
     from realm.workflows.values import answer_json
 
     if (question is None) == (questions is None):
         raise UsageError("found no question, or one and --questions: expected a question, or a file of them")
+    constraints = constraints_of(
+        allow=allow,
+        deny=deny,
+        max_per_document=max_per_document,
+        max_per_source=max_per_source,
+        mmr=mmr,
+        half_life_days=half_life,
+        approximate=approximate,
+    )
     rule = None if conflict_ratio is None else ConflictRule(ratio=conflict_ratio)
     common: dict[str, Any] = {"model": model, "k": k, "where": where, "as_of": as_of, "aggregate": aggregate}
-    common |= {"conflicts": rule, "bf16": bf16, "reporter": Terminal(quiet=as_json)}
+    common |= {"conflicts": rule, "constraints": constraints, "bf16": bf16, "reporter": Terminal(quiet=as_json)}
     if question is not None:
         answer = ask_question(question, kb, **common)
         print_json(answer_json(answer)) if as_json else print_answer(answer)

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import torch
 
 from realm.answering.ask import Realm
 from realm.answering.conflicts import ConflictRule
+from realm.answering.constraints import Constraints
 from realm.answering.questions import QuestionAnswering
 from realm.knowledge.base import KnowledgeBase, Match
 from realm.knowledge.table.times import AsOf
@@ -30,6 +32,7 @@ class Asking:
     as_of: AsOf | None = None
     aggregate: str | None = None
     conflicts: ConflictRule | None = None
+    constraints: Constraints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Searching:
     k: int
     where: str | None = None
     as_of: AsOf | None = None
+    constraints: Constraints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Found:
 
     matches: list[Match]
     version: int
+    now: datetime | None = None
+    """See `Answer.now`."""
 
 
 class Answers:
@@ -100,8 +106,8 @@ class Answers:
     def _answer(self, how: Asking | Searching, asked: Sequence[str]) -> Iterable[Any]:
         model = self._model()
         if isinstance(how, Searching):
-            found = model.retrieval.search_many(asked, self._kb, how.k, how.where, how.as_of)
-            return [Found(matches, found.version) for matches in found.matches]
+            found = model.retrieval.search_many(asked, self._kb, how.k, how.where, how.as_of, how.constraints)
+            return [Found(matches, found.version, found.now) for matches in found.matches]
         return model.ask_many(
             asked,
             self._kb,
@@ -110,5 +116,6 @@ class Answers:
             how.as_of,
             aggregate=how.aggregate,
             conflicts=how.conflicts,
+            constraints=how.constraints,
             batch=len(asked),
         )

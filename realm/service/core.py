@@ -13,15 +13,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
 
 from realm.answering.ask import check_asking
 from realm.answering.conflicts import ConflictRule
+from realm.answering.constraints import Constraints
 from realm.answering.questions import QuestionAnswering
+from realm.answering.retrieving import search_words
 from realm.errors import UsageError
 from realm.knowledge.base import Counts, KnowledgeBase, Page, Revision
+from realm.knowledge.table.filters import at_moment
 from realm.knowledge.table.predicates import parse
 from realm.knowledge.table.store import CanNotWriteError
 from realm.knowledge.table.times import AsOf
@@ -143,6 +147,7 @@ class Service:
         as_of: AsOf | None = None,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
+        constraints: Constraints | None = None,
     ) -> list[asyncio.Future[Answer]]:
         """The answers to come, one a question; see `Realm.ask`. RefusedError and UsageError before any is answered."""
         self._few("questions", len(questions), self.limits.questions)
@@ -151,7 +156,7 @@ class Service:
         self._small_k(k)
         check_asking(aggregate, k=k)
         await self._check_where(where, as_of)
-        asking = Asking(passages_to_read(self.model, k), where or None, as_of, aggregate, conflicts)
+        asking = Asking(passages_to_read(self.model, k), where or None, as_of, aggregate, conflicts, constraints)
         return [self._given(self._answers.submit, asking, question) for question in questions]
 
     async def search(
@@ -161,15 +166,17 @@ class Service:
         where: str | None = None,
         as_of: AsOf | None = None,
         by: Literal["meaning", "words"] = "meaning",
+        constraints: Constraints | None = None,
     ) -> Found:
         """The best passages: by the model's vectors, or by BM25."""
         self._short("a query", query)
         self._small_k(k)
         await self._check_where(where, as_of)
         if by == "words":
-            return await self._reading(self._by_words, query, k, where, as_of)
+            return await self._reading(self._by_words, query, k, where, as_of, constraints)
         self._check_open()
-        found: Found = await self._given(self._answers.submit, Searching(k, where or None, as_of), query)
+        searching = Searching(k, where or None, as_of, constraints)
+        found: Found = await self._given(self._answers.submit, searching, query)
         return found
 
     # ------------------------------------------------------------ documents
@@ -204,12 +211,15 @@ class Service:
 
         return await self._reading(read)
 
-    async def page(self, where: str | None, limit: int, after: int | None, version: AsOf | None) -> Page:
-        """Some documents of a version; see `KnowledgeBase.page`."""
+    async def page(
+        self, where: str | None, limit: int, after: int | None, version: AsOf | None, as_of: AsOf | None = None
+    ) -> Page:
+        """Some documents of a version; see `KnowledgeBase.page`. as_of: what NOW() means; the present when None."""
         self._few("documents on a page", limit, self.limits.page)
 
         def read() -> Page:
-            return self.kb.at(self.kb.version if version is None else version).page(where, limit, after)
+            here = self.kb.at(self.kb.version if version is None else version)
+            return here.page(at_moment(where, partial(self.kb.moment, as_of)), limit, after)
 
         return await self._reading(read)
 
@@ -261,9 +271,11 @@ class Service:
                 self._embedding = self._editor.submit(self._embed, self.model)
         return f"{waiting:,} passages have no vector yet"
 
-    def _by_words(self, query: str, k: int, where: str | None, as_of: AsOf | None) -> Found:
-        now = self.kb.at(self.kb.version if as_of is None else as_of)
-        return Found(now.search_text(query, k, where), now.version)
+    def _by_words(
+        self, query: str, k: int, where: str | None, as_of: AsOf | None, constraints: Constraints | None
+    ) -> Found:
+        found = search_words(query, self.kb, k, where, as_of, constraints)
+        return Found(found.matches[0], found.version, found.now)
 
     def _facts(self) -> dict[str, Any]:
         now = self.kb.at(self.kb.version)

@@ -55,7 +55,7 @@ from realm.service.schemas import (
 from realm.service.schemas_model import ModelOut
 from realm.service.wire import Asked, asked_of
 from realm.types import Answer
-from realm.workflows.values import answer_json, document_json, hits_json
+from realm.workflows.values import answer_json, document_json, found_json
 
 LINES = "application/x-ndjson"
 PREFIX = "/v1"
@@ -156,7 +156,7 @@ def _questions(service: Service) -> APIRouter:
         asked = [body.question] if body.question is not None else list(body.questions or ())
         rule = None if body.conflicts is None else body.conflicts.rule()
         as_of = _moment(body.as_of)
-        coming = await service.ask(asked, body.k, body.where, as_of, body.aggregate, rule)
+        coming = await service.ask(asked, body.k, body.where, as_of, body.aggregate, rule, body.constraints())
         if LINES in request.headers.get("accept", ""):
             return StreamingResponse(_lines(service, coming, asked_of(request.scope)), media_type=LINES)
         answers = [answer_json(answer) for answer in await _all(coming)]
@@ -169,8 +169,8 @@ def _questions(service: Service) -> APIRouter:
     )
     async def search(body: Annotated[Search, Body(openapi_examples=examples.SEARCH)]) -> Response:
         """Find passages by meaning, or by words."""
-        found = await service.search(body.query, body.k, body.where, _moment(body.as_of), body.by)
-        return JSONResponse({"hits": hits_json(found.matches), "version": found.version})
+        found = await service.search(body.query, body.k, body.where, _moment(body.as_of), body.by, body.constraints())
+        return JSONResponse(found_json(found.matches, found.version, found.now))
 
     return router
 
@@ -234,7 +234,7 @@ def _documents(service: Service) -> APIRouter:
     ) -> Response:
         """List documents by pages. All pages show the version of the first."""
         version, after = _from_cursor(cursor, _moment(as_of))
-        found = await service.page(where, limit, after, version)
+        found = await service.page(where, limit, after, version, _moment(as_of))
         following = None if found.next is None else f"{found.version}.{found.next}"
         documents = [document_json(document) for document in found.documents]
         return JSONResponse(

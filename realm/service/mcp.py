@@ -21,7 +21,7 @@ from realm.service.metrics import Metrics
 from realm.service.problems import problem_of
 from realm.service.settings import ServiceConfig
 from realm.workflows.store import open_knowledge_base
-from realm.workflows.values import answer_json, document_json, hits_json
+from realm.workflows.values import answer_json, document_json, found_json
 
 try:
     from mcp.server.mcpserver import MCPServer
@@ -87,7 +87,7 @@ def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
 
         async def work() -> dict[str, Any]:
             found = await service.search(query, k, where, _as_of(as_of), by)
-            return {"hits": hits_json(found.matches), "version": found.version}
+            return found_json(found.matches, found.version, found.now)
 
         return await told(work)
 

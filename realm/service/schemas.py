@@ -4,6 +4,7 @@ models only describe it, and a test holds the two together."""
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from datetime import date as Date
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,8 @@ from pydantic import (
 )
 
 from realm.answering.conflicts import ConflictRule
+from realm.answering.constraints import Constraints, constraints_of
+from realm.knowledge.table.predicates import MAX_VALUES
 from realm.types import Document
 
 ID_CHARACTERS = 1024
@@ -63,6 +66,7 @@ _Id = Annotated[Text, Field(min_length=1, max_length=ID_CHARACTERS)]
 _Day = Annotated[Date, BeforeValidator(_day)]
 _Scalar = Text | StrictBool | StrictInt | Annotated[StrictFloat, AfterValidator(_finite)]
 _Where = Annotated[Text, Field(max_length=WHERE_CHARACTERS)]
+_Ids = Annotated[list[_Id], Field(max_length=MAX_VALUES)]
 _Count = Annotated[StrictInt, Field(ge=1), BeforeValidator(_whole)]
 _When = _Count | Annotated[Text, Field(max_length=64)]
 
@@ -91,7 +95,31 @@ class Conflicts(_In):
         return ConflictRule(self.ratio, self.least)
 
 
-class Ask(_In):
+class _Constrained(_In):
+    """What the passages keep to; see `Constraints`."""
+
+    where: _Where | None = Field(
+        None, description="A predicate on the documents, as date >= now() - interval '2 years' and source = 'reuters'."
+    )
+    allow: _Ids | None = Field(None, description="Ids of documents: only these.")
+    deny: _Ids | None = Field(None, description="Ids of documents: none of these.")
+    max_per_document: _Count | None = Field(None, description="At most so many passages of a document.")
+    max_per_source: _Count | None = Field(None, description="At most so many passages of a source.")
+    mmr: float | None = Field(
+        None, ge=0, le=1, description="Maximal marginal relevance: 1 is the plain order, less moves repetition back."
+    )
+    half_life_days: float | None = Field(
+        None, ge=1, description="Newest wins: a passage counts half for so many days of its document's age."
+    )
+    approximate: StrictBool = Field(False, description="Search by the approximate index, which must be there.")
+
+    def constraints(self) -> Constraints | None:
+        """None where nothing but `where` is asked for."""
+        names = (field.name for field in fields(Constraints))
+        return constraints_of(**{name: getattr(self, name) for name in names if name != "now"})
+
+
+class Ask(_Constrained):
     """One question, or many."""
 
     model_config = ConfigDict(
@@ -106,7 +134,6 @@ class Ask(_In):
     question: Text | None = Field(None, description="A question; of a pre-trained model a sentence with [MASK].")
     questions: list[Text] | None = Field(None, min_length=1, description="Many, in place of `question`.")
     k: _Count | None = Field(None, description="Passages to read; as in training by default.")
-    where: _Where | None = Field(None, description="A predicate on the documents.")
     as_of: _When | None = Field(None, description="Answer from this version, or as of this time (ISO 8601).")
     aggregate: Literal["marginal", "best-span"] | None = Field(
         None, description="An answer's probability: over all its places, or of the best one."
@@ -114,12 +141,11 @@ class Ask(_In):
     conflicts: Conflicts | None = None
 
 
-class Search(_In):
+class Search(_Constrained):
     """What to look for."""
 
     query: Text
     k: _Count = 5
-    where: _Where | None = Field(None, description="A predicate on the documents.")
     as_of: _When | None = Field(None, description="Search this version, or as of this time (ISO 8601).")
     by: Literal["meaning", "words"] = Field("meaning", description="By the model's vectors, or by BM25.")
 
@@ -200,6 +226,9 @@ class EvidenceOut(Out):
     source: str | None
     date: Date | None
     url: str | None
+    recency: float | None = Field(
+        description="The log of its factor in p(z|x) for its document's age; 0 without a date; null where none acted."
+    )
 
 
 class SideOut(Out):
@@ -228,6 +257,7 @@ class AnswerOut(Out):
     knowledge_base_version: int | None
     conflicts: list[SideOut]
     signals: dict[str, float]
+    now: str | None = Field(description="What now() meant and ages were counted from; null where nothing hung on it.")
     conflict: str | None = Field(description="`conflicts` in words, with the reason for the preference.")
 
 
@@ -244,6 +274,7 @@ class HitOut(Out):
     source: str | None
     date: Date | None
     url: str | None
+    recency: float | None = Field(description="As of evidence; the order is by score + recency.")
 
 
 class HitsOut(Out):
@@ -251,6 +282,7 @@ class HitsOut(Out):
 
     hits: list[HitOut]
     version: int
+    now: str | None = Field(description="As of an answer.")
 
 
 class DocumentOut(Out):

@@ -8,7 +8,9 @@ from typing import Any
 
 from realm.answering.ask import Realm
 from realm.answering.conflicts import ConflictRule
+from realm.answering.constraints import Constraints
 from realm.answering.questions import QuestionAnswering, open_model
+from realm.answering.retrieving import search_words
 from realm.errors import UsageError
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.questions.asked import read_asked
@@ -27,17 +29,18 @@ def search_passages(
     k: int = 5,
     where: str | None = None,
     as_of: AsOf | None = None,
+    constraints: Constraints | None = None,
     reporter: Reporter | None = None,
 ) -> list[dict[str, Any]]:
     """The k best passages as JSON values: by BM25, or by a model's vectors."""
     kb = open_knowledge_base(kb_path)
     if model is None:
-        matches = (kb if as_of is None else kb.at(as_of)).search_text(query, k, where)
+        (matches,) = search_words(query, kb, k, where, as_of, constraints).matches
     else:
         opened = open_model(model)
         if as_of is None:
             embed_missing(opened, kb, reporter or Silent())
-        matches = opened.retrieval.search(query, kb, k, where, as_of)
+        matches = opened.retrieval.search(query, kb, k, where, as_of, constraints)
     return hits_json(matches)
 
 
@@ -51,6 +54,7 @@ def ask_question(
     as_of: AsOf | None = None,
     aggregate: str | None = None,
     conflicts: ConflictRule | None = None,
+    constraints: Constraints | None = None,
     bf16: bool = False,
     reporter: Reporter | None = None,
 ) -> Answer:
@@ -64,7 +68,8 @@ def ask_question(
     k = passages_to_read(opened, k, reporter)
     if reporter is not None and (remark := opened.retrieval.remark(question)):
         reporter.note(remark)
-    return opened.ask(question, kb, k=k, where=where, as_of=as_of, aggregate=aggregate, conflicts=conflicts)
+    more: dict[str, Any] = {"aggregate": aggregate, "conflicts": conflicts, "constraints": constraints}
+    return opened.ask(question, kb, k=k, where=where, as_of=as_of, **more)
 
 
 def ask_questions(
@@ -77,6 +82,7 @@ def ask_questions(
     as_of: AsOf | None = None,
     aggregate: str | None = None,
     conflicts: ConflictRule | None = None,
+    constraints: Constraints | None = None,
     bf16: bool = False,
     batch: int = 64,
     reporter: Reporter | None = None,
@@ -93,6 +99,7 @@ def ask_questions(
         as_of,
         aggregate=aggregate,
         conflicts=conflicts,
+        constraints=constraints,
         batch=batch,
     )
     yield from zip(asked, answers, strict=True)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from realm.knowledge.formats.records import KEYS, Problem
 from realm.knowledge.formats.sources import SourceReport, check_reading, read_documents
 from realm.knowledge.syncing import Synced, sync
 from realm.knowledge.table.columns import Misfit, OnMisfit
+from realm.knowledge.table.filters import at_moment
 from realm.knowledge.table.times import AsOf
 from realm.types import Document
 from realm.workflows.reporting import ProgressCall, Reporter, Silent
@@ -199,10 +201,15 @@ def restore_document(kb_path: Path, document_id: str, as_of: AsOf) -> dict[str, 
     }
 
 
+def index_vectors(kb_path: Path, encoder: str | None) -> dict[str, Any]:
+    """Make the index of approximate search; see `KnowledgeBase.index_vectors`."""
+    return open_knowledge_base(kb_path).index_vectors(encoder)
+
+
 def list_documents(kb_path: Path, *, where: str | None, as_of: AsOf | None, limit: int) -> dict[str, Any]:
     """At most `limit` documents that satisfy a predicate, in order of insertion."""
     kb = open_knowledge_base(kb_path, as_of=as_of)
-    page = kb.page(where, limit)
+    page = kb.page(at_moment(where, partial(kb.moment, as_of)), limit)
     return {"documents": [document_json(one) for one in page.documents], "total": page.total, "version": page.version}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from realm.knowledge.base import Match, Revision
@@ -25,6 +26,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         if math.isnan(found.retrieval_utility):  # there was no null passage to compare with
             evidence["retrieval_utility"] = None
         evidence["span"] = list(found.span) if found.span else None
+    value["now"] = answer.now.isoformat() if answer.now else None
     return value
 
 
@@ -42,9 +44,15 @@ def hits_json(matches: Sequence[Match]) -> list[dict[str, Any]]:
             "source": match.source,
             "date": match.date.isoformat() if match.date else None,
             "url": match.url,
+            "recency": match.recency,
         }
         for rank, match in enumerate(matches, start=1)
     ]
+
+
+def found_json(matches: Sequence[Match], version: int, now: datetime | None) -> dict[str, Any]:
+    """What a search found, in which version, and the moment that it hung on."""
+    return {"hits": hits_json(matches), "version": version, "now": now.isoformat() if now else None}
 
 
 def document_json(document: Document) -> dict[str, Any]:
