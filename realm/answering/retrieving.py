@@ -49,6 +49,7 @@ class DenseRetrieval:
         self.max_query_tokens, self.max_passage_tokens = max_query_tokens, max_passage_tokens
         self._named: tuple[list[tuple[int, int]], str] | None = None
         self._prepared: tuple[Version, KnowledgeBase] | None = None
+        self._refused: Version | None = None
         self.held = HeldVectors()
         self.past = PastSearch()
 
@@ -172,8 +173,15 @@ class DenseRetrieval:
                     self._prepared = this, now
                     return now
                 documents = None if changes is None else changes.documents
+            if self._refused == this:
+                raise CanNotWriteError(f"{kb.path}: found no way to write the vectors of version {this[2]}")
+            try:
+                embedded = kb.embed_missing(encoder, documents=documents)
+            except CanNotWriteError:  # it may have encoded much: not again for each question
+                self._refused = this
+                raise
             # Somebody else may write meanwhile: a version counts that was found complete and is still the newest.
-            if kb.embed_missing(encoder, documents=documents) == 0 and kb.version == this[2]:
+            if embedded == 0 and kb.version == this[2]:
                 self._prepared = this, now
 
 

@@ -158,7 +158,7 @@ class Store:
         lock = filelock.FileLock(self.path / ".lock", timeout=timeout)
         with self.errors("locked for writing"):
             try:
-                lock.acquire()
+                lock.acquire(poll_interval=0.01)  # an edit that waits for another one waits little longer
             except filelock.Timeout as error:
                 raise InUseError(
                     f"{self.path} is being written by {_holder(owner)}: waited {timeout:g} s for it to finish; "
