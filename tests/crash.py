@@ -51,7 +51,9 @@ AIMS = {
     "ingest": (0.08, 0.3, 2),
     "sync": (0.08, 0.3, 2),
     "embed": (0.06, 0.2, 2),
-    "compact": (0.06, 0.1, 2),
+    "compact": (0.04, 0.1, 1),
+    "tidy": (0.02, 0.1, 1),
+    "reclaim": (0.02, 0.1, 1),
     "open": (0.02, 0.3, 1),
 }
 """Event -> share of the rounds, seconds within which the kill comes, and after which of them at most."""

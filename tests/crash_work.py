@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import numpy as np
 from realm.answering.ask import Realm
 from realm.knowledge.base import Counts, PassageEncoder
 from realm.knowledge.syncing import sync
-from realm.knowledge.table import writing
+from realm.knowledge.table import housekeeping, writing
 from realm.knowledge.table.store import Store
 from realm.service.core import Service
 from realm.service.metrics import Metrics
@@ -37,6 +38,8 @@ State = dict[str, int | None]
 BLANK = "a0 was painted by [MASK]."
 BATCH = 4
 """Documents of a commit, where many are written."""
+FRAGMENTS = 8
+"""Small files are folded from so many on."""
 LANES = {
     "a": tuple(f"a{i}" for i in range(6)),
     "b": tuple(f"b{i}" for i in range(6)),
@@ -142,7 +145,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until killed. What goes wrong is written to the log, and ends the process."""
-        writing.BATCH_DOCUMENTS = BATCH
+        writing.BATCH_DOCUMENTS, housekeeping.MANY_FRAGMENTS = BATCH, FRAGMENTS
         try:
             with announced(self.log):
                 asyncio.run(self._main())
@@ -267,14 +270,21 @@ class Worker:
             present = [name for name in kb.encoders() if name.startswith("other")]
             self.log.begin("maintain", "embed", [])
             number = self._number()
-            kb.embed_missing(other_encoder(number), batch=8, commit_every=16)
+            kb.embed_missing(other_encoder(number), batch=16, commit_every=48)
             self.log.done("maintain", kb.version)
             for name in present:
                 self.log.begin("maintain", "forget", [])
                 kb.forget_encoder(name)
                 self.log.done("maintain", kb.version)
             time.sleep(draw.uniform(0, 0.1))
-            self.log.begin("maintain", "compact", [])
-            kb.compact()
+            tidying = draw.choice(("compact", "tidy", "reclaim"))
+            self.log.begin("maintain", tidying, [])
+            match tidying:
+                case "compact":
+                    kb.compact()
+                case "tidy":
+                    kb.upkeep.tidy()
+                case _:  # nothing is old enough to go, but what a killed write left goes
+                    kb.upkeep.reclaim(older_than=timedelta(days=1))
             self.log.done("maintain", kb.version)
             time.sleep(draw.uniform(0, 0.1))
