@@ -152,6 +152,20 @@ def sizes_of(content: Path, folder: Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in kept}
 
 
+def hashes_of(folder: Path, pattern: str) -> dict[str, str]:
+    """SHA-256 of the files below a folder whose names fit `pattern`, by their paths in it; for `changed`."""
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(folder.rglob(pattern))}
+
+
+def changed(folder: Path, hashes: object) -> str | None:
+    """The first file that is no longer what `hashes_of` found; None where all are, and where nothing was noted."""
+    for name, noted in hashes.items() if isinstance(hashes, dict) else ():
+        place = folder / str(name)
+        if not place.is_file() or sha256_of(place) != noted:
+            return str(name)
+    return None
+
+
 def has_sizes(folder: Path, sizes: object) -> bool:
     """Whether a folder still holds the files that `sizes_of` found: a cheap look for what was cut off or removed."""
     if not isinstance(sizes, dict):

@@ -49,7 +49,7 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase) -> PreTraine
         if not Path(tokenizer).is_dir():
             raise ArtefactError(f"no tokenizer folder {tokenizer}: expected a folder that transformers opens")
         try:
-            found = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+            found = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ArtefactError(f"{tokenizer} holds no tokenizer that transformers opens ({error})") from error
     if not getattr(found, "is_fast", False):

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from realm.errors import ArtefactError, RealmError, UnavailableError, UsageError
 from realm.types import Tokens
 
+SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+"""Of every model that is opened: its weights are numbers and its code is that of `transformers`."""
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -74,7 +77,7 @@ def load_tokenizer(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     with opening(source):
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def pieces(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -101,7 +104,7 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
     from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
     with opening(source):
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         model_class: Any = MODEL_MAPPING.get(type(config), None)
         options: dict[str, Any] = {"dtype": torch.float32}
         # Not every class has a pooler to leave out, and one that hasn't refuses the word.
@@ -110,7 +113,7 @@ def load_backbone(source: str | Path, *, pooler: bool) -> tuple[nn.Module, bool]
         )
         if takes_pooler:
             options["add_pooling_layer"] = pooler
-        model, report = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+        model, report = AutoModel.from_pretrained(source, output_loading_info=True, **SAFE, **options)
     has_pooler = pooler and takes_pooler and not any("pooler" in name for name in report["missing_keys"])
     if takes_pooler and not has_pooler:
         model.pooler = None
@@ -131,12 +134,14 @@ def load_masked_model(source: str | Path) -> tuple[Any, bool]:
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForMaskedLM
 
     with opening(source):
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
             raise UsageError(
                 f"found a model of type {config.model_type!r} in {source}: expected one with a masked-token head"
             )
-        model, report = AutoModelForMaskedLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, **SAFE
+        )
     absent = set(report["missing_keys"])
     missing = sorted(name for name in absent if name.startswith(f"{model.base_model_prefix}."))
     if missing:

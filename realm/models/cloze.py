@@ -31,7 +31,14 @@ from realm.models.heads import start_bias, start_transform, vocabulary_head
 from realm.models.joint import Joint, join
 from realm.models.packing import by_length
 from realm.models.pooling import sentence_encoder_pooling
-from realm.models.storage import fingerprint_module, load_tensors, model_folder, read_model_facts, save_part
+from realm.models.storage import (
+    check_weights,
+    fingerprint_module,
+    load_tensors,
+    model_folder,
+    read_model_facts,
+    save_part,
+)
 from realm.types import Target, Tokens
 
 FORMAT_VERSION = 1
@@ -139,6 +146,7 @@ class ClozeReader(nn.Module):
                 raise ArtefactError(
                     f"{place} doesn't fit the copy head ({error}): expected the parameters saved with the reader"
                 ) from error
+        check_weights(source)
         return reader
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -19,7 +19,14 @@ from realm.errors import UsageError
 from realm.models.backbone import freeze_words, keep_layers, load_backbone, load_tokenizer, set_dropout
 from realm.models.packing import by_length
 from realm.models.pooling import sentence_encoder_pooling
-from realm.models.storage import fingerprint_module, load_tensors, model_folder, read_model_facts, save_part
+from realm.models.storage import (
+    check_weights,
+    fingerprint_module,
+    load_tensors,
+    model_folder,
+    read_model_facts,
+    save_part,
+)
 from realm.models.tower import Tower
 from realm.types import Tokens
 
@@ -160,6 +167,7 @@ class DenseEncoder(nn.Module):
         )
         for name, value in towers[0][1].items():
             getattr(encoder, name).data.copy_(value)
+        check_weights(folder)
         return encoder
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from realm.errors import ArtefactError, MismatchError
-from realm.files import staged_file
+from realm.files import MANIFEST, staged_file
 from realm.models.storage import load_tensors
 
 FORMAT = "realm packed model"
@@ -116,7 +116,14 @@ def unpack(file: Path, base: Path | None, folder: Path) -> None:
     for place, key in about["files"].items():
         target = _inside(folder, place, file)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(about["texts"][key], encoding="utf-8")
+        target.write_text(_told(target.name, about["texts"][key]), encoding="utf-8")
+
+
+def _told(name: str, text: str) -> str:
+    """A text as it is unpacked: the hashes in a manifest are those of tensors that were rounded since."""
+    if name != MANIFEST or not isinstance(manifest := json.loads(text), dict):
+        return text
+    return json.dumps({key: value for key, value in manifest.items() if key != "hashes"}, indent=1)
 
 
 # ---------------------------------------------------------------- one tensor

@@ -37,7 +37,15 @@ from realm.models.backbone import (
 from realm.models.joint import join
 from realm.models.packing import by_length
 from realm.models.pooling import sentence_encoder_pooling
-from realm.models.storage import SETTINGS, fingerprint_module, load_tensors, model_folder, read_model_facts, save_part
+from realm.models.storage import (
+    SETTINGS,
+    check_weights,
+    fingerprint_module,
+    load_tensors,
+    model_folder,
+    read_model_facts,
+    save_part,
+)
 from realm.types import Tokens
 
 KIND = "realm span reader"
@@ -180,6 +188,7 @@ class SpanReader(nn.Module):
                 raise ArtefactError(
                     f"{place} doesn't fit the span network ({error}): expected the parameters saved with the reader"
                 ) from error
+        check_weights(source)
         return reader
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -16,10 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from realm.errors import ArtefactError, MismatchError, UsageError
-from realm.files import MANIFEST, read_json, read_manifest, staged_folder, write_json, write_manifest
+from realm.files import (
+    MANIFEST,
+    changed,
+    hashes_of,
+    read_json,
+    read_manifest,
+    staged_folder,
+    write_json,
+    write_manifest,
+)
 from realm.models.backbone import quiet
 
 HEAD = "head.safetensors"
+WEIGHTS = "*.safetensors"
 SETTINGS = "realm.json"
 
 
@@ -53,7 +63,21 @@ def model_folder(folder: Path, *, format: str, version: int, facts: Mapping[str,
     with staged_folder(folder) as staged:
         yield staged
         write_json(staged / SETTINGS, dict(facts))
-        write_manifest(staged, format=format, version=version, fingerprint=facts.get("fingerprint"))
+        hashes = hashes_of(staged, WEIGHTS)
+        write_manifest(staged, format=format, version=version, fingerprint=facts.get("fingerprint"), hashes=hashes)
+
+
+def check_weights(folder: str | Path) -> None:
+    """ArtefactError where the weights of a saved model are no longer those that its manifest was written for."""
+    place = Path(folder)
+    if not (place / MANIFEST).exists():
+        return  # not saved by us
+    name = changed(place, read_json(place / MANIFEST).get("hashes"))
+    if name is not None:
+        raise ArtefactError(
+            f"{place / name} is not the file that was saved with the model: found another SHA-256 than {MANIFEST} "
+            "names; take it from where it came, or save the model again"
+        )
 
 
 def save_part(folder: Path, model: Any, head: Mapping[str, Tensor], tokenizer: Any) -> None:

@@ -235,7 +235,7 @@ class ExactIndex:
         ArtefactError: missing, torn or of another format. MismatchError: made from something else.
         """
         blocks, manifest = read_vectors(Path(folder), snapshot=snapshot, encoder=encoder)
-        own = {"format", "format_version", "realm_version", "rows", "dim", "dtype", "shards"}
+        own = {"format", "format_version", "realm_version", "rows", "dim", "dtype", "shards", "hashes"}
         facts = {key: value for key, value in manifest.items() if key not in own}
         blocks = blocks or [pack(torch.zeros((0, manifest["dim"])), manifest["dtype"])]
         return cls(blocks, facts=facts, device=None if torch.device(device).type == "cpu" else device)

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from realm.errors import ArtefactError, MismatchError, UsageError
-from realm.files import read_manifest, write_manifest
+from realm.files import changed, hashes_of, read_manifest, write_manifest
 
 FORMAT = "realm vectors"
 VERSION = 1
+HASHED = 1 << 30
+"""Bytes of an index up to which its shards are read through when it is opened: a second's worth."""
 _AGAIN = "delete its folder, a run then embeds the snapshot again"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
@@ -125,11 +127,12 @@ def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray
 
 def seal(folder: Path, shards: list[tuple[int, int]], *, dim: int, dtype: str, facts: Mapping[str, Any]) -> None:
     """Write the manifest of a folder of finished shards, given as (first row, row after the last)."""
-    own = {"rows", "dim", "dtype", "shards"} & set(facts)
+    own = {"rows", "dim", "dtype", "shards", "hashes"} & set(facts)
     if own:
         raise UsageError(f"facts of an index may not be named {', '.join(sorted(own))}: these describe the vectors")
     listed = [{"file": shard_name(i, a, b), "first": a, "last": b} for i, (a, b) in enumerate(shards)]
     rows = shards[-1][1] if shards else 0
+    facts = {**facts, "hashes": hashes_of(folder, "*.npy")}
     write_manifest(folder, format=FORMAT, version=VERSION, rows=rows, dim=dim, dtype=dtype, shards=listed, **facts)
 
 
@@ -154,7 +157,12 @@ def read_vectors(
         if shard["first"] != at:
             raise ArtefactError(f"{folder}: {shard['file']} begins at row {shard['first']}, expected {at}; embed again")
         at = shard["last"]
+        if Path(shard["file"]).name != shard["file"]:
+            raise ArtefactError(f"{folder} names the shard {shard['file']!r}: expected a file of its own; {_AGAIN}")
         blocks.append(read_shard(folder / shard["file"], at - shard["first"], manifest["dim"], manifest["dtype"]))
     if at != manifest["rows"]:
         raise ArtefactError(f"{folder}: its shards hold {at} rows, expected {manifest['rows']}; embed again")
+    small = sum(path.stat().st_size for path in folder.glob("*.npy")) <= HASHED
+    if small and (other := changed(folder, manifest.get("hashes"))) is not None:
+        raise ArtefactError(f"shard {folder / other} is not what its manifest was written for (SHA-256): {_AGAIN}")
     return blocks, manifest

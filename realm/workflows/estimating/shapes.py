@@ -72,7 +72,11 @@ def local_shape(model: str) -> tuple[Any, Path | None, str]:
     from transformers import AutoConfig
 
     with opening(folder):
-        return AutoConfig.from_pretrained(folder, local_files_only=True), folder, f"the shape of {Path(model).name}"
+        return (
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+            folder,
+            f"the shape of {Path(model).name}",
+        )
 
 
 def _hub_folder(name: str) -> Path | None:
