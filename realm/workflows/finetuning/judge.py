@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,11 +58,10 @@ class Judge:
         place = self.run.evaluations / f"{checkpoint.name}.json"
         if place.exists():
             return None
-        curve = self.curve()
         figures: dict[str, Any] = {"step": step, **(self.figures() if self.questions else {})}
-        if is_best(figures, curve):
-            card = self._card([*curve, figures], step)
-            model = self.run.path / "model"
+        held, model = self._held(), self.run.path / "model"
+        if is_best(figures, [held] if "exact_match" in held else []):
+            card = self._card([*self.curve(), figures], step)
             parents = self.run.facts()["parents"]
             made_from = {"step": step, "start": parents["model"], "snapshot": parents["snapshot"]}
             facts = {**figures, "made_from": made_from}
@@ -94,10 +94,21 @@ class Judge:
         }
 
     def forget(self, step: int) -> None:
-        """Judgements of checkpoints after `step`, which a run that goes on from there makes anew."""
+        """Judgements of checkpoints after `step`, which a run that goes on from there makes anew. Where the model is of
+        one of them, it goes, too, and the checkpoint of `step` is judged again, to be the model."""
+        of_gone = int(self._held().get("step", step)) > step
         for place in self.run.evaluations.glob("step-*.json"):
-            if int(place.stem.removeprefix("step-")) > step:
+            if int(place.stem.removeprefix("step-")) >= step + (not of_gone):
                 place.unlink()
+        if of_gone:
+            model = self.run.path / "model"
+            (model / files.MANIFEST).unlink()  # first: what is left of a folder without one is no model
+            shutil.rmtree(model)
+
+    def _held(self) -> dict[str, Any]:
+        """Figures and step of the present model; empty where there is none."""
+        place = self.run.path / "model" / files.MANIFEST
+        return dict(files.read_json(place)) if place.exists() else {}
 
     def curve(self) -> list[dict[str, Any]]:
         """Figures of every judged checkpoint, in order."""
@@ -131,8 +142,9 @@ class Judge:
 
 
 def is_best(figures: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a checkpoint is to be the model: at least as good as each one before it, since longer training is the
-    better guess where the dev questions see no difference. Where hardly any is answered the newest is taken."""
+    """Whether a checkpoint is to be the model: at least as good as those before it (of which the present model is the
+    best), since longer training is the better guess where the dev questions see no difference. Where hardly any is
+    answered the newest is taken."""
     if "exact_match" not in figures:
         return True
     best = max(curve, key=_right, default=figures)

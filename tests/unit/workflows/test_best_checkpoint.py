@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realm.workflows.finetuning.judge import FEW, is_best
+from realm import files
+from realm.settings_finetune import FinetuneConfig
+from realm.types import Question
+from realm.workflows.finetuning.judge import FEW, Judge, is_best
+from realm.workflows.run import FINETUNING, Run
 
 QUESTIONS = 40
 
@@ -37,3 +43,56 @@ def test_hardly_any_right_answer_tells_nothing() -> None:
 
 def test_without_dev_questions_the_newest_is_the_model() -> None:
     assert is_best({"step": 2}, [{"step": 1}])
+
+
+class Reader:
+    """Keeps a number."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def save_pretrained(self, folder: Path) -> None:
+        files.write_json(folder / "number.json", self.number)
+
+    def fingerprint(self) -> str:
+        return str(self.number)
+
+
+def test_a_model_of_a_step_that_is_gone_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that lost its newest checkpoint goes on from the one before; what the lost one had learnt is no model."""
+    run = Run(tmp_path / "run", FINETUNING)
+    places = {"knowledge_base": "kb", "model": "m", "questions": "q", "dev": "", "licence": ""}
+    run.create_or_resume(FinetuneConfig(), {**places, "knowledge_base_version": 1, "snapshot": "s", "start": "s"})
+    reader = Reader()
+
+    def judged(step: int, right: int, judge: Judge) -> int:
+        """The step whose model there is after a checkpoint was judged."""
+        reader.number = step
+        monkeypatch.setattr(judge, "figures", lambda: {"questions": QUESTIONS, "exact_match": right / QUESTIONS})
+        judge(run.checkpoints / f"step-{step:06d}")
+        number = files.read_json(run.path / "model" / "reader" / "number.json")
+        assert files.read_json(run.path / "model" / files.MANIFEST)["step"] == number
+        return int(number)
+
+    def begun() -> Judge:
+        judge: Judge = object.__new__(Judge)  # without the dev questions' passages, of which nothing is asked here
+        judge.run, judge.config, judge.networks = run, FinetuneConfig(), {"reader": reader}
+        judge.questions, judge.about = (
+            [Question("q", "who ?", ("x",))],
+            {"questions": {"known": 1}, "steps": 9, "licence": ""},
+        )
+        return judge
+
+    judge = begun()
+    assert [judged(step, right, judge) for step, right in ((1, 20), (2, 6), (3, 30))] == [1, 1, 3]
+    judge = begun()
+    judge.forget(2)
+    assert not (run.path / "model").exists()
+    assert [one["step"] for one in judge.curve()] == [1]
+    assert judged(2, 6, judge) == 2, "the model of step 1 was replaced by the lost one: this is what there is"
+    assert judged(3, 7, judge) == 3
+    judge.forget(2)
+    judge.forget(2)
+    assert judged(2, 30, judge) == 2
+    judge.forget(2)
+    assert judged(3, 7, judge) == 2 and [one["step"] for one in judge.curve()] == [1, 2, 3]
