@@ -65,21 +65,30 @@ function askForToken() {
   input.focus();
 }
 
-/** #/ asks, #/documents lists, #/documents/new makes, #/documents/ID shows one, #/model tells of the model. */
+/** The id in an address; as it stands where it is no encoding of any. */
+function decoded(id) {
+  try {
+    return decodeURIComponent(id);
+  } catch {
+    return id;
+  }
+}
+
+/** #/ asks, #/documents lists, #/documents/ID shows one, #/new makes one, #/model tells of the model. */
 async function route() {
   const path = location.hash.slice(1) || "/";
   for (const link of document.querySelectorAll(".top nav a")) {
     const here = link.hash.slice(1);
-    const current = here === "/" ? path === "/" : path.startsWith(here);
+    const current = here === "/" ? path === "/" : path.startsWith(here) || (here === "/documents" && path === "/new");
     link.toggleAttribute("aria-current", current);
     if (current) link.setAttribute("aria-current", "page");
   }
   show(told);
   try {
     await refresh();
-    const id = path.startsWith("/documents/") ? decodeURIComponent(path.slice("/documents/".length)) : null;
+    const id = path.startsWith("/documents/") ? decoded(path.slice("/documents/".length)) : null;
     const view =
-      id === "new"
+      path === "/new"
         ? newDocumentView(app)
         : id
           ? await documentView(app, id)

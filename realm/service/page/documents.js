@@ -55,7 +55,7 @@ export async function documentsView(app) {
       "div",
       { class: "row wrap" },
       h("h1", {}, say("documents")),
-      h("a", { class: "button", href: "#/documents/new" }, say("newDocument")),
+      h("a", { class: "button", href: "#/new" }, say("newDocument")),
     ),
     form,
     place,
