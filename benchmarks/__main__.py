@@ -81,6 +81,8 @@ def run_suite(name: str, module: ModuleType, rest: list[str], console: Console) 
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "LANCE_CPU_THREADS"):
         os.environ[variable] = str(threads)  # before the libraries are imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import torch
 
     from benchmarks.core.bench import Bench

@@ -71,7 +71,9 @@ class Bench:
         """Let them take turns, and keep a row of each. unit: of their items; None compares times."""
         listed = list(contestants)
         self.say(f"{work}{f', {size:,.0f} {of}' if size else ''}: {', '.join(one.who for one in listed)}")
-        timed = take_turns(listed, rounds=rounds or self.rounds, budget=self.budget, each_round=self._load.look)
+        timed = take_turns(
+            listed, rounds=rounds or self.rounds, budget=self.budget, each_round=self._load.look, tidy=not self.quick
+        )
         rows = [
             Row(
                 work=work,
@@ -126,8 +128,16 @@ class Bench:
     def build(self, make: Callable[[], T]) -> tuple[T, Built]:
         """What was made, and its time and memory."""
         began = time.perf_counter()
-        result, peak = peak_of(make)
+        result, peak = peak_of(make, tidy=not self.quick)
         return result, Built(time.perf_counter() - began, peak)
+
+    def products(self, flops: float) -> Contestant:
+        """The machine's limit for so many operations; see `limits.products`."""
+        return limits.products(flops, small=self.quick)
+
+    def reads(self, size: float) -> Contestant:
+        """The machine's limit for reading so many bytes."""
+        return limits.reads(size, small=self.quick)
 
     # ------------------------------------------------------------ who does not take part
 

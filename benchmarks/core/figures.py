@@ -8,7 +8,9 @@ from benchmarks.core.record import Group, Ratio, Row
 def seconds_text(seconds: float) -> str:
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
-    return f"{seconds * 1e3:.{1 if seconds < 0.1 else 0}f} ms" if seconds < 10 else f"{seconds:,.1f} s"
+    if seconds < 1:
+        return f"{seconds * 1e3:.{1 if seconds < 0.1 else 0}f} ms"
+    return f"{seconds:,.{2 if seconds < 10 else 1}f} s"
 
 
 def _rate_text(row: Row, seconds: float) -> str:

@@ -10,34 +10,39 @@ from torch import Tensor
 
 from benchmarks.core.timing import Contestant, seconds_of
 
+Shape = tuple[int, int, int]
 SHAPES = ((1024, 1024, 1024), (2048, 512, 2048), (512, 512, 512), (4096, 384, 1536))
 """Rows, inner, columns. The last is a feed-forward layer of a small encoder."""
+SMALL = ((128, 128, 128),)
 READ_BYTES = 1 << 28
 """More than any cache."""
 
 
-def products(flops: float, dtype: torch.dtype = torch.float32) -> Contestant:
-    """The time of so many floating-point operations at the rate of the machine's best matrix product."""
-    shape, run = _best_product(torch.get_num_threads(), dtype)
+def products(flops: float, dtype: torch.dtype = torch.float32, *, small: bool = False) -> Contestant:
+    """The time of so many floating-point operations at the rate of the machine's best matrix product.
+
+    small: measured on a product that takes no time, for a quick run.
+    """
+    shape, run = _best_product(torch.get_num_threads(), dtype, SMALL if small else SHAPES)
     own = 2.0 * shape[0] * shape[1] * shape[2]
     name = "" if dtype == torch.float32 else f" in {str(dtype).removeprefix('torch.')}"
     return Contestant(who=f"matrix products{name}", role="limit", run=run, scale=flops / own)
 
 
-def reads(size: float) -> Contestant:
+def reads(size: float, *, small: bool = False) -> Contestant:
     """The time of reading so many bytes once."""
-    return Contestant(
-        who="memory bandwidth", role="limit", run=_best_read(torch.get_num_threads()), scale=size / READ_BYTES
-    )
+    own = READ_BYTES >> 8 if small else READ_BYTES
+    run = _best_read(torch.get_num_threads(), own)
+    return Contestant(who="memory bandwidth", role="limit", run=run, scale=size / own)
 
 
 def rates() -> dict[str, float]:
     """Floating-point operations and bytes a second, now."""
     found = {}
     for name, dtype in (("matrix_flops", torch.float32), ("matrix_flops_bfloat16", torch.bfloat16)):
-        shape, run = _best_product(torch.get_num_threads(), dtype)
+        shape, run = _best_product(torch.get_num_threads(), dtype, SHAPES)
         found[name] = 2.0 * shape[0] * shape[1] * shape[2] / _least(run)
-    found["read_bytes"] = READ_BYTES / _least(_best_read(torch.get_num_threads()))
+    found["read_bytes"] = READ_BYTES / _least(_best_read(torch.get_num_threads(), READ_BYTES))
     return found
 
 
@@ -49,10 +54,10 @@ def layer_flops(lengths: Tensor, *, layers: int, hidden: int, inner: int) -> flo
 
 
 @cache
-def _best_product(threads: int, dtype: torch.dtype) -> tuple[tuple[int, int, int], Callable[[], object]]:
+def _best_product(threads: int, dtype: torch.dtype, shapes: tuple[Shape, ...]) -> tuple[Shape, Callable[[], object]]:
     """The shape with the highest rate. `threads` is torch's number, by which this is remembered."""
     found = []
-    for rows, inner, columns in SHAPES:
+    for rows, inner, columns in shapes:
         a, b = torch.rand(rows, inner).to(dtype), torch.rand(inner, columns).to(dtype)
         run = partial(torch.mm, a, b, out=torch.empty(rows, columns, dtype=dtype))
         found.append((_least(run) / (rows * inner * columns), (rows, inner, columns), run))
@@ -61,9 +66,9 @@ def _best_product(threads: int, dtype: torch.dtype) -> tuple[tuple[int, int, int
 
 
 @cache
-def _best_read(threads: int) -> Callable[[], object]:
+def _best_read(threads: int, size: int) -> Callable[[], object]:
     """The fastest of three plain reads: which it is differs between processors."""
-    flat = torch.rand(READ_BYTES // 4)
+    flat = torch.rand(size // 4)
     return min((flat.view(torch.int64).max, flat.sum, flat.max), key=_least)
 
 

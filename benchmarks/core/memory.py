@@ -14,10 +14,14 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 T = TypeVar("T")
 
 
-def peak_of(work: Callable[[], T]) -> tuple[T, int | None]:
+def peak_of(work: Callable[[], T], *, tidy: bool = True) -> tuple[T, int | None]:
     """What the work gave, and the most bytes that it held above what was resident before; None where Linux doesn't
-    count. What was freed before is handed back first, so that it isn't taken from there."""
-    gc.collect()
+    count. What was freed before is handed back first, so that it isn't taken from there.
+
+    tidy: look for what is garbage, too, which takes some tenths of a second.
+    """
+    if tidy:
+        gc.collect()
     if sys.platform != "linux" or not _forget_peak():
         return work(), None
     before = _field("VmRSS")

@@ -144,15 +144,12 @@ class Group(NamedTuple):
 
     @property
     def best_peer(self) -> Row | None:
-        return self._fastest("peer")
+        return min(self.role("peer"), key=lambda row: row.median / row.items, default=None)
 
     @property
     def limit(self) -> Row | None:
-        """The one that binds: where several must be kept, the slowest of them."""
-        return max(self.role("limit"), key=lambda row: row.median / row.items, default=None)
-
-    def _fastest(self, role: str) -> Row | None:
-        return min(self.role(role), key=lambda row: row.median / row.items, default=None)
+        """The first that was named, as with `ours`."""
+        return next(iter(self.role("limit")), None)
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from benchmarks.core.memory import peak_of
@@ -42,20 +43,25 @@ class Timed:
 
 
 def take_turns(
-    contestants: list[Contestant], *, rounds: int, budget: float, each_round: Callable[[], object] | None = None
+    contestants: list[Contestant],
+    *,
+    rounds: int,
+    budget: float,
+    each_round: Callable[[], object] | None = None,
+    tidy: bool = True,
 ) -> list[Timed]:
-    """A first call of each, not counted but for its memory, and then rounds in turn.
+    """A first call of each, not counted but for its memory, one more of the short ones to see how often they are
+    repeated in a round, and then rounds in turn.
 
     rounds: at most so many, at least three (or `rounds`, if fewer); in between it ends when `budget` seconds for each
     contestant are spent. Every other round goes backwards, so that nobody always runs behind the same neighbour.
+    tidy: see `peak_of`.
     """
     found, calls = [], []
     for one in contestants:
-        began = time.perf_counter()
-        result, peak = peak_of(one.run)
+        (result, spent), peak = peak_of(partial(_first, one.run), tidy=tidy)
         peak = peak if one.peak is None else one.peak()
-        spent = result if isinstance(result, float) else time.perf_counter() - began
-        calls.append(1 if isinstance(result, float) else max(1, math.ceil(SHORTEST / max(spent, 1e-6))))
+        calls.append(1 if isinstance(result, float) else _calls(one.run, spent))
         found.append(Timed([], _sum(one.held_bytes, peak)))
     until = time.perf_counter() + budget * len(contestants)
     for number in range(rounds):
@@ -66,6 +72,17 @@ def take_turns(
         if each_round is not None:
             each_round()
     return found
+
+
+def _first(run: Callable[[], object]) -> tuple[object, float]:
+    began = time.perf_counter()
+    return run(), time.perf_counter() - began
+
+
+def _calls(run: Callable[[], object], first: float) -> int:
+    """How many make a round long enough; the first, which warms up, tells nothing of a short one."""
+    spent = first if first > 100 * SHORTEST else min(first, seconds_of(run))
+    return max(1, min(1000, math.ceil(SHORTEST / max(spent, 1e-6))))
 
 
 def seconds_of(run: Callable[[], object], calls: int = 1) -> float:
@@ -80,7 +97,3 @@ def seconds_of(run: Callable[[], object], calls: int = 1) -> float:
 def _sum(*values: int | None) -> int | None:
     there = [value for value in values if value is not None]
     return sum(there) if there else None
-
-
-def names(contestants: Iterable[Contestant]) -> list[str]:
-    return [one.who for one in contestants]

@@ -104,7 +104,7 @@ def contest(bench: Bench, work: str, encoder: DenseEncoder, peer: Any, texts: li
                 facts={"largest difference from realm's vectors": f"{different:.0e}"},
             )
         )
-    contestants.append(limits.products(flops))
+    contestants.append(bench.products(flops))
     for one in contestants:
         one.items = len(texts)
     bench.contest(work, contestants, unit="passages")

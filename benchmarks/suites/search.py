@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.core import limits, made
+from benchmarks.core import made
 from benchmarks.core.bench import Bench
 from benchmarks.core.timing import Contestant
 from benchmarks.suites.indexes import PEERS, Approximate
@@ -82,7 +82,7 @@ def exact(
         keys = np.asarray(find().keys).reshape(batch, -1)
         facts = {f"recall@{K}": recall(keys, right)}
         contestants.append(Contestant(who="usearch exact", run=find, items=batch, facts=facts))
-    contestants.append(_limit(vector_ND, batch))
+    contestants.append(_limit(bench, vector_ND, batch))
     bench.contest(
         f"exact search, batch {batch}",
         contestants,
@@ -92,9 +92,9 @@ def exact(
     )
 
 
-def _limit(vector_ND: np.ndarray, batch: int) -> Contestant:
+def _limit(bench: Bench, vector_ND: np.ndarray, batch: int) -> Contestant:
     """One query must read every vector; many must be multiplied with each."""
-    one = limits.reads(vector_ND.nbytes) if batch <= 4 else limits.products(2.0 * vector_ND.size * batch)
+    one = bench.reads(vector_ND.nbytes) if batch <= 4 else bench.products(2.0 * vector_ND.size * batch)
     one.items = batch
     return one
 
