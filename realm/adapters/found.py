@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from realm.answering.ask import Realm
+from realm.answering.constraints import Constraints
 from realm.answering.questions import QuestionAnswering
 from realm.errors import UsageError
 from realm.knowledge.base import KnowledgeBase, Match
@@ -19,12 +20,20 @@ def check_k(k: int) -> None:
         raise UsageError(f"found k={k}: expected at least 1")
 
 
-def find(model: Model, kb: KnowledgeBase, query: str, k: int, where: str | None, as_of: AsOf | None) -> list[Match]:
+def find(
+    model: Model,
+    kb: KnowledgeBase,
+    query: str,
+    k: int,
+    where: str | None,
+    as_of: AsOf | None,
+    constraints: Constraints | None,
+) -> list[Match]:
     """The k passages that `Realm.search` finds, best first. UsageError for an empty query."""
     check_k(k)
     if not query.strip():
         raise UsageError("found an empty query: expected some words")
-    return model.search(query, kb, k, where, as_of)
+    return model.search(query, kb, k, where, as_of, constraints)
 
 
 def metadata_of(match: Match) -> dict[str, Any]:
@@ -42,5 +51,6 @@ def metadata_of(match: Match) -> dict[str, Any]:
         "start": passage.start,
         "end": passage.end,
         "score": match.score,
+        "recency": match.recency,
     }
     return {name: value for name, value in known.items() if value is not None}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from realm.adapters.found import Model, check_k, find, metadata_of
+from realm.answering.constraints import Constraints
 from realm.answering.questions import open_model
 from realm.errors import MissingLibraryError, UsageError
 from realm.knowledge.base import KnowledgeBase
@@ -39,12 +42,14 @@ class RealmRetriever:
         k: int = 5,
         where: str | None = None,
         as_of: AsOf | None = None,
+        constraints: Constraints | Mapping[str, Any] | None = None,
     ) -> None:
         """model, kb: open, or where they are. Those are opened at the first run (`warm_up`), and a pipeline with them
         can be written to YAML; Haystack 3 reads it again where the module "realm.adapters.haystack" is allowed.
-        k, where, as_of: as for `Realm.search`; a run may have its own."""
+        k, where, as_of, constraints: as for `Realm.search`; a run may have its own of the first three."""
         check_k(k)
         self.model, self.kb, self.k, self.where, self.as_of = model, kb, k, where, as_of
+        self.constraints = Constraints(**constraints) if isinstance(constraints, Mapping) else constraints
         self._opened: tuple[Model, KnowledgeBase] | None = None
 
     def warm_up(self) -> None:
@@ -65,7 +70,7 @@ class RealmRetriever:
         return {
             "documents": [
                 Document(id=m.passage.id, content=m.passage.text, meta=metadata_of(m), score=m.score)
-                for m in find(*self._opened, query, self.k if k is None else k, where, as_of)
+                for m in find(*self._opened, query, self.k if k is None else k, where, as_of, self.constraints)
             ]
         }
 
@@ -78,12 +83,15 @@ class RealmRetriever:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """For a pipeline's YAML. UsageError unless model and knowledge base were given by their places, and `as_of`
-        by a version."""
+        """For a pipeline's YAML. UsageError unless model and knowledge base were given by their places, and no time."""
         if not (isinstance(self.model, str | Path) and isinstance(self.kb, str | Path)):
             raise UsageError("found an open model or knowledge base: expected their paths, which can be written down")
-        if isinstance(self.as_of, datetime):
-            raise UsageError("found a time as as_of: expected a version, which can be written down")
+        kept_to = None if self.constraints is None else asdict(self.constraints)
+        if isinstance(self.as_of, datetime) or (kept_to and kept_to["now"] is not None):
+            raise UsageError("found a time as as_of or now: expected a version, or none, which can be written down")
+        if kept_to:  # lists, as YAML has them
+            kept_to = {name: [*value] if isinstance(value, tuple) else value for name, value in kept_to.items()}
         places = {"model": str(self.model), "kb": str(self.kb)}
-        kept: dict[str, Any] = default_to_dict(self, **places, k=self.k, where=self.where, as_of=self.as_of)
+        asked = {"k": self.k, "where": self.where, "as_of": self.as_of, "constraints": kept_to}
+        kept: dict[str, Any] = default_to_dict(self, **places, **asked)
         return kept

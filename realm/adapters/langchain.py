@@ -7,6 +7,7 @@ from typing import Any
 
 from realm.adapters.found import check_k, find, metadata_of
 from realm.answering.ask import Realm
+from realm.answering.constraints import Constraints
 from realm.answering.questions import QuestionAnswering
 from realm.errors import MissingLibraryError
 from realm.knowledge.base import KnowledgeBase
@@ -38,6 +39,8 @@ class RealmRetriever(BaseRetriever):
     """A predicate on the documents."""
     as_of: int | datetime | None = None
     """A version or a time, see `KnowledgeBase.version_at`."""
+    constraints: Constraints | None = None
+    """What else the passages keep to."""
 
     def model_post_init(self, context: Any, /) -> None:
         """UsageError for k below 1."""
@@ -47,5 +50,5 @@ class RealmRetriever(BaseRetriever):
     def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
         return [
             Document(id=match.passage.id, page_content=match.passage.text, metadata=metadata_of(match))
-            for match in find(self.model, self.kb, query, self.k, self.where, self.as_of)
+            for match in find(self.model, self.kb, query, self.k, self.where, self.as_of, self.constraints)
         ]

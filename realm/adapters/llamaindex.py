@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from realm.adapters.found import Model, check_k, find, metadata_of
+from realm.answering.constraints import Constraints
 from realm.errors import MissingLibraryError
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.table.times import AsOf
@@ -16,7 +17,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingLibraryError("llama-index-core", "llamaindex", "the retriever for LlamaIndex") from error
 
-NOT_READ = ["document_id", "document_version", "number", "start", "end", "score", "url"]
+NOT_READ = ["document_id", "document_version", "number", "start", "end", "score", "recency", "url"]
 """Metadata that no language model and no encoder is shown; title, source and date they may use."""
 
 
@@ -40,17 +41,20 @@ class RealmRetriever(BaseRetriever):
         k: int = 5,
         where: str | None = None,
         as_of: AsOf | None = None,
+        constraints: Constraints | None = None,
         **options: Any,
     ) -> None:
         """k: passages to find. where: a predicate on the documents. as_of: a version or a time, see
-        `KnowledgeBase.version_at`. options: of LlamaIndex's own retrievers, as callback_manager."""
+        `KnowledgeBase.version_at`. constraints: what else they keep to. options: of LlamaIndex's own retrievers, as
+        callback_manager."""
         check_k(k)
         super().__init__(**options)
         self.model, self.kb, self.k, self.where, self.as_of = model, kb, k, where, as_of
+        self.constraints = constraints
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        nodes = []
-        for match in find(self.model, self.kb, query_bundle.query_str, self.k, self.where, self.as_of):
+        query, nodes = query_bundle.query_str, []
+        for match in find(self.model, self.kb, query, self.k, self.where, self.as_of, self.constraints):
             passage = match.passage
             node = TextNode(
                 id_=passage.id,

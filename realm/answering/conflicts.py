@@ -7,6 +7,7 @@ Legend: K passages.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date as Date
@@ -22,6 +23,7 @@ SOURCES_TOLD = 3
 REASONS = {
     "mass": "it has more of the probability",
     "likeliest": "no other answer is as likely by itself, without those that agree with it",
+    "recency": "it is newer: by the recency prior it has more of the probability, and would have less without",
 }
 """Why a side is the answer given: what `Side.reason` may be, in words."""
 
@@ -82,8 +84,7 @@ def find_conflict(
     kept = [side for side in sides if side.preferred or side.mass >= floor]
     if len(kept) < 2 or sides[0].mass < rule.least:
         return ()
-    heaviest = all(side.mass <= sides[0].mass for side in kept)
-    kept[0] = replace(kept[0], reason="mass" if heaviest else "likeliest")
+    kept[0] = replace(kept[0], reason=_reason(kept[0], kept[1:]))
     return tuple(sorted(kept, key=lambda side: (side.date or Date.min, side.mass), reverse=True))
 
 
@@ -101,6 +102,21 @@ def told(sides: Sequence[Side]) -> str | None:
     elif newest and newest.date and (given.date is None or newest.date > given.date):
         why += f", though {newest.text!r} is newer, {newest.date} against {given.date or 'no date'}"
     return f"the passages disagree: {' / '.join(map(_stood, sides))}; {given.text!r} is preferred: {why}"
+
+
+def _reason(given: Side, others: Sequence[Side]) -> str:
+    """A key of `REASONS`."""
+    if any(side.mass > given.mass for side in others):
+        return "likeliest"
+    old = _log_mass_without_recency(given)
+    return "recency" if any(_log_mass_without_recency(side) > old for side in others) else "mass"
+
+
+def _log_mass_without_recency(side: Side) -> float:
+    """log of a side's mass with r(z) divided out of p(z|x), but for a constant that all sides share."""
+    log_share = [math.log(one.posterior) - (one.recency or 0.0) for one in side.evidence]
+    highest = max(log_share, default=0.0)
+    return math.log(side.mass) + highest + math.log(math.fsum(math.exp(value - highest) for value in log_share) or 1.0)
 
 
 def _stood(side: Side) -> str:

@@ -113,15 +113,15 @@ export function chart(curve) {
     picture,
     slider,
     told,
-    h("details", {}, h("summary", {}, say("figures")), table(curve, steps, label, write)),
+    h("details", {}, h("summary", {}, say("figures")), table(curve, steps, label, write, title)),
   );
 }
 
-function table(curve, steps, label, write) {
+function table(curve, steps, label, write, title) {
   const at = curve.series.map((line) => new Map(line.points));
   return h(
     "div",
-    { class: "figures", tabindex: 0, role: "region", "aria-label": say("figures") },
+    { class: "figures", tabindex: 0, role: "group", "aria-label": `${title}: ${say("figures")}` },
     h(
       "table",
       {},

@@ -49,7 +49,7 @@ function reasons(sides, abstained) {
     newest: newest.text,
     later: newest.date ?? say("undated"),
   };
-  const why = { likeliest: "conflictLikeliest" }[given.reason] ?? "conflictMass";
+  const why = { likeliest: "conflictLikeliest", recency: "conflictRecency" }[given.reason] ?? "conflictMass";
   return [
     say(abstained ? "conflictNone" : "conflictGiven", values),
     say(why, values),

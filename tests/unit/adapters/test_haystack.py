@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from realm.answering.ask import Realm
+from realm.answering.constraints import Constraints
 from realm.errors import ArtefactError, UsageError
 from realm.knowledge.base import KnowledgeBase
 from realm.types import Document
 
+DENIED = Constraints(deny=("seoul",))
 QUERY = "The river Han runs through Seoul."
 
 
@@ -84,10 +86,10 @@ def test_paths_are_opened_when_they_are_needed_and_written_down(
     getattr(serialization, "allow_deserialization_module", lambda name: None)("realm.adapters.haystack")
     model.save_pretrained(tmp_path / "model")
     pipeline = Pipeline()
-    pipeline.add_component("found", retriever(tmp_path / "model", kb.path, k=1, where="source = 'geo'"))
+    pipeline.add_component("found", retriever(tmp_path / "model", kb.path, where="source = 'geo'", constraints=DENIED))
     again = Pipeline.loads(pipeline.dumps())
-    (found,) = again.run({"found": {"query": QUERY}})["found"]["documents"]
-    assert found.meta["source"] == "geo"
+    found = again.run({"found": {"query": QUERY}})["found"]["documents"]
+    assert {one.meta["document_id"] for one in found} == {"danube"}
     with pytest.raises(UsageError, match="expected their paths"):
         retriever(model, kb).to_dict()
     with pytest.raises(ArtefactError):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from realm.answering.ask import Realm
+from realm.answering.constraints import Constraints
 from realm.errors import UsageError
 from realm.knowledge.base import KnowledgeBase
 from realm.types import Document
@@ -50,6 +51,8 @@ def test_predicates_versions_and_edits(model: Realm, kb: KnowledgeBase) -> None:
     (found,) = now.invoke(QUERY)
     assert "Miró" in found.page_content and found.metadata["document_version"] > first
     assert not any("Miró" in one.page_content for one in then.invoke(QUERY))
+    few = retriever(model, kb, k=9, constraints=Constraints(deny=("seoul", "curie"), max_per_document=1))
+    assert sorted(one.metadata["document_id"] for one in few.invoke(QUERY)) == ["danube", "guernica"]
     with pytest.raises(UsageError, match="k=0"):
         retriever(model, kb, k=0)
     with pytest.raises(UsageError, match="empty query"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from realm.answering.ask import Realm
+from realm.answering.constraints import Constraints
 from realm.errors import UsageError
 from realm.knowledge.base import KnowledgeBase
 from realm.types import Document
@@ -44,6 +45,8 @@ def test_predicates_versions_and_edits(model: Realm, kb: KnowledgeBase) -> None:
     (found,) = now.retrieve(QUERY)
     assert "Miró" in found.node.text and found.node.metadata["document_version"] > first
     assert not any("Miró" in one.node.text for one in then.retrieve(QUERY))
+    few = retriever(model, kb, k=9, constraints=Constraints(deny=("seoul", "curie"), max_per_document=1))
+    assert sorted(one.node.ref_doc_id for one in few.retrieve(QUERY)) == ["danube", "guernica"]
     with pytest.raises(UsageError, match="k=0"):
         retriever(model, kb, k=0)
     with pytest.raises(UsageError, match="empty query"):

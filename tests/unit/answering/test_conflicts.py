@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm.answering.agreement import agree, as_day, as_quantity
-from realm.answering.conflicts import ConflictRule, find_conflict, told
+from realm.answering.conflicts import REASONS, ConflictRule, find_conflict, told
 from realm.errors import UsageError
 from realm.evaluation.answers import normalize_orqa
 from realm.methods.extraction import Extracted, merged
@@ -166,6 +167,25 @@ def test_what_is_comparable_is_a_setting() -> None:
     for wrong in ({"ratio": 0.0}, {"ratio": 1.5}, {"least": 1.0}):
         with pytest.raises(UsageError, match="expected a ratio"):
             ConflictRule(**wrong)
+
+
+def test_a_recency_prior_that_decided_is_the_reason() -> None:
+    """Divided out again, the other side is ahead."""
+
+    def aged(answer: Extracted) -> list[Evidence]:
+        log_prior = {"d0": math.log(0.1), "d1": 0.0, "d2": math.log(0.9), "d3": math.log(0.5)}
+        return [replace(one, recency=log_prior[one.passage.document_id]) for one in evidence_of(answer)]
+
+    def asked(*found: Extracted) -> Side:
+        told_sides = find_conflict(found, aged, normalize=normalize_orqa)
+        (given,) = [side for side in told_sides if side.preferred]
+        assert told(told_sides) and REASONS[given.reason or ""] in (told(told_sides) or "")
+        return given
+
+    # 0.4 / 0.9 without the prior, against 0.3 / 0.1 and against 0.15 / 0.5.
+    assert asked(said("Oslo", z2=0.4), said("Bergen", z0=0.3)).reason == "recency"
+    assert asked(said("Oslo", z2=0.4), said("Bergen", z3=0.15)).reason == "mass"
+    assert asked(said("Oslo", z2=0.3, z0=0.1), said("Bergen", z0=0.05, z1=0.25)).reason == "mass"
 
 
 MASS = st.dictionaries(st.sampled_from(["z0", "z1", "z2", "z3"]), st.floats(1e-6, 0.2), min_size=1)
