@@ -238,8 +238,9 @@ class SideOut(Out):
     mass: float
     preferred: bool
     evidence: list[EvidenceOut] = Field(description="Newest first.")
-    reason: Literal["mass", "likeliest"] | None = Field(
-        description="Why it is preferred: more of the probability, or the likeliest by itself; null of the others."
+    reason: Literal["mass", "likeliest", "recency"] | None = Field(
+        description="Why it is preferred: more of the probability, the likeliest by itself, or newer, where a recency "
+        "prior decided; null of the others."
     )
     date: Date | None = Field(description="Of its newest passage.")
 
@@ -267,10 +268,13 @@ class HitOut(Out):
     rank: int
     score: float
     id: str
-    document: str
+    document_id: str
     document_version: int
+    number: int
     title: str
     text: str
+    start: int
+    end: int
     source: str | None
     date: Date | None
     url: str | None
@@ -332,7 +336,7 @@ class ChangeOut(Out):
     revision: int
     time: str
     change: Literal["added", "updated", "deleted"]
-    passages: int
+    num_passages: int
     title: str
     text: str
     difference: list[tuple[Literal["same", "removed", "added"], str]] = Field(

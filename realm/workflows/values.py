@@ -31,16 +31,19 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def hits_json(matches: Sequence[Match]) -> list[dict[str, Any]]:
-    """What a search found, best first."""
+    """What a search found, best first, with the names of `Passage` and `Match`."""
     return [
         {
             "rank": rank,
             "score": match.score,
             "id": match.passage.id,
-            "document": match.passage.document_id,
+            "document_id": match.passage.document_id,
             "document_version": match.document_version,
+            "number": match.passage.number,
             "title": match.passage.title,
             "text": match.passage.text,
+            "start": match.passage.start,
+            "end": match.passage.end,
             "source": match.source,
             "date": match.date.isoformat() if match.date else None,
             "url": match.url,
@@ -73,13 +76,13 @@ def document_json(document: Document) -> dict[str, Any]:
 
 
 def revision_json(revision: Revision, text: str) -> dict[str, Any]:
-    """A change of a document and the text that it left ("" when it was deleted)."""
+    """A change of a document with the names of `Revision`, and the text that it left ("" when it was deleted)."""
     return {
         "version": revision.version,
         "revision": revision.revision,
         "time": revision.time.isoformat(),  # exact: given as a time to read as of, it means this version
         "change": revision.change,
-        "passages": revision.num_passages,
+        "num_passages": revision.num_passages,
         "title": revision.title,
         "text": text,
     }

@@ -108,10 +108,10 @@ def test_an_answer_follows_an_edit(world: World, tmp_path: Path) -> None:
 def test_search_by_words_and_by_meaning(world: World, tmp_path: Path) -> None:
     kb = shutil.copytree(world.kb, tmp_path / "kb")
     by_words = result("search", "Almby bridge painted", "--kb", kb, "--k", "3")
-    assert by_words[0]["document"] == "almby"
+    assert by_words[0]["document_id"] == "almby"
     assert [hit["rank"] for hit in by_words] == [1, 2, 3]
     everything = result("search", "rivers", "--kb", kb, "--model", world.run, "--k", "1000")  # more than there is
-    assert sorted(hit["document"] for hit in everything) == sorted(row["id"] for row in story.documents())
+    assert sorted(hit["document_id"] for hit in everything) == sorted(row["id"] for row in story.documents())
     assert [hit["score"] for hit in everything] == sorted((hit["score"] for hit in everything), reverse=True)
     north = result("search", "river", "--kb", kb, "--model", world.run, "--k", "24", "--where", "source = 'north'")
     assert {hit["source"] for hit in north} == {"north"}

@@ -9,11 +9,13 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 
 from realm.cli import app
+from realm.errors import MissingLibraryError
 from realm.files import write_manifest
 from realm.knowledge.catalog import CATALOG
 from realm.knowledge.fetching import cache_folder
@@ -98,9 +100,13 @@ def test_every_snippet_runs(
     assert "Pablo Picasso" in answers[0]
     assert "Joan Miró" in answers[1]
     for code in snippets(text, "python"):
-        scope: dict[str, object] = {}
-        exec(code, scope)
-        assert scope["answer"].evidence  # type: ignore[attr-defined]
+        scope: dict[str, Any] = {}
+        try:
+            exec(code, scope)
+        except MissingLibraryError:  # of another framework, which no test needs
+            assert "from realm.adapters." in code
+            continue
+        assert scope["found"] if "found" in scope else scope["answer"].evidence
 
 
 def test_the_two_readmes_show_the_same_commands(repository: Path) -> None:

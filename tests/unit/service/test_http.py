@@ -104,9 +104,9 @@ def test_search_by_meaning_and_by_words(client: Client, realm: Realm, kb: Knowle
     assert [hit["id"] for hit in found.json()["hits"]] == [hit["id"] for hit in expected]
     assert body.version == kb.version and [hit.rank for hit in body.hits] == [1, 2]
     words = client.post("/v1/search", {"query": "radium", "by": "words"}).json()
-    assert [hit["document"] for hit in words["hits"]] == ["curie"]
+    assert [hit["document_id"] for hit in words["hits"]] == ["curie"]
     narrow = client.post("/v1/search", {"query": "a river", "k": 9, "where": "source = 'geo'"}).json()
-    assert [hit["document"] for hit in narrow["hits"]] == ["danube"]
+    assert [hit["document_id"] for hit in narrow["hits"]] == ["danube"]
 
 
 # ---------------------------------------------------------------- documents

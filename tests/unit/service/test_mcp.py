@@ -65,7 +65,7 @@ def test_search_and_documents_name_their_versions(service: Service, kb: Knowledg
         ("get_document", {"document_id": "curie"}),
         ("get_document", {"document_id": "curie", "as_of": str(then)}),
     )
-    assert [hit["document"] for hit in found.structured_content["hits"]] == ["curie"]
+    assert [hit["document_id"] for hit in found.structured_content["hits"]] == ["curie"]
     assert now.structured_content["document"]["text"].endswith("in Paris.")
     assert before.structured_content["document"]["text"] == "Radium was discovered by Marie Curie."
     assert before.structured_content["version"] == then < now.structured_content["version"]
