@@ -23,7 +23,7 @@ from realm.answering.past import PastSearch
 from realm.answering.tokens import BLANK, cloze_tokens, pad, passage_tokens
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.knowledge.table.filters import Filter
-from realm.knowledge.table.store import CanNotWriteError
+from realm.knowledge.table.store import CanNotWriteError, InUseError
 from realm.knowledge.table.times import AsOf
 from realm.models.backbone import pieces
 from realm.models.encoders import DenseEncoder
@@ -74,6 +74,14 @@ class DenseRetrieval:
     def prepare(self, kb: KnowledgeBase, progress: Progress | None = None) -> int:
         """Embed the passages that have no vector of this encoder yet; returns how many. After an edit, a handful."""
         return kb.embed_missing(self.passage_encoder, progress=progress)
+
+    def hold(self, kb: KnowledgeBase) -> None:
+        """Embed what is missing and have the vectors in memory where they fit, so that the first question finds them
+        there. Without it the second question does."""
+        encoder = self.passage_encoder
+        now = self._prepared_version(kb, encoder)
+        if encoder.fingerprint in now.encoders() and not self.held.reach(now, encoder.fingerprint):
+            self.held.hold(now, encoder.fingerprint)
 
     def query_tokens(self, *queries: str) -> Tokens:
         """[CLS] query [SEP], cut to the longest query of training. A blank is masked as in training."""
@@ -145,7 +153,8 @@ class DenseRetrieval:
     ) -> tuple[Search, KnowledgeBase]:
         """A search of one version, and the knowledge base open at it."""
         if as_of is None:
-            with suppress(CanNotWriteError):  # then what lacks a vector is embedded in memory, as of a version that was
+            # Where nothing can be written now, what lacks a vector is embedded in memory, as of a version that was.
+            with suppress(CanNotWriteError, InUseError):
                 here = self._prepared_version(kb, encoder)
                 name = encoder.fingerprint
                 return lambda vector_BD, k, among: search_version(here, self.held, vector_BD, k, among, name, how), here

@@ -362,17 +362,15 @@ class KnowledgeBase:
         encoder: PassageEncoder,
         *,
         batch: int = 256,
-        commit_every: int = 16_384,
+        commit_every: int | None = None,
         progress: Progress | None = None,
         documents: Sequence[str] | None = None,
     ) -> int:
-        """Embed the passages that have no vector from this encoder; the number embedded. Goes on where it stopped.
-
-        Vectors are committed every `commit_every` passages: an interruption loses no more. documents: theirs alone.
-        """
+        """Embed the passages that have no vector from this encoder; the number embedded. Goes on where it stopped:
+        vectors are committed every `commit_every` passages (None: see `vectors.Pace`). documents: theirs alone."""
         pace = vectors.Pace(batch, commit_every)
         done = vectors.embed_missing(self._store, encoder, self._writer.timeout, pace, progress, documents)
-        if done and self._writer.tidies:  # rows that get a vector move to where no index knows them
+        if done and self._writer.tidies:
             self._writer.tidy()
         return done
 

@@ -1,7 +1,8 @@
 """A model and a knowledge base that answer while documents are edited. No HTTP here: HTTP and tools call it.
 
 Four places of work, so that none waits for another: a thread for questions, one for questions about the past (whose
-vectors may have to be made), one for edits, and a few for reading documents.
+vectors may have to be made), one for edits, and a few for reading documents. Housekeeping and a change of the model
+have threads of their own behind these.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from realm.errors import UsageError
 from realm.knowledge.base import Counts, KnowledgeBase, Page, Revision
 from realm.knowledge.table.filters import at_moment
 from realm.knowledge.table.predicates import parse
-from realm.knowledge.table.store import CanNotWriteError
+from realm.knowledge.table.store import CanNotWriteError, InUseError
 from realm.knowledge.table.times import AsOf
 from realm.service.asking import Answers, Asking, Found, Model, Searching
+from realm.service.background import Closing, ModelChange, Upkeep
 from realm.service.metrics import Metrics
 from realm.service.problems import SOON, RefusedError, stopping
 from realm.service.settings import ServiceConfig
@@ -41,10 +43,6 @@ T = TypeVar("T")
 READERS = 4
 
 log = logging.getLogger("realm.service")
-
-
-class _Closing(Exception):
-    """Carries the end of the service into an embedding."""
 
 
 class Service:
@@ -76,17 +74,29 @@ class Service:
         # torch gives a new thread the number that any other was told last.
         self._editor = ThreadPoolExecutor(1, "realm-edit", torch.set_num_threads, (self._answers.cores,))
         self._readers = ThreadPoolExecutor(READERS, "realm-read")
+        self._upkeep = Upkeep(kb)
+        self._change = ModelChange(kb, open_model, self._editor.submit, self._take, self._closing, self._answers.cores)
 
     def open(self) -> Future[None]:
         """Begin to open the model and to embed what has no vector yet."""
         return self._editor.submit(self._open)
 
+    def change_model(self) -> None:
+        """Begin to open the model again, and to change to it when every passage has its vector; see `ModelChange`.
+
+        Nothing happens before the first one is open, and where opening or embedding fails: then the old one goes on.
+        """
+        if self._model is not None:
+            self._change.begin()
+
     def close(self) -> None:
         """Finish what was taken. An edit that has begun is committed; embedding stops and goes on at the next start."""
         self._closing.set()
         self._answers.close()
+        self._change.wait()
         self._editor.shutdown()
         self._readers.shutdown()
+        self._upkeep.close()
 
     # ------------------------------------------------------------ what there is
 
@@ -234,26 +244,33 @@ class Service:
         try:
             model = self._open_model()
             self._embed(model)
-            self._trainings = self._read_trainings()
-            self._model = model
+            self._take(model)
             log.info("ready: version %d of the knowledge base", self.kb.version)
-        except _Closing:
+        except Closing:
             pass
         except BaseException as error:
             self.failure = error
             raise
 
+    def _take(self, model: Model) -> None:
+        self._trainings = self._read_trainings()
+        self._complete = -1
+        self._model = model
+
     def _embed(self, model: Model) -> None:
         def progress(done: int, total: int | None) -> None:
             self._embedded = done, total
             if self._closing.is_set():
-                raise _Closing
+                raise Closing
 
         try:
             self.kb.embed_missing(model.passage_encoder, progress=progress)
+            model.retrieval.hold(self.kb)
         except CanNotWriteError as error:  # questions are answered all the same, from vectors in memory
             log.warning("not embedded: %s", error)
             self._complete = self.kb.version
+        except InUseError as error:  # the next look whether it is ready tries again
+            log.warning("not embedded yet: %s", error)
         self._embedded = None
 
     def _not_embedded(self) -> str:
@@ -330,7 +347,9 @@ class Service:
             raise RefusedError(422, "too_many", f"found k={k:,}: expected at most {self.limits.passages:,}")
 
     async def _edit(self, edit: Callable[[Model], Counts]) -> Counts:
-        counts: Counts = await self._given(self._editor.submit, edit, self.model)
+        self._check_open()
+        counts: Counts = await self._given(self._editor.submit, lambda: edit(self.model))  # whichever it is by then
+        self._upkeep.edited()
         self.metrics.edited(added=counts.added, updated=counts.updated, deleted=counts.deleted)
         return counts
 

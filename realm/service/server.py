@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -69,8 +72,11 @@ def serve(
     It listens at once, and answers when the model is open and every passage has its vector. port: 0 takes a free one.
     on_listen: told the address. Raises what opening the knowledge base or the model raises; UsageError for an address
     that can't be had.
+
+    SIGHUP, where there is such a signal: open `model` again (a run with a newer checkpoint, or a link that was set
+    elsewhere) and change to it without a pause; see `Service.change_model`.
     """
-    opened = open_knowledge_base(kb)
+    opened = open_knowledge_base(kb, lock_timeout=config.limits.seconds / 2)  # "busy" comes before "too slow"
     service = Service(lambda: open_model(model, bf16=bf16), opened, config, Metrics(), lambda: trainings(model))
     try:
         layers = guarded(service, host=host, tokens=tokens)
@@ -82,11 +88,25 @@ def serve(
             shown = f"[{host}]" if ":" in host else host
             on_listen(f"http://{shown}:{listening.getsockname()[1]}")
         _warn_of_place(opened.path)
-        server.run(sockets=[listening])
+        with _on_hangup(service.change_model):
+            server.run(sockets=[listening])
     finally:
         service.close()
     if service.failure is not None:
         raise service.failure
+
+
+@contextmanager
+def _on_hangup(work: Callable[[], None]) -> Iterator[None]:
+    """Do `work`, which must not take long, at each SIGHUP; only the main thread hears signals."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda *_: work())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _warn_of_place(kb: Path) -> None:

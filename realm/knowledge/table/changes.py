@@ -45,8 +45,7 @@ def since(table: LanceTable, version: int, encoder: str) -> Changes | None:
     UsageError where the encoder has no vectors.
     """
     name, dim = vec.choose(table.schema, encoder)
-    heads = table.search().where(f"number = {sc.HEADER} AND version > {version}").select(["document_id"])
-    ids: list[str] = heads.limit(MANY + 1).to_arrow()["document_id"].to_pylist()
+    ids = vec.changed_since(table, version, limit=MANY + 1)
     if len(ids) > MANY:
         return None
     if not ids:

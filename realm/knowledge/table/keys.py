@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from realm.knowledge.table.schema import KEY, row_key
+from realm.knowledge.table.store import raise_format
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
+
+    from realm.knowledge.table.store import Store
 
 GONE = -2
 """The number of a row that holds nothing any more."""
 INDEXED = ("document_id", KEY, "version")
 """Columns with an index of their values: rows by document, rows to replace, documents that changed since a version."""
+_UNINDEXED = 1_000
 _EXPRESSION = "concat(cast(number as string), '#', document_id)"
 
 
@@ -35,14 +39,17 @@ def has_keys(schema: pa.Schema) -> bool:
     return KEY in schema.names
 
 
-def lay_keys(table: LanceTable) -> None:
+def lay_keys(store: Store, table: LanceTable) -> None:
     """Give a table that an older version of this library made its keys; one that has them is left alone.
 
-    Two commits at most, each harmless by itself. table: held for writing.
+    A few commits, each harmless by itself. table: of `store`, held for writing.
     """
     if not has_keys(table.schema):
-        table.add_columns({KEY: _EXPRESSION})
-        lay_indexes(table)
+        with store.errors("written"):
+            # Said first: a library that knows nothing of keys would write rows without any.
+            raise_format(store.path)
+            table.add_columns({KEY: _EXPRESSION})
+            lay_indexes(table)
 
 
 def lay_indexes(table: LanceTable) -> None:
@@ -52,3 +59,12 @@ def lay_indexes(table: LanceTable) -> None:
     for column in INDEXED:
         if table.index_stats(f"{column}_idx") is None:
             table.create_index(column, config=BTree())
+
+
+def index_keys(table: LanceTable) -> None:
+    """Make the index of the keys anew where it lacks many: a merge of single columns drops what it touches from it."""
+    from lancedb.index import BTree
+
+    index = table.index_stats(f"{KEY}_idx")
+    if index is None or index.num_unindexed_rows > _UNINDEXED:
+        table.create_index(KEY, config=BTree(), replace=True)

@@ -119,8 +119,7 @@ def origin_rows(documents: Sequence[Document], origin: Origin) -> pa.Table:
     columns = [origin.columns(document) for document in documents]
     return pa.table(
         {
-            "document_id": pa.array([document.id for document in documents], pa.string()),
-            "number": pa.array([sc.HEADER] * len(documents), pa.int32()),
+            sc.KEY: pa.array([sc.row_key(document.id, sc.HEADER) for document in documents], pa.string()),
             **{name: pa.array([row[name] for row in columns], pa.string()) for name in COLUMNS},
         }
     )

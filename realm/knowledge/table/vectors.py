@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from realm.errors import DataError, MismatchError, UsageError
+from realm.knowledge.table import keys
 from realm.knowledge.table import schema as sc
 from realm.types import Passage, Progress
 
@@ -158,8 +159,8 @@ class Pace(NamedTuple):
 
     batch: int
     """are encoded"""
-    commit_every: int
-    """are committed"""
+    commit_every: int | None
+    """are committed; None is 16,384, or an eighth of them all: each commit writes a column anew"""
 
 
 def embed_missing(
@@ -171,7 +172,6 @@ def embed_missing(
     documents: Sequence[str] | None = None,
 ) -> int:
     """Fill the vectors that an encoder has not made yet; see KnowledgeBase.embed_missing."""
-    batch, commit_every = pace
     if documents is not None and not documents:
         return 0
     store.check_writable()
@@ -185,38 +185,65 @@ def embed_missing(
             total = done + table.count_rows(condition)
             if total == done:
                 return done
-            reader = table.search().where(condition).select([*_PASSAGE, "text_hash"]).to_batches(batch_size=batch)
-        waiting: list[tuple[pa.RecordBatch, np.ndarray]] = []
+            store.check_place()  # before hours of encoding
+            reader = table.search().where(condition).select(list(_PASSAGE)).to_batches(batch_size=pace.batch)
+        commit_every = pace.commit_every or max(_COMMIT_EVERY, total // _COMMITS)
+        waiting: list[tuple[list[tuple[str, int]], np.ndarray]] = []
         for found in reader:
-            for at in range(0, found.num_rows, batch):
-                part = found.slice(at, batch)
+            for at in range(0, found.num_rows, pace.batch):
+                part = found.slice(at, pace.batch)
                 vector_ND = encoder([sc.passage_of(row) for row in part.to_pylist()])
-                waiting.append((part.select(["document_id", "number", "text_hash"]), vector_ND))
-                if sum(rows.num_rows for rows, _ in waiting) >= commit_every:
-                    done += _commit(store, encoder, waiting, timeout)
+                places = zip(part["document_id"].to_pylist(), part["number"].to_pylist(), strict=True)
+                waiting.append((list(places), vector_ND))
+                if sum(len(places) for places, _ in waiting) >= commit_every:
+                    done += _commit(store, int(table.version), encoder, waiting, timeout)
                     waiting = []
                 if progress is not None:
-                    progress(min(total, done + sum(rows.num_rows for rows, _ in waiting)), total)
+                    progress(min(total, done + sum(len(places) for places, _ in waiting)), total)
         if waiting:
-            done += _commit(store, encoder, waiting, timeout)
+            done += _commit(store, int(table.version), encoder, waiting, timeout)
 
 
 _PASSAGE = ("document_id", "number", "title", "text", "start", "end", "sentences")
+_COMMIT_EVERY, _COMMITS = 16_384, 8
 
 
 def _commit(
-    store: Store, encoder: PassageEncoder, waiting: Sequence[tuple[pa.RecordBatch, np.ndarray]], timeout: float
+    store: Store,
+    read_at: int,
+    encoder: PassageEncoder,
+    waiting: Sequence[tuple[Sequence[tuple[str, int]], np.ndarray]],
+    timeout: float,
 ) -> int:
+    """Vectors of (document id, number) in the version `read_at`; how many are committed.
+
+    The rows stay where they are and Lance writes their column anew, for the whole of every fragment they lie in.
+    """
     vector_ND = np.concatenate([vectors for _, vectors in waiting])
-    keys = pa.Table.from_batches([rows for rows, _ in waiting])
-    data = keys.append_column(sc.VECTOR + encoder.fingerprint, fixed_size(vector_ND))
+    places = [place for part, _ in waiting for place in part]
     with store.writing(timeout) as table, store.errors("written"):
+        keys.lay_keys(store, table)
+        # A passage whose document was edited while it was encoded gets no stale vector: it is left for the next round.
+        edited = set(changed_since(table, read_at))
+        stay = [at for at, (document_id, _) in enumerate(places) if document_id not in edited]
+        if not stay:
+            return 0
         fields = column(table.schema, encoder.fingerprint, vector_ND.shape[1])
         if fields:
             table.add_columns(fields)
-        # The text hash is part of the key: a passage that was edited while it was encoded gets no stale vector.
-        table.merge_insert(["document_id", "number", "text_hash"]).when_matched_update_all().execute(data)
-    return len(vector_ND)
+        names = pa.array([sc.row_key(*places[at]) for at in stay], pa.string())
+        data = pa.table({sc.KEY: names, sc.VECTOR + encoder.fingerprint: fixed_size(vector_ND[stay])})
+        table.merge_insert(sc.KEY).when_matched_update_all().execute(data)
+        keys.index_keys(table)
+    return len(stay)
+
+
+def changed_since(table: LanceTable, version: int, limit: int | None = None) -> list[str]:
+    """Ids of the documents that changed after a version, deleted ones among them."""
+    heads = table.search().where(f"number = {sc.HEADER} AND version > {version}").select(["document_id"])
+    found = heads if limit is None else heads.limit(limit)
+    ids: list[str] = found.to_arrow()["document_id"].to_pylist()
+    return ids
 
 
 def waiting(table: LanceTable, encoder: str) -> Waiting:

@@ -16,7 +16,7 @@ from realm.knowledge.table import schema as sc
 from realm.knowledge.table import vectors as vec
 from realm.knowledge.table.columns import OnMisfit, fitting, new_columns
 from realm.knowledge.table.origins import Origin
-from realm.knowledge.table.store import InUseError, Store, raise_format
+from realm.knowledge.table.store import InUseError, Store
 from realm.types import Document, Passage, Progress
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Writer:
         planned_at = self.store.version
         plan = prepare(self.store.at(planned_at))
         with self.store.writing(self.timeout) as table:
-            self._lay_keys(table)
+            keys.lay_keys(self.store, table)
             if table.version != planned_at:
                 plan = prepare(table)
             changes, headers, kept = plan
@@ -163,12 +163,13 @@ class Writer:
         """Write down where documents come from that are there and stay as they are; no revision of any of them."""
         by_id = {document.id: document for document in documents}
         with self.store.writing(self.timeout) as table, self.store.errors("written"):
+            keys.lay_keys(self.store, table)
             _, ids = origins.changes(by_id, read_headers(table, list(by_id)), origin)
             if ids:
                 if fields := origins.new_columns(table.schema):
                     table.add_columns(fields)
                 data = origins.origin_rows([by_id[i] for i in ids], origin)
-                table.merge_insert(["document_id", "number"]).when_matched_update_all().execute(data)
+                table.merge_insert(sc.KEY).when_matched_update_all().execute(data)
 
     def delete(self, ids: Sequence[str], source: str | None = None, expected: int | None = None) -> Counts:
         """Take documents away, all in one commit. DataError, and nothing done, when one isn't there.
@@ -178,7 +179,7 @@ class Writer:
         """
         ids = list(dict.fromkeys(ids))
         with self.store.writing(self.timeout) as table, self.store.errors("written"):
-            self._lay_keys(table)
+            keys.lay_keys(self.store, table)
             headers = read_headers(table, ids)
             check_unchanged(headers, ids, expected)
             if source is not None:
@@ -210,13 +211,6 @@ class Writer:
         with suppress(InUseError), self.store.writing(0.0) as table, self.store.errors("tidied"):
             return housekeeping.tidy(table)
         return False
-
-    def _lay_keys(self, table: LanceTable) -> None:
-        if not keys.has_keys(table.schema):
-            with self.store.errors("written"):
-                # Said first: a library that knows nothing of keys would write rows without any.
-                raise_format(self.store.path)
-                keys.lay_keys(table)
 
     def _split(self, documents: Sequence[Document]) -> list[list[Passage]]:
         if not documents:

@@ -70,9 +70,10 @@ def open_service(
     host: str = "127.0.0.1",
     tokens: Tokens | None = None,
     trainings: Callable[[], list[dict[str, Any]]] = list,
+    opener: Callable[[], Any] | None = None,
 ) -> Client:
-    """A service that has not begun to open its model."""
-    service = Service(lambda: model, kb, override(ServiceConfig(), settings), Metrics(), trainings)
+    """A service that has not begun to open its model. opener: opens it, `model` else."""
+    service = Service(opener or (lambda: model), kb, override(ServiceConfig(), settings), Metrics(), trainings)
     return Client(guarded(service, host=host, tokens=tokens), service)
 
 

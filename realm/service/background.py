@@ -1,0 +1,145 @@
+"""Work behind questions and edits: folding small files, and changing the model.
+
+Neither is waited for: questions are answered all the while, and an edit at most waits for a commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+import torch
+
+from realm.errors import RealmError
+from realm.knowledge.base import KnowledgeBase
+from realm.service.asking import Model
+from realm.types import Progress
+
+log = logging.getLogger("realm.service")
+
+NICE = 10
+"""How much less the processor's scheduler favours the embedding for another model than answers."""
+
+
+class Closing(Exception):
+    """Carries the end of the service into an embedding."""
+
+
+class Upkeep:
+    """Tidies a knowledge base after edits, in a thread of its own, never twice at once."""
+
+    def __init__(self, kb: KnowledgeBase) -> None:
+        """From now on `kb` leaves it to this."""
+        kb.upkeep.leave_to_tidy()
+        self._kb = kb
+        self._worker = ThreadPoolExecutor(1, "realm-tidy")
+        self._running: Future[None] | None = None
+
+    def edited(self) -> None:
+        """Something was written: look whether it is worth while."""
+        with suppress(RuntimeError):  # shut down meanwhile
+            if self._running is None or self._running.done():
+                self._running = self._worker.submit(self._tidy)
+
+    def close(self) -> None:
+        """Finish what has begun."""
+        self._worker.shutdown()
+
+    def _tidy(self) -> None:
+        try:
+            self._kb.upkeep.tidy()
+        except RealmError as error:
+            log.warning("not tidied: %s", error)
+
+
+class ModelChange:
+    """Puts another model in the place of the present one, when every passage has its vector of the new one.
+
+    Until then the old one answers, and its vectors stay. Passages that are edited meanwhile get the new model's vectors
+    in a last round that edits wait for; those of other processes at the next question, as ever.
+    """
+
+    def __init__(
+        self,
+        kb: KnowledgeBase,
+        open_model: Callable[[], Model],
+        finish: Callable[[Callable[[], None]], Future[None]],
+        swap: Callable[[Model], None],
+        closing: threading.Event,
+        cores: int,
+    ) -> None:
+        """finish: does work in the thread of edits. swap: takes the model into use. cores: that it may embed on."""
+        self._kb, self._open_model, self._finish, self._swap = kb, open_model, finish, swap
+        self._closing, self._cores = closing, cores
+        self._wanted = threading.Event()
+        self._lock = threading.RLock()  # a signal may come while it is held for one before
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Open the model again and change to it; asked for while one is being changed, once more after that."""
+        with self._lock:
+            self._wanted.set()
+            if self._thread is None and not self._closing.is_set():
+                self._thread = threading.Thread(target=self._work, name="realm-model")
+                self._thread.start()
+
+    def wait(self) -> None:
+        """Until no change is under way."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        _step_back()
+        torch.set_num_threads(self._cores)
+        while True:
+            with self._lock:
+                if not self._wanted.is_set() or self._closing.is_set():
+                    self._thread = None
+                    return
+                self._wanted.clear()
+            try:
+                self._change()
+            except Closing:
+                log.info("model: the change goes on at the next start")
+            except Exception as error:  # whatever a folder holds: the old model goes on answering
+                ours = isinstance(error, RealmError)
+                log.error("model: not changed, the old one goes on: %s", error, exc_info=not ours)
+
+    def _change(self) -> None:
+        log.info("model: opening it again")
+        model = self._open_model()
+        encoder = model.passage_encoder
+        told = 0
+
+        def progress(done: int, total: int | None) -> None:
+            nonlocal told
+            if total and 10 * done // total > told:
+                told = 10 * done // total
+                log.info("model: %s of %s passages are embedded for %s", f"{done:,}", f"{total:,}", encoder.fingerprint)
+            if self._closing.is_set():
+                raise Closing
+
+        self._embed(model, progress)
+
+        def finish() -> None:
+            self._embed(model, progress)
+            self._swap(model)
+
+        self._finish(finish).result()
+        log.info("model: %s answers from version %d on", encoder.fingerprint, self._kb.version)
+
+    def _embed(self, model: Model, progress: Progress) -> None:
+        """Give all passages their vectors, and read them, so that no question waits for either."""
+        self._kb.embed_missing(model.passage_encoder, progress=progress)
+        model.retrieval.hold(self._kb)
+
+
+def _step_back() -> None:
+    """Let this thread, and those that torch starts for it, give way to the others. Linux has priorities by thread."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
