@@ -268,6 +268,8 @@ def _setting(options: Options) -> str:
 
 def _digest(part: Part, setting: str) -> str | None:
     """Of a file's bytes and of how they are read; None where they can't be."""
+    if part.refused is not None:
+        return None
     try:
         return fingerprint(sha256_of(part.path), part.format, setting)
     except OSError:

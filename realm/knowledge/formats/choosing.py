@@ -18,6 +18,7 @@ from realm.errors import DataError, MissingLibraryError, UnavailableError, Usage
 from realm.knowledge.formats import markup, readers
 from realm.knowledge.formats.opening import Records, open_bytes
 from realm.knowledge.formats.options import Options
+from realm.knowledge.formats.places import is_ours, refusal
 from realm.knowledge.formats.records import Problem, Record
 
 FORMATS = {
@@ -63,6 +64,7 @@ def detect(source: str | Path) -> str:
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(f"no file or folder {path}: expected documents to read, or hf:NAME for a dataset of the hub")
+    _check_root(path)
     found = _of_folder(path) if path.is_dir() else _of_file(path)
     if found is None:
         known = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
@@ -78,6 +80,8 @@ class Part(NamedTuple):
     format: str
     key: str
     """Its place in the source: where a file is one document, the document's id."""
+    refused: Problem | None = None
+    """Why it is not even opened; see `refusal`."""
 
 
 def records(source: str | Path, format: str, options: Options, ignored: Callable[[Path], None]) -> Records:
@@ -90,22 +94,31 @@ def records(source: str | Path, format: str, options: Options, ignored: Callable
 
 
 def parts(root: Path, format: str, options: Options, ignored: Callable[[Path], None]) -> Iterator[Part]:
-    """The files of a file or folder that is read as `format`, in order."""
+    """The files of a file or folder that is read as `format`, in order. DataError for what can't hold any."""
+    _check_root(root)
     if root.is_file():
         yield Part(root, format, root.name)
     elif format == "beir":
         if (path := _corpus(root)) is not None:
-            yield Part(path, "jsonl", path.name)
+            yield Part(path, "jsonl", path.name, refusal(path, root))
     elif format == "dataset":
         for path in _saved_dataset(root, options):
-            yield Part(path, "dataset", path.relative_to(root).as_posix())
+            yield Part(path, "dataset", os.path.relpath(path, root), refusal(path, root))
     else:
         for path in _walk(root):
-            found = _of_file(path) if format == "folder" else format
-            if found is None or (format != "folder" and not _may_be(path, format)):
+            refused = refusal(path, root)
+            found = format if refused is not None else _of_file(path) if format == "folder" else format
+            if path.is_dir() or found is None or (refused is None and format != "folder" and not _may_be(path, format)):
                 ignored(path)
                 continue
-            yield Part(path, found, path.relative_to(root).as_posix())
+            yield Part(path, found, path.relative_to(root).as_posix(), refused)
+
+
+def _check_root(root: Path) -> None:
+    if root.is_dir() and is_ours(root):
+        raise DataError(f"{root}: found what realm itself made (a knowledge base, a run, a model), expected documents")
+    if root.exists() and not root.is_dir() and not root.is_file():
+        raise DataError(f"{root}: found a pipe, a socket or a device, expected a file or a folder")
 
 
 def left_out(record: Record, format: str, options: Options) -> bool:
@@ -120,7 +133,10 @@ def records_of(part: Part, options: Options) -> Records:
     """Records of one file; a file that breaks off is one problem, and what came before it stands."""
     import zlib
 
-    path, format, name = part
+    path, format, name, refused = part
+    if refused is not None:
+        yield refused
+        return
     readers_of: dict[str, Callable[[], Records]] = {
         "text": lambda: markup.text_file(path, options, name),
         "markdown": lambda: markup.markdown_file(path, options, name),
@@ -176,6 +192,8 @@ def _of_folder(folder: Path) -> str | None:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         return "dataset"
     for path in _walk(folder):
+        if path.is_dir() or refusal(path, folder) is not None:
+            continue
         if _WIKI.fullmatch(path.name):
             return "wikiextractor"
         if _of_file(path) is not None:
@@ -193,12 +211,14 @@ def _may_be(path: Path, format: str) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files below `folder`, sorted folder by folder, hidden ones left out, links to folders not followed."""
+    """Files below `folder`, sorted folder by folder, hidden ones left out, links to folders not followed; and in place
+    of what a folder of our own holds, the folder."""
     with os.scandir(folder) as entries:
         found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
+            below = Path(entry.path)
+            yield from [below] if is_ours(below) else _walk(below)
         elif not (entry.is_symlink() and Path(entry.path).is_dir()):
             yield Path(entry.path)
 

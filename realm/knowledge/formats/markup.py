@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from realm.knowledge.formats.opening import MAX_RECORD, Records, open_bytes
+from realm.knowledge.formats.opening import MAX_RECORD, Records, read_whole
 from realm.knowledge.formats.options import Options
 from realm.knowledge.formats.records import Problem, Record
 
@@ -16,6 +16,8 @@ _BLOCKS = re.compile(
     "section|summary|table|t(body|head|itle|r)|ul"
 )
 _SILENT = re.compile("head|iframe|noscript|object|script|style|svg|template|title")
+MOST_FRONT = 1 << 16
+"""Characters of the longest front matter."""
 _AROUND = re.compile(f"aside|button|footer|form|nav|{_SILENT.pattern}")
 
 
@@ -39,10 +41,13 @@ def markdown_file(path: Path, options: Options, name: str) -> Records:
             fields, text = found, text[front.end() :]
         else:
             yield Problem(f"{path}:1", "front matter", found, "YAML with a key and a value a line", skips=False)
-    heading = re.search(r"^#[ \t]+(.+?)[ \t#]*$", text, re.MULTILINE)
+    heading = re.search(r"^#[ \t]+(\S.*)$", text, re.MULTILINE)
     if not options.raw:
         text = html_fields(_rendered(text))["text"]
-    yield Record(f"{path}:1", {"id": name, "title": heading[1] if heading else path.stem, **fields, "text": text})
+    yield Record(
+        f"{path}:1",
+        {"id": name, "title": (heading and heading[1].rstrip("\r \t#")) or path.stem, **fields, "text": text},
+    )
 
 
 def html_file(path: Path, options: Options, name: str) -> Records:
@@ -123,9 +128,8 @@ class _Page(HTMLParser):
 
 
 def _read(path: Path, options: Options, sniff: bool = False) -> str | Problem:
-    with open_bytes(path) as stream:
-        data = stream.read(MAX_RECORD + 1)
-    if len(data) > MAX_RECORD:
+    data = read_whole(path, MAX_RECORD)
+    if data is None:
         return Problem(str(path), "type", f"a file of over {MAX_RECORD >> 20} MiB", "one document a file")
     encoding = "utf-8-sig" if options.encoding == "utf-8" else options.encoding
     if sniff and (named := re.search(rb"charset=[\"']?([\w-]+)", data[:2048])):
@@ -142,7 +146,11 @@ def _read(path: Path, options: Options, sniff: bool = False) -> str | Problem:
 def _front_matter(text: str) -> dict[str, Any] | str:
     import yaml
 
+    if len(text) > MOST_FRONT:
+        return f"front matter of over {MOST_FRONT >> 10} KiB"
     try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            return "front matter that refers to itself"  # a few lines can name more than a memory holds
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
         return f"front matter that is not YAML ({' '.join(str(error).split())[:80]})"

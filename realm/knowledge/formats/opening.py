@@ -7,8 +7,9 @@ import gzip
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
+from realm.knowledge.formats.places import InProportion
 from realm.knowledge.formats.records import Problem, Record
 
 Records = Iterator[Record | Problem]
@@ -18,12 +19,24 @@ MAX_RECORD = 1 << 28
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """A file, decompressed when its name says so."""
+    """A file, decompressed when its name says so; reading raises OSError where it holds far more than it could."""
     if path.suffix == ".gz":
-        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")), 1 << 18)
+        return io.BufferedReader(InProportion(gzip.open(path, "rb"), path.stat().st_size), 1 << 18)
     if path.suffix == ".bz2":
-        return io.BufferedReader(cast(io.RawIOBase, bz2.open(path, "rb")), 1 << 18)
+        return io.BufferedReader(InProportion(bz2.open(path, "rb"), path.stat().st_size), 1 << 18)
     return open(path, "rb")
+
+
+def read_whole(path: Path, most: int) -> bytes | None:
+    """All of a file; None where it holds more than `most` bytes."""
+    parts, size = [], 0
+    with open_bytes(path) as stream:
+        while part := stream.read(1 << 20):
+            size += len(part)
+            if size > most:
+                return None
+            parts.append(part)
+    return b"".join(parts)
 
 
 def byte_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from realm.knowledge.formats.markup import html_fields
-from realm.knowledge.formats.opening import MAX_RECORD, Records, byte_lines, open_bytes
+from realm.knowledge.formats.opening import MAX_RECORD, Records, byte_lines, read_whole
 from realm.knowledge.formats.options import Options
+from realm.knowledge.formats.places import expands
 from realm.knowledge.formats.records import Problem, Record
+
+MAX_WHOLE = 1 << 32
+"""Bytes of the longest file that is read whole."""
 
 
 def json_lines(path: Path, options: Options) -> Records:
@@ -92,9 +96,17 @@ def table(path: Path, options: Options, delimiter: str) -> Records:
 
 def parquet(path: Path, options: Options) -> Records:
     """Rows of a parquet file, batch by batch."""
+    import pyarrow
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
+        about, texts = file.metadata, [field.name for field in file.schema_arrow if pyarrow.types.is_string(field.type)]
+    held = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    if expands(max(held, about.num_rows), path.stat().st_size):
+        yield Problem(str(path), "file", f"{held:,} bytes in {about.num_rows:,} rows, packed", "what its size can hold")
+        return
+    # What one text of a dictionary is repeated for stays one text until its row is read.
+    with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
         yield from arrow_rows(path, file.iter_batches(batch_size=512))
 
 
@@ -201,8 +213,9 @@ def summaries(path: Path, options: Options) -> Records:
 
 def load_json(path: Path, options: Options) -> Any:
     """The value of a JSON file, or the `Problem` with it."""
-    with open_bytes(path) as stream:
-        data = stream.read()
+    data = read_whole(path, MAX_WHOLE)
+    if data is None:
+        return Problem(str(path), "type", f"a JSON file of over {MAX_WHOLE >> 30} GiB", "one document a line (.jsonl)")
     try:
         return json.loads(data.decode("utf-8-sig" if options.encoding == "utf-8" else options.encoding))
     except UnicodeDecodeError as error:
