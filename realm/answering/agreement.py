@@ -29,6 +29,9 @@ _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 _NO_COUNT = re.compile(r"[^\W\d_]\d|\d[^\W\d_]|\d\s?[-–/:]\s?\d")
 """B52, 1990s, 3rd, 5-3: the digits are a part of something else."""
 _WORD = re.compile(r"[^\W\d_]+|[%$€£¥]")
+_DIGIT = re.compile(r"\d")
+_COUNTED = re.compile("|".join([r"\d", *_WORDS]))
+"""Without this there is no number; most answers have none, and a question compares dozens of them."""
 _ISO = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
 
 
@@ -67,6 +70,8 @@ def agree(first: str, second: str, normalize: Callable[[str], str]) -> bool:
 def as_quantity(text: str) -> Quantity | None:
     """A text with one number in it ("nearly $1.5 million", "twenty-five percent"), or None."""
     lowered = text.lower()
+    if not _COUNTED.search(lowered):
+        return None
     digits = _NUMBER.findall(lowered)
     words = _WORD.findall(_NUMBER.sub(" ", lowered))
     if len(digits) > 1 or _NO_COUNT.search(lowered) or not (digits or _WORDS.keys() & set(words)):
@@ -87,6 +92,8 @@ def as_quantity(text: str) -> Quantity | None:
 
 def as_day(text: str) -> Day | None:
     """A text that is a date and nothing else (2008, May 2008, 12 May 2008, May 12th, 2008-05-12), or None."""
+    if not _DIGIT.search(text):
+        return None
     if found := _ISO.fullmatch(text.strip()):
         return Day(*map(int, found.groups()))
     words = [word for word in re.findall(r"\w+", text.lower()) if word not in _BETWEEN]

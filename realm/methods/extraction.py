@@ -77,6 +77,7 @@ def extract(
     best = log_joint_KS.flatten().topk(min(CONSIDERED_SPANS, log_joint_KS.numel()))
     start_of, end_of = start_S.tolist(), end_S.tolist()
     answers: dict[str, Extracted] = {}
+    places: dict[tuple[str, int], list[float]] = {}
     for log_prob, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         if log_prob == -math.inf:
             break
@@ -88,11 +89,10 @@ def extract(
         if not key:
             continue
         answer = answers.setdefault(key, Extracted(text, -math.inf))
-        if aggregate == "marginal":
-            answer.log_mass[passage] = _log_sum([answer.log_mass.get(passage, -math.inf), log_prob])
-        else:
-            answer.log_mass.setdefault(passage, log_prob)
+        places.setdefault((key, passage), []).append(log_prob)
         answer.places.setdefault(passage, (start, end))  # they come best first
+    for (key, passage), log_probs in places.items():
+        answers[key].log_mass[passage] = _log_sum(log_probs) if aggregate == "marginal" else log_probs[0]
     for answer in answers.values():
         masses = list(answer.log_mass.values())
         answer.log_prob = _log_sum(masses) if aggregate == "marginal" else max(masses)
@@ -156,6 +156,8 @@ def as_answer(
 
 def _log_sum(values: Sequence[float]) -> float:
     """log of the sum of exp. Called for every span of an answer, where a tensor's overhead would be all its time."""
+    if len(values) == 1:
+        return values[0]
     highest = max(values)
     if highest == -math.inf:
         return -math.inf
