@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test layers lint types bench format clean
+.PHONY: help demo demo-quick test layers lint types audit bench format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ format: $(DEV_STAMP) ## put every file into the project's format
 
 types: $(DEV_STAMP) ## mypy, strict
 	@$(BIN)/mypy
+
+audit: $(BIN)/python ## known vulnerabilities of the pinned versions (skipped where nobody can be asked)
+	@test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet 'pip-audit>=2.9,<3' >/dev/null 2>&1 || true; }
+	@$(BIN)/python .ci/audit.py $(VENV)/audit/bin/pip-audit $(ARGS)
 
 bench: $(DEV_STAMP) ## every benchmark, beside peers and limits (long; ARGS="--quick" to try it, "--out FOLDER" to keep records)
 	@$(BIN)/python -m benchmarks all $(ARGS)
