@@ -55,11 +55,12 @@ def keep_tokenizer(path: Path, source: str) -> None:
         tokenizer.save_pretrained(staged)
 
 
-def open_knowledge_base(path: Path, *, as_of: AsOf | None = None) -> KnowledgeBase:
+def open_knowledge_base(path: Path, *, as_of: AsOf | None = None, lock_timeout: float = 60.0) -> KnowledgeBase:
     """Open a knowledge base so that it can also be written (unless `as_of` is given)."""
     path = Path(path)
     settings = KnowledgeBase.splitter_of(path)
-    return KnowledgeBase.open(path, split=LazySplitter(path.absolute(), settings), as_of=as_of)
+    split = LazySplitter(path.absolute(), settings)
+    return KnowledgeBase.open(path, split=split, as_of=as_of, lock_timeout=lock_timeout)
 
 
 def create_or_open(path: Path, *, passages: str, max_tokens: int, tokenizer: str) -> KnowledgeBase:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from realm.answering.ask import Realm
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
 from realm.knowledge.syncing import sync
 from realm.knowledge.table import writing
-from realm.knowledge.table.store import DiskFullError, ReadOnlyError
+from realm.knowledge.table.store import DiskFullError, ReadOnlyError, Store
 from realm.types import Document
 from realm.workflows.store import open_knowledge_base
 
@@ -35,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[places.Disk]:
 
 @pytest.fixture
 def kb(template: Path, disk: places.Disk) -> KnowledgeBase:
-    return open_knowledge_base(shutil.copytree(template, disk.folder / "kb"))
+    return open_knowledge_base(shutil.copytree(template, disk.folder / "kb"), lock_timeout=1.0)
 
 
 def refused(client: Client, status: int, code: str) -> list[str]:
@@ -46,6 +47,14 @@ def refused(client: Client, status: int, code: str) -> list[str]:
         client.delete("/v1/documents/curie"),
     )
     return [error(response, status, code) for response in responses]
+
+
+def becomes_ready(client: Client) -> bool:
+    """A probe finds what is not embedded, and the next ones how that ended."""
+    until = time.monotonic() + 60
+    while client.get("/readyz").status_code != 200 and time.monotonic() < until:
+        time.sleep(0.05)
+    return client.get("/readyz").status_code == 200
 
 
 def test_a_full_disk_refuses_edits_and_answers_questions(
@@ -139,7 +148,7 @@ def test_passages_without_a_vector_are_embedded_in_memory_where_none_can_be_writ
     answer = client.post("/v1/ask", {"question": BLANK, "k": 50})
     assert answer.status_code == 200, answer.text
     assert {e["passage"]["document_id"] for e in answer.json()["evidence"]} >= {"weir", "guernica"}
-    assert client.get("/readyz").status_code == 200
+    assert becomes_ready(client)
     disk.free()
     assert client.post("/v1/documents", NEW).status_code == 201
     answer = client.post("/v1/ask", {"question": BLANK, "k": 50}).json()
@@ -165,6 +174,20 @@ def test_a_read_only_store_answers_and_refuses_edits(
         assert code == 1 and "can't be written (read-only file system)" in line
         assert story.result("docs", "list", "--kb", kb.path)["total"] == len(before)
     assert client.delete("/v1/documents/curie").status_code == 200
+
+
+def test_somebody_else_who_writes_for_long_stops_no_question(serve: Serve, kb: KnowledgeBase) -> None:
+    kb.add([Document("weir", "", "Guernica was painted by Anna Weir.")])
+    with Store(kb.path).writing(5.0):
+        client = serve()
+        response = client.delete("/v1/documents/curie")
+        assert "somebody else is writing" in error(response, 503, "busy") and response.headers["retry-after"]
+        answer = client.post("/v1/ask", {"question": BLANK, "k": 50})
+        assert answer.status_code == 200, answer.text
+        assert "weir" in {e["passage"]["document_id"] for e in answer.json()["evidence"]}
+        assert client.get("/readyz").status_code == 503
+    assert client.delete("/v1/documents/curie").status_code == 200
+    assert becomes_ready(client)
 
 
 def test_a_server_says_at_its_start_that_it_can_not_write(kb: KnowledgeBase, realm: Realm, tmp_path: Path) -> None:
