@@ -54,7 +54,7 @@ export function askView(app) {
   return h("div", { class: "stack" }, h("h1", { class: "hidden" }, say("ask")), form, place);
 }
 
-/** k, where, as of, aggregate: folded away, because most questions need none of them. */
+/** k, where, as of, aggregate, half-life: folded away, because most questions need none of them. */
 function settingsOf(app) {
   const k = h("input", { type: "number", min: 1, inputmode: "numeric" });
   const where = h("input", { type: "text", spellcheck: "false", autocapitalize: "off" });
@@ -65,7 +65,8 @@ function settingsOf(app) {
     h("option", { value: "marginal" }, say("marginal")),
     h("option", { value: "best-span" }, say("bestSpan")),
   );
-  const inputs = { k, where, as_of: asOf, aggregate };
+  const halfLife = h("input", { type: "number", min: 1, inputmode: "numeric" });
+  const inputs = { k, where, as_of: asOf, aggregate, half_life_days: halfLife };
   for (const [name, input] of Object.entries(inputs)) if (kept.settings[name]) input.value = kept.settings[name];
   const fields = Object.keys(app.knowledgeBase.columns ?? {}).join(", ");
   const used = Object.entries(kept.settings).some(([name, value]) => value && value !== "marginal" && name);
@@ -80,6 +81,7 @@ function settingsOf(app) {
       field(say("aggregate"), aggregate),
       field(say("where"), where, say("whereHint", { fields })),
       field(say("asOf"), asOf, say("asOfHint")),
+      field(say("halfLife"), halfLife, say("halfLifeHint")),
     ),
   );
   const raw = () => Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, input.value.trim()]));
@@ -89,6 +91,7 @@ function settingsOf(app) {
       ...(given.k && { k: Number(given.k) }),
       ...(given.where && { where: given.where }),
       ...(given.as_of && { as_of: /^\d+$/.test(given.as_of) ? Number(given.as_of) : given.as_of }),
+      ...(given.half_life_days && { half_life_days: Number(given.half_life_days) }),
       aggregate: given.aggregate,
     };
   };
@@ -170,9 +173,15 @@ function whyPart(answer) {
   );
 }
 
+/** What a recency prior made of the passage; nothing where none acted. */
+function recency(one) {
+  if (one.recency === null) return null;
+  return one.date ? say("recency", { factor: Number(Math.exp(one.recency).toPrecision(2)) }) : say("ageless");
+}
+
 function evidenceItem(one) {
   const { passage } = one;
-  const facts = [one.source, one.date, say("version", { version: one.document_version })].filter(Boolean);
+  const facts = [one.source, one.date, say("version", { version: one.document_version }), recency(one)].filter(Boolean);
   return h(
     "li",
     {},

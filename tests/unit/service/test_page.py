@@ -173,7 +173,13 @@ def test_documents_that_disagree(page: Any, kb: KnowledgeBase) -> None:
     why = page.locator(".conflict > p").inner_text()
     assert f"“{given['text']}” is the answer given." in why and f"{100 * given['mass']:.1f}%" in why
     assert ("newer: 2026-03-01" in why) == (given["date"] != "2026-03-01")
-    page.locator(".opposed a", has_text="Letters").click()
+    page.locator("summary", has_text="Settings").click()
+    page.get_by_label("Newest wins").fill("30")
+    with page.expect_response("**/v1/ask") as answered:
+        page.get_by_role("button", name="Ask", exact=True).click()
+    assert answered.value.request.post_data_json["half_life_days"] == 30
+    page.locator(".evidence .soft", has_text="for its age ×").first.wait_for()
+    page.locator(".opposed a", has_text="Letters").first.click()
     page.locator("article .whole", has_text="Joan Miró").wait_for()
 
 
