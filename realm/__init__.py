@@ -12,6 +12,7 @@ __version__ = "0.5.0"
 if TYPE_CHECKING:
     from realm.answering.ask import Realm
     from realm.answering.conflicts import ConflictRule
+    from realm.answering.constraints import Constraints
     from realm.answering.questions import QuestionAnswering
     from realm.errors import RealmError
     from realm.knowledge.base import KnowledgeBase
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Answer": "realm.types",
     "ConflictRule": "realm.answering.conflicts",
+    "Constraints": "realm.answering.constraints",
     "Document": "realm.types",
     "Evidence": "realm.types",
     "Hits": "realm.types",
@@ -34,6 +36,7 @@ _HOME = {
 __all__ = [
     "Answer",
     "ConflictRule",
+    "Constraints",
     "Document",
     "Evidence",
     "Hits",
