@@ -31,6 +31,9 @@ FORMAT = "realm knowledge base"
 FORMAT_VERSION = 2
 READABLE = (1, 2)
 """Version 1 had no keys of rows, see `keys`; the first edit lays them."""
+METADATA_CACHE = 16 << 20
+"""Bytes. Every version leaves 0.06 MB there that nobody asks for again: with Lance's own limit, 1 GiB, a process that
+follows edits seems to leak."""
 
 
 class InUseError(KnowledgeBaseError):
@@ -66,7 +69,8 @@ class Store:
         self.listing = Listing()
         with self.errors("opened"):
             # Interval 0: every read looks for a newer commit, so an open reader sees an edit at its next question.
-            self._database = lancedb.connect(str(path), read_consistency_interval=timedelta(0))
+            session = lancedb.Session(metadata_cache_size_bytes=METADATA_CACHE)
+            self._database = lancedb.connect(str(path), read_consistency_interval=timedelta(0), session=session)
             self.table: LanceTable = self._database.open_table(TABLE)  # type: ignore[assignment]
         self.pinned = version is not None
         if version is not None:
