@@ -38,6 +38,13 @@ def moment(text: str) -> Any:
     return read_as_of(text)
 
 
+def period(text: str) -> Any:
+    """A number of minutes, hours, days or weeks; see `read_period`."""
+    from realm.workflows.upkeep import read_period
+
+    return read_period(text)
+
+
 _MOMENT = (
     "a version (7), or a time in ISO 8601 (2024-05-01T09:30+02:00; without a zone local; a day is its first moment)"
 )
@@ -168,6 +175,35 @@ def docs_index(
         f"{found['rows']:,} vectors in {found['lists']:,} lists, {found['probed']:,} of them looked at for a question: "
         f"recall@10 {found['recall']:.3f} on a sample"
     )
+
+
+@docs.command("compact")
+def docs_compact(
+    kb: KB,
+    keep_versions: Annotated[
+        int | None, typer.Option(min=1, help="Let all versions go but so many, the newest, and their files.")
+    ] = None,
+    older_than: Annotated[
+        Any | None,
+        typer.Option(parser=period, metavar="PERIOD", help="Let versions go that are older: 90d, 12h, 30m, 4w."),
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Merge small files and bring the indexes up to date.
+
+    Questions are answered meanwhile, edits wait. Every version stays, and with it the files that it alone needs, unless
+    --keep-versions or --older-than says what may go (with both: what neither keeps). What was in a version that went
+    can't be asked for, shown or restored any more. Versions of the last ten minutes always stay.
+    """
+    from realm.workflows.upkeep import compact
+
+    found = compact(kb, older_than=older_than, keep_versions=keep_versions)
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(f"version {found['version']}")
+    if keep_versions is not None or older_than is not None:
+        typer.echo(f"{found['versions_removed']:,} versions removed, {found['bytes_freed'] / 1e6:,.1f} MB freed")
 
 
 def print_json(value: Any) -> None:
