@@ -45,15 +45,15 @@ from realm.answering.ask import Realm
 from realm.workflows.store import create_or_open
 
 AIMS = {
-    "ready": (0.25, 3.0, 1),
+    "ready": (0.21, 3.0, 1),
     "edit": (0.2, 0.05, 12),
     "commit": (0.25, 0.03, 12),
     "ingest": (0.08, 0.3, 2),
     "sync": (0.08, 0.3, 2),
     "embed": (0.06, 0.2, 2),
-    "compact": (0.04, 0.1, 1),
-    "tidy": (0.02, 0.1, 1),
-    "reclaim": (0.02, 0.1, 1),
+    "compact": (0.06, 0.2, 1),
+    "tidy": (0.03, 0.1, 1),
+    "reclaim": (0.03, 0.2, 1),
     "open": (0.02, 0.3, 1),
 }
 """Event -> share of the rounds, seconds within which the kill comes, and after which of them at most."""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from realm.answering.ask import Realm
-from realm.knowledge.base import Counts, PassageEncoder
+from realm.knowledge.base import Counts, KnowledgeBase, PassageEncoder
 from realm.knowledge.syncing import sync
 from realm.knowledge.table import housekeeping, writing
 from realm.knowledge.table.store import Store
@@ -264,19 +264,22 @@ class Worker:
             self._is_done("sync", [plan], done.version)
             time.sleep(draw.uniform(0, 0.2))
 
+    def _embed_anew(self, kb: KnowledgeBase) -> None:
+        """For an encoder that is new; those before are forgotten."""
+        present = [name for name in kb.encoders() if name.startswith("other")]
+        self.log.begin("maintain", "embed", [])
+        kb.embed_missing(other_encoder(self._number()), batch=16, commit_every=48)
+        self.log.done("maintain", kb.version)
+        for name in present:
+            self.log.begin("maintain", "forget", [])
+            kb.forget_encoder(name)
+            self.log.done("maintain", kb.version)
+
     def _maintain(self, draw: random.Random) -> None:
         kb = open_knowledge_base(self.places.kb)
         while True:
-            present = [name for name in kb.encoders() if name.startswith("other")]
-            self.log.begin("maintain", "embed", [])
-            number = self._number()
-            kb.embed_missing(other_encoder(number), batch=16, commit_every=48)
-            self.log.done("maintain", kb.version)
-            for name in present:
-                self.log.begin("maintain", "forget", [])
-                kb.forget_encoder(name)
-                self.log.done("maintain", kb.version)
-            time.sleep(draw.uniform(0, 0.1))
+            if draw.random() < 0.5:
+                self._embed_anew(kb)
             tidying = draw.choice(("compact", "tidy", "reclaim"))
             self.log.begin("maintain", tidying, [])
             match tidying:
