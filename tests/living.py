@@ -114,6 +114,27 @@ class State:
     def passages(self) -> list[Passage]:
         return [passage for found in dots.split(list(self.documents.values())) for passage in found]
 
+    def embedded_after(
+        self, batch: Sequence[Document], encoder: str | None, known: Mapping[str, frozenset[str]]
+    ) -> dict[str, dict[str, frozenset[str]]]:
+        """Vectors after the documents of a batch are replaced: what any of them had, or is known, stays with equal
+        texts; `encoder` makes the rest."""
+        found = {name: dict(of) for name, of in self.embedded.items()}
+        held = {
+            name: known.get(name, frozenset()).union(*(of.get(d.id, frozenset()) for d in batch))
+            for name, of in found.items()
+        }
+        if encoder is not None:
+            wanted = frozenset[str]().union(*map(hashes, batch))
+            if wanted - held.get(encoder, frozenset()):
+                found.setdefault(encoder, {})
+            if encoder in found:
+                held[encoder] = held.get(encoder, frozenset()) | wanted
+        for name, of in found.items():
+            for document in batch:
+                of[document.id] = hashes(document) & held[name]
+        return found
+
 
 def columns_for(columns: Mapping[str, type], batch: Iterable[Document]) -> dict[str, type] | None:
     """The metadata's columns with those that a batch brings; None where one doesn't fit."""

@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,9 @@ from living import (
     hashes,
 )
 
-from realm.errors import AbsentError, DataError, PresentError, UsageError
+from realm.errors import AbsentError, ChangedError, DataError, PresentError, UsageError
 from realm.knowledge.base import KnowledgeBase, Match
+from realm.knowledge.table import housekeeping
 from realm.knowledge.table.schema import document_hash
 from realm.types import Document
 
@@ -57,8 +58,14 @@ class Living(RuleBasedStateMachine):
         """Open all the time, and never written through."""
         self.states = [State(self.kb.version, datetime.now(UTC))]
         self.changes: dict[str, list[tuple[int, str]]] = {}
+        self.oldest = self.kb.version
+        """The oldest version that is still kept."""
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(housekeeping, "MANY_FRAGMENTS", 3)
+        self.patch.setattr(housekeeping, "GRACE", timedelta(0))
 
     def teardown(self) -> None:
+        self.patch.undo()
         self.folder.cleanup()
 
     @property
@@ -82,26 +89,6 @@ class Living(RuleBasedStateMachine):
         self.states.append(replace(after, version=version, time=datetime.now(UTC)))
         for name, change in changes.items():
             self.changes.setdefault(name, []).append((version, change))
-
-    def embed(
-        self, state: State, batch: Sequence[Document], encoder: str | None, known: Mapping[str, frozenset[str]]
-    ) -> dict[str, dict[str, frozenset[str]]]:
-        """Vectors after the documents of a batch are replaced: what any of them had stays with equal texts."""
-        found = {name: dict(of) for name, of in self.now.embedded.items()}
-        held = {
-            name: known.get(name, frozenset()).union(*(of.get(d.id, frozenset()) for d in batch))
-            for name, of in found.items()
-        }
-        if encoder is not None:
-            wanted = frozenset[str]().union(*map(hashes, batch))
-            if wanted - held.get(encoder, frozenset()):
-                found.setdefault(encoder, {})
-            if encoder in found:
-                held[encoder] = held.get(encoder, frozenset()) | wanted
-        for name, of in found.items():
-            for document in batch:
-                of[document.id] = hashes(document) & held[name]
-        return found
 
     def write(
         self,
@@ -133,7 +120,7 @@ class Living(RuleBasedStateMachine):
         )
         assert counts.version == self.kb.version
         held = {**then.documents, **{d.id: d for d in changed}}
-        embedded = self.embed(then, changed, encoder, known or {}) if changed else then.embedded
+        embedded = then.embedded_after(changed, encoder, known or {}) if changed else then.embedded
         self.edited(before, changes, State(0, None, held, embedded, columns))
 
     def refused(self, error: type[Exception], call: Callable[[], Any]) -> None:
@@ -171,12 +158,21 @@ class Living(RuleBasedStateMachine):
             self.refused(AbsentError, call)
 
     @precondition(lambda self: self.now.documents)
-    @rule(data=st.data(), encoder=MAYBE, more=SENTENCES)
-    def edit_one_sentence(self, data: st.DataObject, encoder: str | None, more: str) -> None:
-        """Most of the text stays, and its vectors with it."""
+    @rule(data=st.data(), encoder=MAYBE, more=SENTENCES, late=st.integers(0, 3))
+    def edit_one_sentence(self, data: st.DataObject, encoder: str | None, more: str, late: int) -> None:
+        """Most of the text stays, and its vectors with it. Who began before somebody else's edit is refused."""
         old = data.draw(st.sampled_from(list(self.now.documents.values())))
         new = replace(old, text=f"{old.text}. {more}")
-        self.write(lambda: self.kb.update(new, encoder=ENCODERS.get(encoder or "")), [new], encoder)
+        expected = self.changes[old.id][-1][0] - (not late)
+
+        def call() -> Any:
+            return self.kb.update(new, encoder=ENCODERS.get(encoder or ""), expected=expected)
+
+        if late:
+            self.write(call, [new], encoder)
+        else:
+            self.refused(ChangedError, call)
+            self.refused(ChangedError, lambda: self.kb.delete(old.id, expected=expected))
 
     @rule(ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=3))
     def delete(self, ids: list[str]) -> None:
@@ -237,6 +233,19 @@ class Living(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         assert self.kb.compact() == self.kb.version
+
+    @rule()
+    def tidy(self) -> None:
+        self.kb.upkeep.tidy()
+
+    @precondition(lambda self: len(self.states) > 20)
+    @rule()
+    def reclaim(self) -> None:
+        """Only the newest version is left, and what it holds is as before."""
+        self.kb.upkeep.reclaim(older_than=timedelta(0))
+        self.oldest = min(version.version for version in self.kb.versions())
+        assert self.oldest == self.kb.version
+        self.states = [replace(self.now, version=self.oldest, time=datetime.now(UTC))]
 
     @rule()
     def reopen(self) -> None:
@@ -314,15 +323,36 @@ class Living(RuleBasedStateMachine):
     @rule(name=st.sampled_from(IDS))
     def history(self, name: str) -> None:
         happened = self.changes.get(name, [])
+        gone = max(0, sum(version <= self.oldest for version, _ in happened) - 1)
+        happened = happened[gone:]
         assert (name in self.kb) == (name in self.now.documents)
         found = self.reader.history(name)
         assert [(one.version, one.change) for one in found] == happened
-        assert [one.revision for one in found] == list(range(1, len(happened) + 1))
-        for one in found:
+        assert [one.revision for one in found] == list(range(gone + 1, gone + len(happened) + 1))
+        for one in (one for one in found if one.version >= self.oldest):
             then = self.states_at(one.version)
             known = then.documents.get(name)
             assert self.reader.at(one.version).get(name) == (None if known is None else then.read(known))
         assert self.reader.history(name, limit=2) == found[-2:]
+
+    @rule(data=st.data(), name=NAMES)
+    def what_changed(self, data: st.DataObject, name: str) -> None:
+        """What follows edits in memory hears of every document that changed, and of all that an encoder has of it."""
+        since = data.draw(st.sampled_from(self.states))
+        if name not in self.now.embedded:
+            self.refused(UsageError, lambda: self.kb.changes(since.version, name))
+            return
+        found = self.reader.changes(since.version, name)
+        ids = {document for document, happened in self.changes.items() if happened[-1][0] > since.version}
+        assert found is not None and sorted(found.documents) == sorted(ids)
+        had = self.now.embedded[name]
+        theirs = [p for p in self.now.passages() if p.document_id in ids]
+        with_vector = [p for p in theirs if p.text_hash in had.get(p.document_id, ())]
+        assert sorted(map(self.key, found.matches)) == sorted((p.document_id, p.number) for p in with_vector)
+        assert found.waiting == len(theirs) - len(with_vector)
+        for match, vector_D in zip(found.matches, found.vector_MD, strict=True):
+            self.check(match)
+            assert vector_D.tolist() == ENCODERS[name].encode([match.passage])[0].tolist()
 
     # ------------------------------------------------------------ always
 
