@@ -1,8 +1,8 @@
 """The driver of the benchmarks.
 
     python -m benchmarks list
-    python -m benchmarks NAME [--quick] [--out FOLDER] [--profiles FOLDER] [--rounds N] [--threads N] [its own options]
-    python -m benchmarks all [--quick] [--out FOLDER]        each in a process of its own, with its own settings
+    python -m benchmarks NAME [--quick] [--out FOLDER] [--profiles FOLDER] [--peer PYTHON] [its own options]
+    python -m benchmarks all [the same but its own options]    each in a process of its own
     python -m benchmarks report FOLDER [--out FILE]          the records of FOLDER as docs/performance.md
 
 Each prints a table with ratios (above 1: realm is faster), the machine and what else kept it busy, versions and sizes,
@@ -59,6 +59,7 @@ def common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder for NAME.json")
     parser.add_argument("--profiles", type=Path, help="folder for a trace and stacks of each of realm's contests")
     parser.add_argument("--rounds", type=int, help="at most so many of each contest; 15 if not given")
+    parser.add_argument("--peer", help="the Python of an environment with transformers 4.40.2, which has REALM's port")
     parser.add_argument("--budget", type=float, help="seconds for each contestant of a contest; 4 if not given")
     parser.add_argument(
         "--threads", type=int, help="of everybody; if not given, as many as there are cores, and one with --quick"

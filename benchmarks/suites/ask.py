@@ -38,7 +38,6 @@ def arguments(parser: _ArgumentGroup) -> None:
     parser.add_argument("--wiki204k", type=Path, help="with --kb: the folder that benchmarks/wiki204k made")
     parser.add_argument("--model", type=Path, help="a fine-tuned model; random weights if not given")
     parser.add_argument("--work", type=Path, help="where the copy of the knowledge base is kept; a temporary folder")
-    parser.add_argument("--peer", help="the Python of an environment with transformers 4.40.2")
     whole = (("passages", 20_000), ("layers", 6), ("hidden", 384), ("k", 5), ("questions", 60), ("batch", 64))
     for name, value in whole:
         parser.add_argument(f"--{name}", type=int, default=value)

@@ -90,7 +90,7 @@ def _lance(texts: list[str], folder: Path) -> Any:
 
 
 def _ask_lance(table: Any, queries: list[str]) -> list[Any]:
-    return [table.search(query, query_type="fts").select(["row"]).limit(K).to_arrow() for query in queries]
+    return [table.search(query, query_type="fts").select(["row", "_score"]).limit(K).to_arrow() for query in queries]
 
 
 def _overlap(ours: list[list[int]], theirs: list[list[int]]) -> float:

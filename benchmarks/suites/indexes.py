@@ -43,7 +43,7 @@ def _cells(rows: int) -> int:
 
 def _probes(cells: int) -> list[int]:
     steps = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
-    return [probes for probes in steps if probes <= cells] or [1]
+    return [*(probes for probes in steps if probes < cells), cells]
 
 
 def _ivf_flat_training(index: Any, vector_ND: np.ndarray, cells: int) -> None:
@@ -70,7 +70,7 @@ def faiss_ivf_pq(vector_ND: np.ndarray, threads: int, folder: Path) -> Approxima
         )
         return np.asarray(found[1])
 
-    settings = [{"nprobe": probes, "k_factor": factor} for probes in _probes(cells) for factor in (2, 5, 10)]
+    settings = [{"nprobe": probes, "k_factor": factor} for probes in _probes(cells) for factor in (2, 5, 10, 30)]
     return Approximate("faiss IVF-PQ", search, settings, {"kind": kind})
 
 
@@ -168,7 +168,7 @@ def lance_ivf_pq(vector_ND: np.ndarray, threads: int, folder: Path) -> Approxima
     def search(query_BD: np.ndarray, k: int, *, nprobes: int, refine_factor: int) -> np.ndarray:
         asked = query_BD[0] if len(query_BD) == 1 else list(query_BD)
         found = table.search(asked).distance_type("dot").nprobes(nprobes).refine_factor(refine_factor).limit(k)
-        result = found.select(["row"]).to_arrow()
+        result = found.select(["row", "_distance"]).to_arrow()
         row_N = result["row"].to_numpy()
         if len(query_BD) == 1:
             return row_N[None]

@@ -37,7 +37,6 @@ def arguments(parser: _ArgumentGroup) -> None:
     for name, value in (*whole, ("pairs", 32), ("early", 5000)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000], help="of the index")
-    parser.add_argument("--peer", help="the Python of an environment with transformers 4.40.2")
 
 
 def run(bench: Bench, options: Namespace) -> None:
