@@ -178,7 +178,7 @@ def edition_in(text: str) -> int:
     return int(found[1]) if found else 0
 
 
-def run(trial: Trial, askers: int, editors: int, warmup: float, seconds: float) -> list[int]:
+def let_work(trial: Trial, askers: int, editors: int, warmup: float, seconds: float) -> list[int]:
     """Let them work; the server's memory, a sample a second after the warm-up."""
     work = [(trial.edit, number) for number in range(editors)] + [(trial.ask, number) for number in range(askers)]
     threads = [threading.Thread(target=guarded, args=(trial, what, number)) for what, number in work]
@@ -228,7 +228,7 @@ def main() -> None:
         before = KnowledgeBase.open(kb)
         with serving(kb, options.model) as server:
             trial = Trial(server, questions_of(kb, options.questions), options.editors, options.seed)
-            samples = run(trial, options.askers, options.editors, options.warmup, 60 * options.minutes)
+            samples = let_work(trial, options.askers, options.editors, options.warmup, 60 * options.minutes)
             after = KnowledgeBase.open(kb).version
         facts = {"documents": len(before), "passages": before.num_passages(), "versions made": after - before.version}
     memory = thirds(samples)
