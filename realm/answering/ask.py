@@ -206,8 +206,11 @@ class Realm:
         # ---- the marginal, per word piece so that short answers have no advantage
         length_C = torch.tensor([len(candidate.ids) for candidate in candidates])
         log_joint_KC = log_prior_K[:, None] + logp_KC
-        total_C = log_joint_KC.amax(0) if best_alone else log_joint_KC.logsumexp(0)
-        marginal_C = total_C / length_C
+
+        def per_piece(log_joint_KC: Tensor) -> Tensor:
+            return (log_joint_KC.amax(0) if best_alone else log_joint_KC.logsumexp(0)) / length_C
+
+        marginal_C = per_piece(log_joint_KC)
         confidence_C = marginal_C.softmax(0)
         order = marginal_C.argsort(descending=True, stable=True).tolist()
         best = order[0]
@@ -234,7 +237,15 @@ class Realm:
         number_of = {candidate.text: c for c, candidate in enumerate(candidates)}
         evidence = rests_on(best, lambda i: float(posterior_KC[i, best]), stands)
         given = _given([candidates[c] for c in order[:CONSIDERED]], confidence_C[order], posterior_KC[:, order])
-        sides = find_conflict(given, evidence_of, normalize=normalize_orqa, rule=conflicts)
+        plain_K = torch.tensor([null_score, *(match.score for match in matches)])
+        ageless_C = per_piece(objectives.log_prior_BK(plain_K[None])[0][:, None] + logp_KC)
+        sides = find_conflict(
+            given,
+            evidence_of,
+            normalize=normalize_orqa,
+            rule=conflicts,
+            ageless=lambda text: float(ageless_C[number_of[text]]),
+        )
         return Answer(
             question=question,
             text=candidates[best].text,

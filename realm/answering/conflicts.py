@@ -54,12 +54,15 @@ def find_conflict(
     *,
     normalize: Callable[[str], str],
     rule: ConflictRule | None = None,
+    ageless: Callable[[str], float] | None = None,
 ) -> tuple[Side, ...]:
     """The sides of a disagreement, newest first; empty where there is none.
 
     found: answers by falling probability, the first being the one given; `log_mass` is log p(y, z | x) in each passage.
     evidence_of: what an answer rests on, one for each passage. Sides are ordered by the date of their newest passage,
     those without a date last; among equal dates by mass.
+    ageless: the log of an answer's mass had no recency prior acted, but for what all share; r(z) divided out of the
+    side's passages when None, which is the same where p(y|x) is a plain sum over passages.
     """
     rule = rule or ConflictRule()
     groups = _sides(found[:CONSIDERED], normalize)
@@ -84,7 +87,7 @@ def find_conflict(
     kept = [side for side in sides if side.preferred or side.mass >= floor]
     if len(kept) < 2 or sides[0].mass < rule.least:
         return ()
-    kept[0] = replace(kept[0], reason=_reason(kept[0], kept[1:]))
+    kept[0] = replace(kept[0], reason=_reason(kept[0], kept[1:], ageless))
     return tuple(sorted(kept, key=lambda side: (side.date or Date.min, side.mass), reverse=True))
 
 
@@ -104,12 +107,16 @@ def told(sides: Sequence[Side]) -> str | None:
     return f"the passages disagree: {' / '.join(map(_stood, sides))}; {given.text!r} is preferred: {why}"
 
 
-def _reason(given: Side, others: Sequence[Side]) -> str:
+def _reason(given: Side, others: Sequence[Side], ageless: Callable[[str], float] | None) -> str:
     """A key of `REASONS`."""
     if any(side.mass > given.mass for side in others):
         return "likeliest"
-    old = _log_mass_without_recency(given)
-    return "recency" if any(_log_mass_without_recency(side) > old for side in others) else "mass"
+
+    def before(side: Side) -> float:
+        return _log_mass_without_recency(side) if ageless is None else ageless(side.text)
+
+    acted = any(one.recency for side in (given, *others) for one in side.evidence)
+    return "recency" if acted and any(before(side) > before(given) for side in others) else "mass"
 
 
 def _log_mass_without_recency(side: Side) -> float:

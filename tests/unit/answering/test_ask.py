@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from datetime import date as Date
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from toy_realm import log_sum_exp, networks
 
 from realm.answering.ask import Realm
 from realm.answering.conflicts import ConflictRule
+from realm.answering.constraints import Constraints
 from realm.answering.tokens import cloze_tokens, passage_tokens
 from realm.config import DataConfig, PretrainConfig, ReaderConfig
 from realm.console import print_answer
@@ -137,6 +139,16 @@ def test_two_dated_documents_that_disagree(
     older_given = (given.date or Date.min) < (other.date or Date.min)
     assert (f"though {other.text!r} is newer" in answer.conflict) == older_given
     assert ("and it is the newest" in answer.conflict) == (not older_given)
+
+    rule, told_of = ConflictRule(ratio=1e-9, least=0.0), 0
+    for days_to_half in (10_000, 1_000, 300, 100):  # it is the reason exactly where it turned the preference round
+        constraints = Constraints(half_life_days=days_to_half, now=datetime(2026, 3, 2, tzinfo=UTC))
+        aged = model.ask(QUESTION, kb, k=2, conflicts=rule, constraints=constraints)
+        for side in aged.conflicts:
+            told_of += side.preferred
+            turned = aged.text != answer.text
+            assert not side.preferred or side.reason in (("recency", "likeliest") if turned else ("mass", "likeliest"))
+    assert told_of
 
     told = answer_json(answer)
     assert told["conflict"] == answer.conflict

@@ -185,6 +185,13 @@ def test_a_recency_prior_that_decided_is_the_reason() -> None:
     # 0.4 / 0.9 without the prior, against 0.3 / 0.1 and against 0.15 / 0.5.
     assert asked(said("Oslo", z2=0.4), said("Bergen", z0=0.3)).reason == "recency"
     assert asked(said("Oslo", z2=0.4), said("Bergen", z3=0.15)).reason == "mass"
+    # Where p(y|x) is no plain sum, what asks says what would have been.
+    found = said("Oslo", z2=0.4), said("Bergen", z0=0.3)
+    for ahead, reason in (("Oslo", "mass"), ("Bergen", "recency")):
+        by_hand = find_conflict(
+            found, aged, normalize=normalize_orqa, ageless=lambda text, one=ahead: float(text == one)
+        )
+        assert [side.reason for side in by_hand if side.preferred] == [reason]
     assert asked(said("Oslo", z2=0.3, z0=0.1), said("Bergen", z0=0.05, z1=0.25)).reason == "mass"
 
 
