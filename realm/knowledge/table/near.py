@@ -54,7 +54,7 @@ def build(table: LanceTable, encoder: str | None) -> dict[str, Any]:
     best = [_rows(_search(table, column, query).bypass_vector_index()) for query in query_BD]
     probed = recall = 0.0
     for probed in sorted({max(1, math.ceil(share * lists)) for share in _SHARES}):
-        found = [_rows(_probe(_search(table, column, query), int(probed))) for query in query_BD]
+        found = [_rows(probe(_search(table, column, query), int(probed))) for query in query_BD]
         recall = float(np.mean([len(have & want) / len(want) for have, want in zip(found, best, strict=True)]))
         if recall >= RECALL:
             break
@@ -63,10 +63,8 @@ def build(table: LanceTable, encoder: str | None) -> dict[str, Any]:
     return facts
 
 
-def probing(
-    query: LanceVectorQueryBuilder, table: LanceTable, column: str, rows: str, narrowed: bool
-) -> LanceVectorQueryBuilder:
-    """A query that goes by the index, or does not where few of the `rows` are left.
+def lists_to_probe(table: LanceTable, column: str, rows: str, narrowed: bool) -> int | None:
+    """How many lists of the index are to be looked at; None where the few `rows` that are left are searched exactly.
 
     narrowed: whether `rows` leaves passages out. UsageError where there is no index.
     """
@@ -81,19 +79,20 @@ def probing(
     if narrowed:
         left = table.count_rows(rows)
         if left <= EXACT_PER_LIST * facts["lists"]:
-            return query.bypass_vector_index()
+            return None
         share = min(1.0, left / facts["rows"])
-    return _probe(query, min(facts["lists"], math.ceil(facts["probed"] / math.sqrt(share))))
+    return min(int(facts["lists"]), math.ceil(float(facts["probed"]) / math.sqrt(share)))
 
 
-def _probe(query: LanceVectorQueryBuilder, lists: int) -> LanceVectorQueryBuilder:
+def probe(query: LanceVectorQueryBuilder, lists: int) -> LanceVectorQueryBuilder:
+    """A query that looks at so many lists. It finds no row without a vector, so none has to be left out by a predicate,
+    which would read the whole column."""
     return query.nprobes(lists).refine_factor(_REFINED)
 
 
 def _search(table: LanceTable, column: str, query_D: np.ndarray) -> LanceVectorQueryBuilder:
     search = table.search(query_D, vector_column_name=column).distance_type("dot")
-    rows = f"number >= 0 AND {column} IS NOT NULL"
-    found: LanceVectorQueryBuilder = search.where(rows, prefilter=True).select(["_distance"]).with_row_id(True)
+    found: LanceVectorQueryBuilder = search.where("number >= 0", prefilter=True).select(["_distance"]).with_row_id(True)
     return found.limit(_K)
 
 

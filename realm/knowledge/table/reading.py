@@ -283,12 +283,13 @@ def search_vectors(
     name, dim = vec.choose(table.schema, encoder)
     rows = condition(table, PASSAGES, where)
     query = table.search(vec.query_vector(vector, dim), vector_column_name=name).distance_type("dot")
-    narrowed = narrowing(where) is not None
-    query = near.probing(query, table, name, rows, narrowed) if approximate else query.bypass_vector_index()
-    found = (
-        query.where(f"{rows} AND {name} IS NOT NULL", prefilter=True).select([*FOUND, "_distance"]).limit(k).to_arrow()
-    )
-    if approximate and found.num_rows < k:  # the lists that were probed hold no more
+    lists = near.lists_to_probe(table, name, rows, narrowing(where) is not None) if approximate else None
+    if lists is None:
+        query, rows = query.bypass_vector_index(), f"{rows} AND {name} IS NOT NULL"
+    else:
+        query = near.probe(query, lists)
+    found = query.where(rows, prefilter=True).select([*FOUND, "_distance"]).limit(k).to_arrow()
+    if lists is not None and found.num_rows < k:  # the lists that were probed hold no more
         return search_vectors(table, vector, k, where, encoder)
     return [match_of(row, 1.0 - row["_distance"]) for row in found.to_pylist()]  # Lance's "dot" distance is 1 - product
 
