@@ -44,7 +44,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk; where the power goes afterwards, they are there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -62,14 +63,14 @@ def staged_file(path: Path) -> Iterator[Path]:
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         yield staged
-        _flush(staged)
+        flush(staged)
         _open_to_readers(staged)
         os.replace(staged, path)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
         staged.unlink(missing_ok=True)
-    _flush(path.parent)
+    flush(path.parent)
 
 
 @functools.cache
@@ -122,10 +123,10 @@ def staged_folder(path: Path) -> Iterator[Path]:
         staged.mkdir()
         yield staged
         for file in staged.rglob("*"):
-            _flush(file)
+            flush(file)
             if file.is_file():
                 _open_to_readers(file)
-        _flush(staged)
+        flush(staged)
         if path.exists():
             old = path.with_name(f".{path.name}.stage-old-{uuid.uuid4().hex[:8]}")
             os.replace(path, old)
@@ -133,7 +134,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(staged, path)
-        _flush(path.parent)
+        flush(path.parent)
     except Exception as error:
         shutil.rmtree(staged, ignore_errors=True)
         if disk_is_full(error):

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from realm.errors import ArtefactError, KnowledgeBaseError, RealmError, UsageError
 from realm.files import disk_is_full, read_json, write_json, write_refused
+from realm.knowledge.table.flushing import files_of, flush_new
 from realm.knowledge.table.listing import Listing
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class Store:
         """The newest version, held for writing: no other process or thread writes until the block ends.
 
         The lock is the operating system's (flock), so it goes when its holder dies, however it dies.
+        What the block wrote is on the disk when it has ended, so an acknowledged edit outlives a power cut.
         """
         self.check_writable()
         owner = self.path / ".lock.json"
@@ -171,7 +173,10 @@ class Store:
         try:
             with self.errors("locked for writing"):
                 owner.write_text(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S")}))
+                before = files_of(self.path)
             yield self.table
+            with self.errors("written"):
+                flush_new(self.path, before)
         finally:
             lock.release()
 

@@ -1,0 +1,55 @@
+"""What is acknowledged is on the disk: the files that a commit leaves were flushed, and the folders that name them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import dots
+import pytest
+
+from realm.files import flush
+from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.table.flushing import files_of
+from realm.types import Document
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Path]]:
+    """The places that were flushed to the disk, as the operating system was told them."""
+    places: set[Path] = set()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        places.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    yield places
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks descriptors up in /proc")
+def test_every_file_of_a_commit_is_flushed_before_it_is_acknowledged(tmp_path: Path, flushed: set[Path]) -> None:
+    kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split, splitter=dots.SETTINGS)
+    first = [Document("a", "Guernica", "Pablo Picasso painted it."), Document("b", "Seine", "A river.")]
+    for work in (
+        lambda: kb.add(first),
+        lambda: kb.update(Document("a", "Guernica", "It hangs in Madrid.")),
+        lambda: kb.delete("b"),
+        lambda: kb.compact(),
+    ):
+        before = files_of(kb.path)
+        flushed.clear()
+        work()
+        after = files_of(kb.path).items()
+        new = {place / name for place, names in after for name in names - before.get(place, frozenset())}
+        assert new, "every work commits"
+        assert new <= flushed
+        assert {path.parent for path in new} <= flushed
+
+
+def test_a_folder_can_be_flushed(tmp_path: Path) -> None:
+    flush(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        flush(tmp_path / "absent")
