@@ -3,72 +3,23 @@ models only describe it, and a test holds the two together."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 from datetime import date as Date
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
     Tag,
 )
 
 from realm.answering.conflicts import ConflictRule
 from realm.answering.constraints import Constraints, constraints_of
-from realm.knowledge.table.predicates import MAX_VALUES
+from realm.service.fields import METADATA_KEYS, Count, Day, Id, Ids, Scalar, Text, When, Where
 from realm.types import Document
-
-ID_CHARACTERS = 1024
-"""Of the longest document id."""
-WHERE_CHARACTERS = 100_000
-METADATA_KEYS = 64
-
-
-def _day(value: Any) -> Any:
-    """Only text that is a day: a number would be taken for seconds since 1970."""
-    if value is not None and not (isinstance(value, str) and len(value) == len("YYYY-MM-DD")):
-        raise ValueError("expected a day as YYYY-MM-DD")
-    return value
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("expected a finite number")
-    return value
-
-
-def _unicode(value: str) -> str:
-    """JSON can escape half a character, which nothing behind can hold."""
-    if not value.isascii() and not value.isprintable():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError("found half a character (a lone surrogate): expected whole ones") from None
-    return value
-
-
-def _whole(value: Any) -> Any:
-    """5.0, which JSON does not tell from 5."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Text = Annotated[StrictStr, AfterValidator(_unicode)]
-_Id = Annotated[Text, Field(min_length=1, max_length=ID_CHARACTERS)]
-_Day = Annotated[Date, BeforeValidator(_day)]
-_Scalar = Text | StrictBool | StrictInt | Annotated[StrictFloat, AfterValidator(_finite)]
-_Where = Annotated[Text, Field(max_length=WHERE_CHARACTERS)]
-_Ids = Annotated[list[_Id], Field(max_length=MAX_VALUES)]
-_Count = Annotated[StrictInt, Field(ge=1), BeforeValidator(_whole)]
-_When = _Count | Annotated[Text, Field(max_length=64)]
 
 
 class _In(BaseModel):
@@ -98,13 +49,13 @@ class Conflicts(_In):
 class _Constrained(_In):
     """What the passages keep to; see `Constraints`."""
 
-    where: _Where | None = Field(
+    where: Where | None = Field(
         None, description="A predicate on the documents, as date >= now() - interval '2 years' and source = 'reuters'."
     )
-    allow: _Ids | None = Field(None, description="Ids of documents: only these.")
-    deny: _Ids | None = Field(None, description="Ids of documents: none of these.")
-    max_per_document: _Count | None = Field(None, description="At most so many passages of a document.")
-    max_per_source: _Count | None = Field(None, description="At most so many passages of a source.")
+    allow: Ids | None = Field(None, description="Ids of documents: only these.")
+    deny: Ids | None = Field(None, description="Ids of documents: none of these.")
+    max_per_document: Count | None = Field(None, description="At most so many passages of a document.")
+    max_per_source: Count | None = Field(None, description="At most so many passages of a source.")
     mmr: float | None = Field(
         None, ge=0, le=1, description="Maximal marginal relevance: 1 is the plain order, less moves repetition back."
     )
@@ -133,8 +84,8 @@ class Ask(_Constrained):
 
     question: Text | None = Field(None, description="A question; of a pre-trained model a sentence with [MASK].")
     questions: list[Text] | None = Field(None, min_length=1, description="Many, in place of `question`.")
-    k: _Count | None = Field(None, description="Passages to read; as in training by default.")
-    as_of: _When | None = Field(None, description="Answer from this version, or as of this time (ISO 8601).")
+    k: Count | None = Field(None, description="Passages to read; as in training by default.")
+    as_of: When | None = Field(None, description="Answer from this version, or as of this time (ISO 8601).")
     aggregate: Literal["marginal", "best-span"] | None = Field(
         None, description="An answer's probability: over all its places, or of the best one."
     )
@@ -145,15 +96,15 @@ class Search(_Constrained):
     """What to look for."""
 
     query: Text
-    k: _Count = 5
-    as_of: _When | None = Field(None, description="Search this version, or as of this time (ISO 8601).")
+    k: Count = 5
+    as_of: When | None = Field(None, description="Search this version, or as of this time (ISO 8601).")
     by: Literal["meaning", "words"] = Field("meaning", description="By the model's vectors, or by BM25.")
 
 
 class Restore(_In):
     """Which state of a document to go back to."""
 
-    as_of: _When = Field(description="A version, or a time (ISO 8601).")
+    as_of: When = Field(description="A version, or a time (ISO 8601).")
 
 
 class Content(_In):
@@ -162,10 +113,10 @@ class Content(_In):
     title: Text = ""
     text: Text
     source: Text | None = None
-    date: _Day | None = None
+    date: Day | None = None
     lang: Text | None = None
     url: Text | None = None
-    metadata: dict[Text, _Scalar] = Field(
+    metadata: dict[Text, Scalar] = Field(
         default_factory=dict,
         max_length=METADATA_KEYS,
         json_schema_extra={"propertyNames": {"pattern": "^[A-Za-z][A-Za-z0-9_]*$"}},
@@ -181,7 +132,7 @@ class Content(_In):
 class NewDocument(Content):
     """A document to add."""
 
-    id: _Id
+    id: Id
 
 
 class NewDocuments(_In):
