@@ -24,7 +24,6 @@ SUITES = {
     "edits": "benchmarks.bench_edits",
     "filters": "benchmarks.bench_filters",
     "together": "benchmarks.bench_together",
-    "crash": "benchmarks.bench_crash",
 }
 """Name to module."""
 
