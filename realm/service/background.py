@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -17,12 +18,15 @@ import torch
 from realm.errors import RealmError
 from realm.knowledge.base import KnowledgeBase
 from realm.service.asking import Model
+from realm.service.memory import give_back
 from realm.types import Progress
 
 log = logging.getLogger("realm.service")
 
 NICE = 10
 """How much less the processor's scheduler favours the embedding for another model than answers."""
+GIVE_BACK_SECONDS = 60.0
+"""Freed memory goes back at most so often: what is taken again has to be cleared by the system first."""
 
 
 class Closing(Exception):
@@ -38,6 +42,7 @@ class Upkeep:
         self._kb = kb
         self._worker = ThreadPoolExecutor(1, "realm-tidy")
         self._running: Future[None] | None = None
+        self._given_back = time.monotonic()
 
     def edited(self) -> None:
         """Something was written: look whether it is worth while."""
@@ -54,6 +59,9 @@ class Upkeep:
             self._kb.upkeep.tidy()
         except RealmError as error:
             log.warning("not tidied: %s", error)
+        if time.monotonic() - self._given_back >= GIVE_BACK_SECONDS:
+            give_back()
+            self._given_back = time.monotonic()
 
 
 class ModelChange:

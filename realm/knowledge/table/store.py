@@ -34,7 +34,10 @@ READABLE = (1, 2)
 """Version 1 had no keys of rows, see `keys`; the first edit lays them."""
 METADATA_CACHE = 16 << 20
 """Bytes. Every version leaves 0.06 MB there that nobody asks for again: with Lance's own limit, 1 GiB, a process that
-follows edits seems to leak."""
+follows edits seems to leak. What Lance counts as 16 MiB is 28 in memory; 260 edits fill it."""
+INDEX_CACHE = 1 << 30
+"""Bytes. Every version leaves 0.005 MB there too, and Lance's own limit is 6 GiB. Lance caches no entry that is larger
+than the limit; of ten million passages the largest would be the text index's list of them, about 120 MB by its form."""
 
 
 class InUseError(KnowledgeBaseError):
@@ -70,7 +73,7 @@ class Store:
         self.listing = Listing()
         with self.errors("opened"):
             # Interval 0: every read looks for a newer commit, so an open reader sees an edit at its next question.
-            session = lancedb.Session(metadata_cache_size_bytes=METADATA_CACHE)
+            session = lancedb.Session(INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
             self._database = lancedb.connect(str(path), read_consistency_interval=timedelta(0), session=session)
             self.table: LanceTable = self._database.open_table(TABLE)  # type: ignore[assignment]
         self.pinned = version is not None
