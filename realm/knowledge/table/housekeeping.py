@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from realm.errors import UsageError
+from realm.knowledge.table import near
 from realm.knowledge.table.keys import GONE, has_keys, lay_indexes
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def _optimize(table: LanceTable, keep: timedelta, leftovers: bool = False) -> No
     leftovers: with the files of writes that came to nothing (killed, no room). Lance keeps these for a week, lest
     somebody is still writing them; that nobody is, the lock says.
     """
+    near.make_ready(table)
     table.optimize(cleanup_older_than=keep, delete_unverified=leftovers)
 
 

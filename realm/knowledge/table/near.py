@@ -63,6 +63,25 @@ def build(table: LanceTable, encoder: str | None) -> dict[str, Any]:
     return facts
 
 
+def make_ready(table: LanceTable) -> None:
+    """Let Lance bring the indexes up to date. It fails, and leaves them all as they are, where rows came after an index
+    and none of them has a vector, as after a deletion: so one that has is written anew, behind them.
+
+    table: held for writing. A commit where there is anything to do.
+    """
+    for index in table.list_indices():
+        column = index.columns[0]
+        stats = table.index_stats(index.name) if column.startswith(sc.VECTOR) else None
+        if stats is None or not stats.num_unindexed_rows:
+            continue
+        embedded = table.search().where(f"number >= 0 AND {column} IS NOT NULL").select(["number"])
+        found = embedded.with_row_id(True).limit(1).to_arrow()["_rowid"].to_pylist()
+        if found:
+            table.update(where=f"_rowid = {found[0]}", values_sql={"number": "number"})
+        else:
+            table.drop_index(index.name)
+
+
 def lists_to_probe(table: LanceTable, column: str, rows: str, narrowed: bool) -> int | None:
     """How many lists of the index are to be looked at; None where the few `rows` that are left are searched exactly.
 

@@ -156,6 +156,19 @@ def test_old_versions_go_only_when_told(kb: KnowledgeBase, monkeypatch: pytest.M
     assert kb.get("d0") == Document("d0", "", "and on.")
 
 
+@pytest.mark.parametrize("left", [3, 0])
+def test_compacting_where_no_row_after_the_index_has_a_vector(kb: KnowledgeBase, left: int) -> None:
+    kb.index_vectors()
+    kb.delete([f"d{n}" for n in range(left, 4)])
+    kb.add([Document("new", "", "has none.")])
+    kb.compact()
+    kb.add([Document("newer", "", "has one.")], encoder=ENCODER)
+    kb.compact()
+    vector = np.ones(2, np.float32)
+    found = [kb.search_vectors(vector, 20, approximate=approximate) for approximate in (True, False)]
+    assert [len(mine) for mine in found] == [3 * left + 1] * 2
+
+
 def test_the_command_compacts_and_says_what_went(kb: KnowledgeBase) -> None:
     told = command("docs", "compact", "--kb", kb.path)
     assert told.code == 0 and told.out == f"version {kb.version}\n"
