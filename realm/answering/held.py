@@ -66,11 +66,12 @@ class HeldVectors:
     def hold(self, kb: KnowledgeBase, encoder: str) -> Layers | None:
         """Read the vectors of `kb`, open at one version, before the first question; None beyond the limit."""
         version = (kb.path, kb.identity, kb.version, encoder)
-        if self._held is None or self._held.version != version:
-            self._held = self._read_anew = None  # not two in memory where nobody asks meanwhile
-            self._held = read_layers(kb, version, self.limit)
-            self._too_large = version if self._held is None else None
-        return self._held
+        held = self._held
+        if held is None or held.version != version:
+            held = self._held = self._read_anew = None  # not two in memory where nobody asks meanwhile
+            held = self._held = read_layers(kb, version, self.limit)
+            self._too_large = version if held is None else None
+        return held  # and not what another thread has put in its place meanwhile
 
     def _follow(self, kb: KnowledgeBase, version: Version) -> Layers | None:
         """What is held, brought to a version; None where that can't be."""

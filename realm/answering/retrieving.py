@@ -170,14 +170,15 @@ class DenseRetrieval:
         the next one only what was edited can lack any."""
         while True:
             this = (kb.path, kb.identity, kb.version, encoder.fingerprint)
-            if self._prepared is not None and self._prepared[0] == this:
-                return self._prepared[1]
+            before = self._prepared  # once: another thread may put a later version there
+            if before is not None and before[0] == this:
+                return before[1]
             now, documents = kb.at(this[2]), None
             if self.held.reach(now, this[3]):
                 self._prepared = this, now
                 return now
-            if self._prepared is not None and _is_before(self._prepared[0], this) and this[3] in now.encoders():
-                changes = now.changes(self._prepared[0][2], this[3])
+            if before is not None and _is_before(before[0], this) and this[3] in now.encoders():
+                changes = now.changes(before[0][2], this[3])
                 if changes is not None and not changes.waiting:
                     self._prepared = this, now
                     return now

@@ -214,3 +214,21 @@ def test_vectors_whose_version_was_let_go_are_read_again(kb: KnowledgeBase, monk
     found = [held.search(now, query, 99, ENCODER) for _ in range(2)][1]
     assert found is not None
     assert [set(told(mine)) for mine in found] == [set(told(now.search_vectors(q.numpy(), 99))) for q in query]
+
+
+def test_what_another_thread_puts_in_its_place_meanwhile_is_not_given(
+    kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = newest(kb)
+    kb.delete("d3")
+    second = kb.at(kb.version)
+    held, other = HeldVectors(), HeldVectors().hold(second, ENCODER)
+
+    def interrupted(self: HeldVectors, _: object) -> None:
+        """The other thread comes after the vectors were read."""
+        self._held = other
+
+    monkeypatch.setattr(HeldVectors, "_too_large", property(lambda self: None, interrupted), raising=False)
+    found = held.search(first, queries(2), 99, ENCODER)
+    assert held._held is other and found is not None
+    assert "d3" in {match.passage.document_id for match in found[0]}
