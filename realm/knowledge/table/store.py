@@ -160,7 +160,8 @@ class Store:
         """The newest version, held for writing: no other process or thread writes until the block ends.
 
         The lock is the operating system's (flock), so it goes when its holder dies, however it dies.
-        What the block wrote is on the disk when it has ended, so an acknowledged edit outlives a power cut.
+        What the block wrote is on the disk when it has ended, so an acknowledged edit outlives a power cut. So is
+        what it committed before it failed: the next edit stands on it, and flushes only its own.
         """
         self.check_writable()
         owner = self.path / ".lock.json"
@@ -177,7 +178,12 @@ class Store:
             with self.errors("locked for writing"):
                 owner.write_text(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S")}))
                 before = files_of(self.path)
-            yield self.table
+            try:
+                yield self.table
+            except BaseException:
+                with suppress(OSError):
+                    flush_new(self.path, before)
+                raise
             with self.errors("written"):
                 flush_new(self.path, before)
         finally:

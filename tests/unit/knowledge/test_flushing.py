@@ -50,6 +50,18 @@ def test_every_file_of_a_commit_is_flushed_before_it_is_acknowledged(tmp_path: P
         assert {path.parent for path in new} <= flushed
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks descriptors up in /proc")
+def test_what_was_committed_before_a_write_failed_is_flushed(tmp_path: Path, flushed: set[Path]) -> None:
+    kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split, splitter=dots.SETTINGS)
+    before = files_of(kb.path)
+    flushed.clear()
+    with pytest.raises(KeyError), kb._store.writing(1.0) as table:
+        table.add_columns({"later": "cast(null as string)"})
+        raise KeyError
+    new = files_of(kb.path / "passages.lance" / "_versions")
+    assert {place / name for place, names in new.items() for name in names - before[place]} & flushed
+
+
 def test_a_folder_can_be_flushed(tmp_path: Path) -> None:
     flush(tmp_path)
     with pytest.raises(FileNotFoundError):
