@@ -83,14 +83,14 @@ class ModelChange:
         """finish: does work in the thread of edits. swap: takes the model into use. cores: that it may embed on."""
         self._kb, self._open_model, self._finish, self._swap = kb, open_model, finish, swap
         self._closing, self._cores = closing, cores
-        self._wanted = threading.Event()
+        self._wanted = False  # no Event: a signal that comes while one is being set would wait for itself
         self._lock = threading.RLock()  # a signal may come while it is held for one before
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
         """Open the model again and change to it; asked for while one is being changed, once more after that."""
         with self._lock:
-            self._wanted.set()
+            self._wanted = True
             if self._thread is None and not self._closing.is_set():
                 self._thread = threading.Thread(target=self._work, name="realm-model")
                 self._thread.start()
@@ -106,10 +106,10 @@ class ModelChange:
         torch.set_num_threads(self._cores)
         while True:
             with self._lock:
-                if not self._wanted.is_set() or self._closing.is_set():
+                if not self._wanted or self._closing.is_set():
                     self._thread = None
                     return
-                self._wanted.clear()
+                self._wanted = False
             try:
                 self._change()
             except Closing:
