@@ -6,9 +6,16 @@ import math
 from datetime import date as Date
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
-
 from realm.knowledge.table.predicates import MAX_VALUES
+from realm.service.framework import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+)
 
 ID_CHARACTERS = 1024
 """Of the longest document id."""

@@ -1,4 +1,4 @@
-"""The web framework, imported here alone."""
+"""The web framework and what it checks values with, imported here alone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,32 @@ try:
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse, StreamingResponse
     from fastapi.security import HTTPBearer
+    from pydantic import (
+        AfterValidator,
+        BaseModel,
+        BeforeValidator,
+        ConfigDict,
+        Discriminator,
+        Field,
+        StrictBool,
+        StrictFloat,
+        StrictInt,
+        StrictStr,
+        Tag,
+    )
 except ModuleNotFoundError as error:
     raise MissingLibraryError("fastapi", "serve", "realm serve") from error
 
 __all__ = [
     "APIRouter",
+    "AfterValidator",
+    "BaseModel",
+    "BeforeValidator",
     "Body",
+    "ConfigDict",
+    "Discriminator",
     "FastAPI",
+    "Field",
     "HTTPBearer",
     "HTTPException",
     "Header",
@@ -27,4 +46,9 @@ __all__ = [
     "Response",
     "Security",
     "StreamingResponse",
+    "StrictBool",
+    "StrictFloat",
+    "StrictInt",
+    "StrictStr",
+    "Tag",
 ]

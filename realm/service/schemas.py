@@ -7,18 +7,10 @@ from dataclasses import fields
 from datetime import date as Date
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StrictBool,
-    Tag,
-)
-
 from realm.answering.conflicts import ConflictRule
 from realm.answering.constraints import Constraints, constraints_of
 from realm.service.fields import METADATA_KEYS, Count, Day, Id, Ids, Scalar, Text, When, Where
+from realm.service.framework import BaseModel, ConfigDict, Discriminator, Field, StrictBool, Tag
 from realm.types import Document
 
 
