@@ -216,8 +216,9 @@ class _Desk:
         optimizer = self._optimizer(method)
         if found:
             restore(found, optimizer)
-            self.metrics.rewind(STAGE, begin)
             judge.forget(begin)
+            anew = not (self.run.evaluations / f"{found.name}.json").exists()
+            self.metrics.rewind(STAGE, begin, lambda event: anew and event["kind"] == "dev" and event["step"] == begin)
             self._tell(judge, found)  # a run that was killed in between has its checkpoint, but not what it is worth
         if begin < steps:
             self._train(method, side, batches, optimizer, judge, begin)
