@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from realm.errors import AbsentError, ChangedError, DataError, PresentError, UsageError
+from realm.errors import AbsentError, ChangedError, DataError, KnowledgeBaseError, PresentError, UsageError
 from realm.files import fingerprint
 from realm.knowledge.table import housekeeping, keys, origins
 from realm.knowledge.table import schema as sc
@@ -21,6 +22,8 @@ from realm.types import Document, Passage, Progress
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
+
+log = logging.getLogger("realm.knowledge")
 
 Split = Callable[[Sequence[Document]], list[list[Passage]]]
 """Documents to their passages, in order."""
@@ -87,7 +90,7 @@ class Writer:
             if progress is not None:
                 progress(total.added + total.updated + total.unchanged, None)
         if self.tidies and (total.added or total.updated):
-            self.tidy()
+            self.tidy_behind()
         return replace(total, version=self.store.version)
 
     def write_batch(
@@ -202,12 +205,19 @@ class Writer:
                 rows += keys.emptied(i, range(headers[i]["num_passages"]))
             _commit(table, sc.table_of(rows, table.schema), True)
         if self.tidies:
-            self.tidy()
+            self.tidy_behind()
         return Counts(deleted=len(ids), version=self.store.version)
+
+    def tidy_behind(self) -> None:
+        """`tidy` after a commit: what is committed has not failed because the housekeeping did, which the next write
+        tries again."""
+        try:
+            self.tidy()
+        except KnowledgeBaseError as error:
+            log.warning("housekeeping is put off: %s", error)
 
     def tidy(self) -> bool:
         """`housekeeping.tidy`, where it is worth its time and nobody else writes; whether anything was done."""
-        # The documents are committed: housekeeping that can't be done now waits for the next write.
         with suppress(InUseError), self.store.writing(0.0) as table, self.store.errors("tidied"):
             return housekeeping.tidy(table)
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from datetime import timedelta
@@ -178,3 +179,18 @@ def test_the_command_compacts_and_says_what_went(kb: KnowledgeBase) -> None:
         with pytest.raises(UsageError, match="90d"):
             read_period(wrong)
     assert read_period("90d") == timedelta(days=90) and read_period(" 2w") == timedelta(weeks=2)
+
+
+def test_what_is_committed_has_not_failed_because_housekeeping_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(table: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(housekeeping, "tidy", full)
+    kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split, splitter=dots.SETTINGS)
+    assert kb.add(Document("a", "Seine", "A river.")).added == 1
+    assert kb.delete("a").deleted == 1
+    assert "the disk is full" in caplog.text
+    with pytest.raises(KnowledgeBaseError, match="the disk is full"):
+        kb.upkeep.tidy()

@@ -130,8 +130,9 @@ def test_a_warm_start_s_loss_kept_up_takes_its_time(model: Path, found: dict[str
     assert numbers["realm_step_seconds"] > 10 * found["numbers"]["realm_step_seconds"]
 
 
-def test_nothing_is_fetched_for_a_model_that_is_not_here() -> None:
-    """The test session has an empty cache and no network: a fetch would fail."""
+def test_nothing_is_fetched_for_a_model_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is empty, and without a network a fetch would fail."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     settings, folder, note = local_shape("someone/large-model")
     assert folder is None
     assert (settings.num_hidden_layers, settings.hidden_size) == (STAND_IN["num_hidden_layers"], 384)
