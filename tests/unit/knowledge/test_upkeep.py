@@ -189,7 +189,7 @@ def test_what_is_committed_has_not_failed_because_housekeeping_did(
 
     monkeypatch.setattr(housekeeping, "tidy", full)
     kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split, splitter=dots.SETTINGS)
-    assert kb.add(Document("a", "Seine", "A river.")).added == 1
+    assert kb.add([Document("a", "Seine", "A river.")]).added == 1
     assert kb.delete("a").deleted == 1
     assert "the disk is full" in caplog.text
     with pytest.raises(KnowledgeBaseError, match="the disk is full"):
