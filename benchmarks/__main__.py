@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(__doc__)
         return 0
     if name == "list":
-        for suite, module in catalog.known().items():
+        for suite, module in catalog.SUITES.items():
             console.print(f"{suite:10s} {catalog.about(module)}")
         return 0
     if name == "report":
@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         return command(rest, console)
     if name == "all":
         return run_all(rest, console)
-    if name not in catalog.known():
-        named = ", ".join(["list", "all", "report", *catalog.known()])
+    if name not in catalog.SUITES:
+        named = ", ".join(["list", "all", "report", *catalog.SUITES])
         print(f"found no benchmark {name!r}: expected one of {named}", file=sys.stderr)
         return 2
     module = catalog.open_suite(name)
@@ -152,7 +152,7 @@ def run_script(name: str, module: ModuleType, rest: list[str], console: Console)
 def run_all(rest: list[str], console: Console) -> int:
     """Every suite with its own settings. Scripts need files of their own, and are named."""
     failed = []
-    for name in catalog.known():
+    for name in catalog.SUITES:
         if not hasattr(catalog.open_suite(name), "run"):
             console.print(f"{name}: a script; see python -m benchmarks {name} --help")
             continue

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
 TABLE = "passages"
-_WRITING = frozenset({"locked for writing", "written", "compacted", "tidied"})
+_WRITING = frozenset({"locked for writing", "written", "compacted", "indexed", "tidied"})
 CONFIG = "kb.json"
 FORMAT = "realm knowledge base"
 FORMAT_VERSION = 2
