@@ -347,11 +347,15 @@ class Service:
             raise RefusedError(422, "too_many", f"found k={k:,}: expected at most {self.limits.passages:,}")
 
     async def _edit(self, edit: Callable[[Model], Counts]) -> Counts:
+        def work() -> Counts:
+            counts = edit(self.model)  # whichever it is by then
+            # Here and not behind the wait: the client may have left, the edit is made all the same.
+            self._upkeep.edited()
+            self.metrics.edited(added=counts.added, updated=counts.updated, deleted=counts.deleted)
+            return counts
+
         self._check_open()
-        counts: Counts = await self._given(self._editor.submit, lambda: edit(self.model))  # whichever it is by then
-        self._upkeep.edited()
-        self.metrics.edited(added=counts.added, updated=counts.updated, deleted=counts.deleted)
-        return counts
+        return await self._given(self._editor.submit, work)
 
     async def _reading(self, work: Callable[..., T], *arguments: Any) -> T:
         return await self._given(self._readers.submit, work, *arguments)

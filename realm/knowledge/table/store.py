@@ -177,15 +177,17 @@ class Store:
         try:
             with self.errors("locked for writing"):
                 owner.write_text(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S")}))
-                before = files_of(self.path)
+                # Of the table alone: snapshots beside it are large, and made by others without this lock.
+                folder = self.path / f"{TABLE}.lance"
+                before = files_of(folder)
             try:
                 yield self.table
             except BaseException:
                 with suppress(OSError):
-                    flush_new(self.path, before)
+                    flush_new(folder, before)
                 raise
             with self.errors("written"):
-                flush_new(self.path, before)
+                flush_new(folder, before)
         finally:
             lock.release()
 
