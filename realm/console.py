@@ -79,19 +79,19 @@ class Terminal:
                 finally:
                     self._bar = None
         else:
-            last = started
+            last, first = started, None
 
             def plain(done: int, total: int | None) -> None:
-                nonlocal last
+                nonlocal last, first
                 now = time.monotonic()
+                # Counted from the first call: what was done before an interruption says nothing of the pace.
+                first = first or (now, done)
                 if now - last >= PLAIN_INTERVAL_SECONDS and done:
                     last = now
-                    rate = done / (now - started)
-                    left = f", {(total - done) / rate:.0f} s left" if total else ""
-                    self.note(
-                        f"  {title}: {done:,}{f' of {total:,}' if total else ''} {unit} "
-                        f"({rate:,.2g}/s{left}){self._line()}"
-                    )
+                    rate = (done - first[1]) / max(now - first[0], 1e-9)
+                    left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
+                    pace = f" ({rate:,.2g}/s{left})" if rate else ""
+                    self.note(f"  {title}: {done:,}{f' of {total:,}' if total else ''} {unit}{pace}{self._line()}")
 
             yield plain
         self.console.print(f"[green]✓[/] {escape(title)} [dim]{time.monotonic() - started:.1f} s[/]")

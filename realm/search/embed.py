@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,94 +116,170 @@ def embed(
     Memory: one shard of vectors, whatever the number of passages.
     TrainingError: NaN from the encoder. EmbeddingStopped: should_stop() was true. ArtefactError: disk full.
     """
-    out, facts = Path(out), dict(facts or {})
-    if dtype not in DTYPES:
-        raise UsageError(f"storage type {dtype!r}: expected one of {', '.join(DTYPES)}")
-    if rows_per_shard < 1 or (batch_tokens is not None and batch_tokens < 1) or not 0 <= rank < world_size:
-        raise UsageError(f"rows_per_shard {rows_per_shard}, batch_tokens {batch_tokens}, rank {rank} of {world_size}")
-    plan = {
-        "encoder": facts.get("encoder"),
-        "snapshot": source.fingerprint,
-        "max_tokens": max_tokens,
-        "dim": encoder.dim,
-        "dtype": dtype,
-        "rows": len(source),
-        "rows_per_shard": rows_per_shard,
-        "bf16": bf16,
-    }
-    if _finished(out, plan):
-        return out
-    work = _work_folder(out, plan, alone=world_size == 1)
-    ranges = [(a, min(a + rows_per_shard, len(source))) for a in range(0, len(source), rows_per_shard)]
+    facts = dict(facts or {})
+    if (batch_tokens is not None and batch_tokens < 1) or not 0 <= rank < world_size:
+        raise UsageError(f"batch_tokens {batch_tokens}, rank {rank} of {world_size}")
+    plan = Plan.of(
+        encoder,
+        source,
+        out,
+        max_tokens=max_tokens,
+        bf16=bf16,
+        rows_per_shard=rows_per_shard,
+        dtype=dtype,
+        name=facts.get("encoder"),
+    )
+    if plan.finished():
+        return plan.out
+    work = plan.open(alone=world_size == 1)
     done = 0
 
     def tick(rows: int) -> None:
         nonlocal done
         done += rows
         if progress is not None:
-            progress(done, len(source))
+            progress(done, plan.rows)
         if should_stop is not None and should_stop():
-            raise EmbeddingStopped(f"embedding stopped at {done} of {len(source)} passages: call again to go on")
+            raise EmbeddingStopped(f"embedding stopped at {done} of {plan.rows} passages: call again to go on")
 
-    for number, (first, last) in enumerate(ranges):
-        path = work / shard_name(number, first, last)
-        if path.exists():
-            tick(last - first)
-        elif number % world_size == rank:
-            rows = torch.arange(first, last)
-            budget: dict[str, Any] = {"max_tokens": max_tokens, "batch_tokens": batch_tokens, "bf16": bf16}
-            vectors = embed_rows(encoder, source, rows, **budget, on_batch=tick)
-            write_shard(path, pack(vectors, dtype))
-    if world_size > 1:
+    ranges = plan.ranges
+    missing = [number for number in range(len(ranges)) if not plan.shard(number).exists()]
+    if len(missing) < len(ranges):  # apart and first, so that no rate counts what an earlier call did
+        tick(plan.rows - sum(ranges[number][1] - ranges[number][0] for number in missing))
+    for number in missing:
+        if number % world_size == rank:
+            plan.write(encoder, source, number, batch_tokens=batch_tokens, on_batch=tick)
+    return work if world_size > 1 else plan.seal(facts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An index that is being made: of what, by which parameters, in which shards. Equal plans share their work."""
+
+    out: Path
+    """The finished folder."""
+    encoder: str | None
+    """Fingerprint of the parameters; None: nobody can go on with this work."""
+    snapshot: str
+    max_tokens: int
+    dim: int
+    dtype: str
+    rows: int
+    rows_per_shard: int
+    bf16: bool
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Encoder,
+        source: PassageSource,
+        out: Path,
+        *,
+        max_tokens: int,
+        bf16: bool,
+        rows_per_shard: int,
+        dtype: str,
+        name: str | None,
+    ) -> Plan:
+        """name: fingerprint of the encoder's parameters. UsageError: an impossible setting."""
+        if dtype not in DTYPES:
+            raise UsageError(f"storage type {dtype!r}: expected one of {', '.join(DTYPES)}")
+        if rows_per_shard < 1:
+            raise UsageError(f"rows_per_shard {rows_per_shard}: expected at least 1")
+        snapshot, rows = source.fingerprint, len(source)
+        return cls(Path(out), name, snapshot, max_tokens, encoder.dim, dtype, rows, rows_per_shard, bf16)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the work's folder is named after."""
+        return {name: value for name, value in vars(self).items() if name != "out"}
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """(first row, row after the last) of each shard."""
+        size = self.rows_per_shard
+        return [(first, min(first + size, self.rows)) for first in range(0, self.rows, size)]
+
+    @property
+    def work(self) -> Path:
+        """The unfinished folder of exactly this work."""
+        parts = (f"{key}={value}" for key, value in sorted(self.identity.items()))
+        return self.out.with_name(f".{self.out.name}.partial-{fingerprint(*parts)}")
+
+    def shard(self, number: int) -> Path:
+        first = number * self.rows_per_shard
+        return self.work / shard_name(number, first, min(first + self.rows_per_shard, self.rows))
+
+    def finished(self) -> bool:
+        """Whether `out` is there and is this."""
+        if not (self.out / MANIFEST).exists():
+            return False
+        try:
+            manifest = read_manifest(self.out, format=FORMAT, version=VERSION)
+        except ArtefactError:
+            return False
+        found = {"bf16": False, **manifest}  # which older indexes don't tell
+        same = all(found.get(key) == value for key, value in self.identity.items() if key != "rows_per_shard")
+        return same and self.encoder is not None
+
+    def open(self, *, alone: bool) -> Path:
+        """Make the unfinished folder, or take up the one that is there; unless others may be at work, those of other
+        plans for the same `out` are removed."""
+        work, out = self.work, self.out
+        if alone:
+            for other in out.parent.glob(f".{out.name}.partial-*"):
+                if other != work or self.encoder is None:  # without a name nobody can say whose vectors these are
+                    shutil.rmtree(other, ignore_errors=True)
+            if (work / MANIFEST).exists():  # killed between the manifest and the rename
+                (work / MANIFEST).unlink()
+        if not work.exists():
+            try:
+                with staged_folder(work) as staged:
+                    write_json(_plan_path(staged), self.identity)
+            except OSError:
+                if not work.exists():  # another rank was first, which is fine
+                    raise
+        elif not _plan_path(work).exists():
+            write_json(_plan_path(work), self.identity)
         return work
-    described = {**facts, **{name: plan[name] for name in plan if name in DESCRIBED}}
-    _plan_path(work).unlink()
-    seal(work, ranges, dim=encoder.dim, dtype=dtype, facts=described)
-    if out.exists():
-        old = out.with_name(f".{out.name}.stage-old-{os.getpid()}")
-        os.replace(out, old)
-        os.replace(work, out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(work, out)
-    return out
+
+    def write(
+        self,
+        encoder: Encoder,
+        source: PassageSource,
+        number: int,
+        *,
+        batch_tokens: int | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        """Embed the rows of one shard. TrainingError: NaN from the encoder. ArtefactError: disk full."""
+        path = self.shard(number)
+        first, last = number * self.rows_per_shard, min((number + 1) * self.rows_per_shard, self.rows)
+        rows = torch.arange(first, last)
+        budget: dict[str, Any] = {"max_tokens": self.max_tokens, "batch_tokens": batch_tokens, "bf16": self.bf16}
+        write_shard(path, pack(embed_rows(encoder, source, rows, **budget, on_batch=on_batch), self.dtype))
+
+    def seal(self, facts: Mapping[str, Any], hashes: Mapping[str, str] | None = None) -> Path:
+        """Every shard is written: give the folder its manifest and its name, `out`. hashes: as `shards.seal` takes
+        them."""
+        work, out = self.work, self.out
+        for leftover in work.glob(".*"):  # of writers that were killed
+            leftover.unlink(missing_ok=True)
+        described = {**facts, **{name: value for name, value in self.identity.items() if name in DESCRIBED}}
+        _plan_path(work).unlink()
+        seal(work, self.ranges, dim=self.dim, dtype=self.dtype, facts=described, hashes=hashes)
+        if out.exists():
+            old = out.with_name(f".{out.name}.stage-old-{os.getpid()}")
+            os.replace(out, old)
+            os.replace(work, out)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(work, out)
+        return out
 
 
 def _plan_path(work: Path) -> Path:
     return work / "plan.json"
-
-
-def _finished(out: Path, plan: Mapping[str, Any]) -> bool:
-    if not (out / MANIFEST).exists():
-        return False
-    try:
-        manifest = read_manifest(out, format=FORMAT, version=VERSION)
-    except ArtefactError:
-        return False
-    found = {"bf16": False, **manifest}  # which older indexes don't tell
-    same = all(found.get(key) == value for key, value in plan.items() if key != "rows_per_shard")
-    return same and plan["encoder"] is not None
-
-
-def _work_folder(out: Path, plan: Mapping[str, Any], *, alone: bool) -> Path:
-    """The unfinished folder of exactly this work; that of other work for the same `out` is removed."""
-    work = out.with_name(f".{out.name}.partial-{fingerprint(*(f'{k}={v}' for k, v in sorted(plan.items())))}")
-    if alone:
-        for other in out.parent.glob(f".{out.name}.partial-*"):
-            if other != work or plan["encoder"] is None:  # without a name nobody can say whose vectors these are
-                shutil.rmtree(other, ignore_errors=True)
-        if (work / MANIFEST).exists():  # killed between the manifest and the rename
-            (work / MANIFEST).unlink()
-    if not work.exists():
-        try:
-            with staged_folder(work) as staged:
-                write_json(_plan_path(staged), dict(plan))
-        except OSError:
-            if not work.exists():  # another rank was first, which is fine
-                raise
-    elif not _plan_path(work).exists():
-        write_json(_plan_path(work), dict(plan))
-    return work
 
 
 @contextmanager

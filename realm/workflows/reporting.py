@@ -13,7 +13,8 @@ class Reporter(Protocol):
     """Something that shows stages, their progress and training events."""
 
     def stage(self, title: str, unit: str = "") -> AbstractContextManager[ProgressCall]:
-        """A piece of work with a bar: the block calls progress(done, total)."""
+        """A piece of work with a bar: the block calls progress(done, total), and what goes on calls it at once, with
+        what was done before, so that this is not taken for its pace."""
         ...
 
     def event(self, event: Mapping[str, Any]) -> None:

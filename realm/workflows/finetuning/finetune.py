@@ -283,6 +283,7 @@ class _Desk:
         )
         try:
             with self.reporter.stage("fine-tuning", "steps") as progress:
+                progress(begin, self.steps)
 
                 def on_event(event: Mapping[str, Any]) -> None:
                     self.reporter.event(event)

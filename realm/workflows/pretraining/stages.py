@@ -39,6 +39,7 @@ def warm_start(bench: Workbench) -> Path:
     # Without steps nothing is asked of them, and a corpus too small for a pair is no hindrance.
     batches: Any = _pairs(bench, config.ict.batch_size) if config.ict.steps else None
     with bench.reporter.stage("warm start: inverse cloze task", "steps") as progress:
+        progress(start, config.ict.steps)
         train(
             method,
             batches,
@@ -132,6 +133,7 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
         bench.event({"stage": "realm", "kind": "refresh", "step": 0, "index_step": 0, **figures})
     try:
         with bench.reporter.stage("REALM pre-training", "steps") as progress:
+            progress(start, config.realm.steps)
             train(
                 trained,
                 batches,

@@ -107,7 +107,17 @@ def test_interrupted_goes_on_with_the_finished_shards(tmp_path: Path) -> None:
     _stopped(encoder, source, tmp_path / "index", after=4)
     assert not (tmp_path / "index").exists()
     before = len(encoder.batches)
-    embed(encoder, source, tmp_path / "index", max_tokens=12, rows_per_shard=10, facts=FACTS)
+    told: list[int] = []
+    embed(
+        encoder,
+        source,
+        tmp_path / "index",
+        max_tokens=12,
+        rows_per_shard=10,
+        facts=FACTS,
+        progress=lambda done, total: told.append(done),
+    )
+    assert told[0] == told[1] - encoder.batches[before][0] >= 40, "what was there is told first, apart"
     assert sum(rows for rows, _ in encoder.batches[before:]) <= 60
     again = ExactIndex.open(tmp_path / "index").vectors(torch.arange(100))
     assert torch.allclose(again, embed_rows(encoder, source, max_tokens=12), atol=1e-6)
