@@ -20,7 +20,7 @@ from realm.errors import DataError, UsageError
 from realm.files import staged_folder
 from realm.search.shards import Block, dtype_name, pack, read_vectors, seal, shard_name, write_shard
 from realm.search.topk import NO_SCORE, Running
-from realm.types import NO_ROW, Hits
+from realm.types import NO_ROW, Hits, Index
 
 _FEW_QUERIES = 4
 """Up to here reading each vector once per query beats a matrix product (measured: `python -m benchmarks search`)."""
@@ -76,6 +76,15 @@ class ExactIndex:
     def __len__(self) -> int:
         return self._firsts[-1]
 
+    def arrays(self) -> tuple[list[np.ndarray], list[int]]:
+        """The data of consecutive rows as they are stored on a CPU, Float32[n, D] in "float32", and their first rows."""
+        return [block.data.numpy() for block in self._blocks], self._firsts[:-1]
+
+    def pieces(self, rows: int = 1 << 16) -> Iterator[Tensor]:
+        """All vectors in their order, Float32[n, D] with n of at most `rows`."""
+        for _, block in self._pieces(0, len(self), rows):
+            yield block.float()
+
     # ------------------------------------------------------------------ search
 
     @torch.no_grad()
@@ -85,7 +94,7 @@ class ExactIndex:
         UsageError: k below 1, another vector size, an excluded row that does not exist, a filter of another length.
         DataError: a query holds NaN or infinity.
         """
-        query_BD, exclude, allowed = self._check(vectors, k, exclude, allowed)
+        query_BD, exclude, allowed = check_search(self, self.device, vectors, k, exclude, allowed)
         best = Running(len(query_BD), k, self.device)
         wide = min(k, len(self))
         # Scores of one piece: about 16 MB on a CPU (its outer cache), 256 MB elsewhere; never fewer than some k.
@@ -113,28 +122,6 @@ class ExactIndex:
             best.add(score_BC, first)
         hits = best.hits()
         return Hits(hits.rows.to(vectors.device), hits.scores.to(vectors.device))
-
-    def _check(
-        self, vectors: Tensor, k: int, exclude: Tensor | None, allowed: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if k < 1:
-            raise UsageError(f"k is {k}: expected at least 1")
-        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
-            raise UsageError(f"query vectors of shape {tuple(vectors.shape)}: expected [queries, {self.dim}]")
-        query_BD = vectors.to(self.device, torch.float32).contiguous()
-        if not torch.isfinite(query_BD).all():
-            raise DataError("a query vector holds NaN or infinity: check the encoder that made it")
-        if exclude is not None:
-            if exclude.ndim != 2 or len(exclude) != len(vectors):
-                raise UsageError(f"exclude of shape {tuple(exclude.shape)}: expected [{len(vectors)}, rows]")
-            exclude = exclude.to(self.device)
-            if exclude.numel() and (int(exclude.max()) >= len(self) or int(exclude.min()) < NO_ROW):
-                raise UsageError(f"exclude names a row outside 0..{len(self) - 1}: it belongs to another snapshot")
-        if allowed is not None:
-            if allowed.dtype != torch.bool or tuple(allowed.shape) != (len(self),):
-                raise UsageError(f"allowed is {allowed.dtype} {tuple(allowed.shape)}: expected bool [{len(self)}]")
-            allowed = allowed.to(self.device)
-        return query_BD, exclude, allowed
 
     def _score(self, query_BD: Tensor, first: int, last: int, out_BC: Tensor) -> None:
         """Scores of the rows first..last into `out_BC`."""
@@ -239,6 +226,31 @@ class ExactIndex:
         facts = {key: value for key, value in manifest.items() if key not in own}
         blocks = blocks or [pack(torch.zeros((0, manifest["dim"])), manifest["dtype"])]
         return cls(blocks, facts=facts, device=None if torch.device(device).type == "cpu" else device)
+
+
+def check_search(
+    index: Index, device: torch.device, vectors: Tensor, k: int, exclude: Tensor | None, allowed: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What `Index.search` was given, on `device`, the queries in float32. UsageError, DataError: as it promises."""
+    if k < 1:
+        raise UsageError(f"k is {k}: expected at least 1")
+    if vectors.ndim != 2 or vectors.shape[1] != index.dim:
+        raise UsageError(f"query vectors of shape {tuple(vectors.shape)}: expected [queries, {index.dim}]")
+    query_BD = vectors.to(device, torch.float32).contiguous()
+    if not torch.isfinite(query_BD).all():
+        raise DataError("a query vector holds NaN or infinity: check the encoder that made it")
+    rows = len(index)
+    if exclude is not None:
+        if exclude.ndim != 2 or len(exclude) != len(vectors):
+            raise UsageError(f"exclude of shape {tuple(exclude.shape)}: expected [{len(vectors)}, rows]")
+        exclude = exclude.to(device)
+        if exclude.numel() and (int(exclude.max()) >= rows or int(exclude.min()) < NO_ROW):
+            raise UsageError(f"exclude names a row outside 0..{rows - 1}: it belongs to another snapshot")
+    if allowed is not None:
+        if allowed.dtype != torch.bool or tuple(allowed.shape) != (rows,):
+            raise UsageError(f"allowed is {allowed.dtype} {tuple(allowed.shape)}: expected bool [{rows}]")
+        allowed = allowed.to(device)
+    return query_BD, exclude, allowed
 
 
 def _finite(vector_ND: Tensor) -> None:

@@ -8,6 +8,7 @@ max|v| / 254, so an inner product with q is off by at most |q|_1 * max|v| / 254)
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from realm.errors import ArtefactError, MismatchError, UsageError
-from realm.files import changed, hashes_of, read_manifest, write_manifest
+from realm.files import changed, hashes_of, read_manifest, sha256_of, write_manifest
 
 FORMAT = "realm vectors"
 VERSION = 1
@@ -76,7 +77,10 @@ def shard_name(number: int, first: int, last: int) -> str:
 
 
 def write_shard(path: Path, block: Block) -> None:
-    """Write a shard whole or not at all; the vectors' file is renamed into place last."""
+    """Write a shard whole or not at all; the vectors' file comes last, and a file that is there stays.
+
+    So several machines may write the same shard: one that was given up for lost and comes late changes nothing.
+    """
     data = block.data.detach().cpu()
     if block.scale is not None:
         _write_array(_scale_path(path), block.scale.detach().cpu().numpy())
@@ -84,16 +88,28 @@ def write_shard(path: Path, block: Block) -> None:
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with open(staged, "wb") as stream:
             np.save(stream, array, allow_pickle=False)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(staged, path)
+        _name(staged, path)
     except OSError as error:
         staged.unlink(missing_ok=True)
         raise ArtefactError(f"can't write {path} ({error.strerror}): make room; finished shards are kept") from error
+
+
+def _name(staged: Path, path: Path) -> None:
+    """Rename a file, unless the name is taken: then it goes."""
+    try:
+        os.link(staged, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(staged, path)
+        return
+    staged.unlink()
 
 
 def _scale_path(path: Path) -> Path:
@@ -125,22 +141,39 @@ def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray
     return np.asarray(array)
 
 
-def seal(folder: Path, shards: list[tuple[int, int]], *, dim: int, dtype: str, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder of finished shards, given as (first row, row after the last)."""
+def shard_hashes(path: Path) -> dict[str, str]:
+    """SHA-256 of a shard's files, by name."""
+    return {file.name: sha256_of(file) for file in (path, _scale_path(path)) if file.exists()}
+
+
+def seal(
+    folder: Path,
+    shards: list[tuple[int, int]],
+    *,
+    dim: int,
+    dtype: str,
+    facts: Mapping[str, Any],
+    hashes: Mapping[str, str] | None = None,
+) -> None:
+    """Write the manifest of a folder of finished shards, given as (first row, row after the last).
+
+    hashes: SHA-256 of its files by name, where they are known; read from the files when None.
+    """
     own = {"rows", "dim", "dtype", "shards", "hashes"} & set(facts)
     if own:
         raise UsageError(f"facts of an index may not be named {', '.join(sorted(own))}: these describe the vectors")
     listed = [{"file": shard_name(i, a, b), "first": a, "last": b} for i, (a, b) in enumerate(shards)]
     rows = shards[-1][1] if shards else 0
-    facts = {**facts, "hashes": hashes_of(folder, "*.npy")}
+    facts = {**facts, "hashes": hashes_of(folder, "*.npy") if hashes is None else dict(sorted(hashes.items()))}
     write_manifest(folder, format=FORMAT, version=VERSION, rows=rows, dim=dim, dtype=dtype, shards=listed, **facts)
 
 
 def read_vectors(
-    folder: Path, *, snapshot: str | None = None, encoder: str | None = None
+    folder: Path, *, snapshot: str | None = None, encoder: str | None = None, rows: tuple[int, int] | None = None
 ) -> tuple[list[Block], dict[str, Any]]:
     """Map the shards of a finished folder. Returns blocks in the order of rows, and the manifest.
 
+    rows: (first, after the last) of those that are wanted, all when None; other shards are not touched.
     ArtefactError: missing, unfinished, cut short, of another format. MismatchError: made from another snapshot or
     by another encoder than the fingerprints given.
     """
@@ -152,17 +185,28 @@ def read_vectors(
                 f"the index {folder} was made with {name} {manifest.get(name)}, this {name} is {wanted}: "
                 f"open them with their own partner or embed again"
             )
-    blocks, at = [], 0
+    blocks, at, files = [], 0, []
     for shard in manifest["shards"]:
         if shard["first"] != at:
             raise ArtefactError(f"{folder}: {shard['file']} begins at row {shard['first']}, expected {at}; embed again")
         at = shard["last"]
         if Path(shard["file"]).name != shard["file"]:
             raise ArtefactError(f"{folder} names the shard {shard['file']!r}: expected a file of its own; {_AGAIN}")
-        blocks.append(read_shard(folder / shard["file"], at - shard["first"], manifest["dim"], manifest["dtype"]))
+        low, high = (0, at) if rows is None else (max(rows[0], shard["first"]), min(rows[1], at))
+        if rows is not None and low >= high:
+            continue
+        path = folder / shard["file"]
+        block = read_shard(path, at - shard["first"], manifest["dim"], manifest["dtype"])
+        blocks.append(block if rows is None else block[low - shard["first"] : high - shard["first"]])
+        files += [file for file in (path, _scale_path(path)) if file.exists()]
     if at != manifest["rows"]:
         raise ArtefactError(f"{folder}: its shards hold {at} rows, expected {manifest['rows']}; embed again")
-    small = sum(path.stat().st_size for path in folder.glob("*.npy")) <= HASHED
-    if small and (other := changed(folder, manifest.get("hashes"))) is not None:
+    hashes = manifest.get("hashes")
+    if rows is not None and isinstance(hashes, dict):
+        hashes = {file.name: hashes[file.name] for file in files if file.name in hashes}
+    else:
+        files = list(folder.glob("*.npy"))
+    small = sum(file.stat().st_size for file in files) <= HASHED
+    if small and (other := changed(folder, hashes)) is not None:
         raise ArtefactError(f"shard {folder / other} is not what its manifest was written for (SHA-256): {_AGAIN}")
     return blocks, manifest
