@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL_SECONDS = 10.0
 """How often a bar reports when standard error is a file."""
+PASSED_ON_SECONDS = 2.0
+"""Two interrupts so close to each other are one, where a launcher passes them on."""
 
 LIVE = (
     ("loss", "loss", "{:.2f}"),
@@ -79,7 +81,8 @@ class Terminal:
                 finally:
                     self._bar = None
         else:
-            last, first = started, None
+            last = started
+            first: tuple[float, int] | None = None
 
             def plain(done: int, total: int | None) -> None:
                 nonlocal last, first
@@ -281,15 +284,20 @@ def _shortened(text: str, head: int, tail: int) -> str:
 
 
 @contextmanager
-def finish_step_on_interrupt(terminal: Terminal) -> Iterator[Callable[[], bool]]:
+def finish_step_on_interrupt(terminal: Terminal, *, passed_on: bool = False) -> Iterator[Callable[[], bool]]:
     """Ctrl-C in training asks the loop to finish its step and save; a second one, or one elsewhere, stops at once.
 
-    Yields a function that says whether to stop.
+    Yields a function that says whether to stop. passed_on: a launcher passes on to its processes what they got from the
+    terminal already; of signals that come together one counts.
     """
     asked = False
+    last = -math.inf
 
     def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
+        nonlocal asked, last
+        before, last = last, time.monotonic()
+        if passed_on and last - before < PASSED_ON_SECONDS:
+            return
         # Other stages have no step to finish: they keep what is done at any moment, and nothing there would ask.
         if asked or not terminal.stepping:
             raise KeyboardInterrupt
