@@ -241,17 +241,37 @@ class RealmConfig:
 class RefreshConfig:
     """Re-embedding the passages with newer parameters while training goes on."""
 
-    mode: Literal["async", "sync", "off"] = "async"
-    """In a process of its own, between two steps (deterministic), or never."""
+    mode: Literal["async", "ray", "sync", "off"] = "async"
+    """In a process of its own, by workers on a Ray cluster, between two steps (deterministic), or never."""
     every_steps: Count = 500
-    """Parameters are published so often (the paper: about 500)."""
+    """Parameters are published so often (the paper: about 500); with `drift`, the longest wait."""
+    drift: Annotated[float, Range(low=0.0, high=1.0, open_low=True)] | None = None
+    """Publish as soon as live parameters put this share of the better half of the index's proposals into the worse half
+    (`top_drift` in the metrics); none keeps to `every_steps`."""
+    min_steps: Count = 1
+    """With `drift`: the shortest wait between two publications."""
+    partial: Annotated[float, Range(low=0.0, high=1.0, open_low=True, open_high=True)] | None = None
+    """With mode=async: embed first what recent queries were proposed, and take an index into use after each such share
+    of the work, what is not embedded yet carried over from the one before; none waits for the whole."""
     threads: Count = 1
-    """CPU threads of the refresher."""
+    """CPU threads of the refresher, or of each worker."""
+    workers: Count = 1
+    """With mode=ray: how many, each with an accelerator of its own where the device is one."""
     device: str | None = None
     """Where it embeds ("cuda:1"); the trainer's device when none."""
 
     def __post_init__(self) -> None:
         check(self)
+        if self.drift is not None and self.min_steps > self.every_steps:
+            raise UsageError(
+                f"found refresh.min_steps={self.min_steps} with refresh.every_steps={self.every_steps}: the shortest "
+                "wait can't be longer than the longest; lower the first or raise the second"
+            )
+        if self.partial is not None and self.mode != "async":
+            raise UsageError(
+                f"found refresh.partial={self.partial:g} with refresh.mode={self.mode}: expected async, where training "
+                "goes on while one process embeds; leave out refresh.partial"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,11 +73,11 @@ class QaConfig:
     """Questions of a part of a step, over all processes (the release: 1; REALM++: more is better)."""
     accumulation: Count = 1
     """Parts of a step."""
-    retriever: Literal["dense", "bm25"] = "dense"
-    """What finds the passages: the start's networks, or BM25 with nothing to learn and no early loss (the baseline of
-    Lee et al. 2019)."""
+    retriever: Literal["dense", "fused", "bm25"] = "dense"
+    """What finds the passages: the start's networks; these and BM25, their scores added (Karpukhin et al. 2020); or BM25
+    with nothing to learn and no early loss (the baseline of Lee et al. 2019)."""
     bm25_temperature: Positive = 1.0
-    """BM25's scores are divided by it before a span's score is added."""
+    """BM25's scores are divided by it before they are added to others."""
     num_passages: Count = 5
     """Passages read for each question."""
     read_batch: Count | None = None
@@ -156,3 +156,9 @@ class FinetuneConfig:
                 f"{self.questions.max_query_tokens}: a long question leaves no room for a passage; raise the first or "
                 "lower the second"
             )
+        for name in ("drift", "partial"):
+            if getattr(self.refresh, name) is not None:
+                raise UsageError(
+                    f"found refresh.{name}={getattr(self.refresh, name):g}: expected none; it rests on what steps of "
+                    "pre-training show of the index, fine-tuning refreshes every refresh.every_steps"
+                )

@@ -29,6 +29,8 @@ class Proposed(NamedTuple):
     """True where the passage the sentence came from would have been among them; None if X is not Z."""
     changed: Tensor
     """Share of the proposals that re-ranking with live parameters replaced."""
+    index_BK: Tensor
+    """Float[B, K]: the index's score of each; NaN where it was not the index that proposed it for its score."""
 
 
 class Proposer:
@@ -74,16 +76,20 @@ class Proposer:
         pool_BC = hits.rows.cpu()
         source_hit_B = self._source_hit_B(stale_BD, hits, best, batch)
         changed = torch.zeros(())
-        rows_BK = pool_BC[:, :best]
+        rows_BK, index_BK = pool_BC[:, :best], hits.scores[:, :best].float().cpu()
         if self.over_retrieve > 1:
-            proposed_BK, rows_BK = rows_BK, self._rerank(query_BD, pool_BC[:, :fetched])[:, :best]
+            order_BK = self._rerank(query_BD, pool_BC[:, :fetched])[:, :best]
+            proposed_BK, rows_BK = rows_BK, pool_BC.gather(1, order_BK)
+            index_BK = hits.scores.float().cpu().gather(1, order_BK)
             changed = (rows_BK[:, :, None] != proposed_BK[:, None, :]).all(-1).float().mean()
         if num_lexical and self.lexical is not None:
             words_BC = self.lexical(batch.query, self.num_passages, batch.exclude_rows).rows
             rows_BK = torch.cat([rows_BK, first_new(words_BC, rows_BK, num_lexical)], 1)
         if explore and batch.seeds is not None:
             rows_BK = torch.cat([rows_BK, drawn(pool_BC[:, : self.explore_depth], rows_BK, explore, batch.seeds)], 1)
-        return Proposed(rows_BK, source_hit_B, changed)
+        others = rows_BK.shape[1] - index_BK.shape[1]
+        index_BK = nn.functional.pad(index_BK, (0, others), value=torch.nan)
+        return Proposed(rows_BK, source_hit_B, changed, index_BK)
 
     def _source_hit_B(self, stale_BD: Tensor, hits: Hits, best: int, batch: MaskedBatch) -> Tensor | None:
         known_B = batch.source_rows != NO_ROW
@@ -95,12 +101,12 @@ class Proposer:
         return ((stale_BD.float() * source_BD).sum(-1) >= last_B).cpu() & known_B
 
     def _rerank(self, query_BD: Tensor, rows_BC: Tensor) -> Tensor:
+        """Long[B, C]: the places of `rows_BC`, best by live parameters first."""
         rows_U, where_BC = rows_BC.unique(return_inverse=True)
         tokens = self.corpus.passages(rows_U, self.max_passage_tokens).to(query_BD.device)
         passage_UD = self.encoder.encode_passages(tokens)
         score_BC = objectives.scores(query_BD, passage_UD[where_BC.to(query_BD.device)]).cpu()
-        order_BC = score_BC.masked_fill(rows_BC == NO_ROW, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        return rows_BC.gather(1, order_BC)
+        return score_BC.masked_fill(rows_BC == NO_ROW, -torch.inf).argsort(dim=1, descending=True, stable=True)
 
 
 def drawn(pool_BC: Tensor, chosen_BK: Tensor, count: int, seeds_B: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ T target word pieces, D vector size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -22,6 +22,8 @@ from realm import objectives
 from realm.methods.proposing import Proposer
 from realm.types import NO_ROW, Index, Loss, MaskedBatch, PassageSource, Reader, Tokens, Trainable, TrainableEncoder
 
+Watch = Callable[[Tensor, Tensor, Tensor], object]
+"""(rows Long[B, K], the index's scores Float[B, K], the live ones Float[B, K]) -> anything."""
 OBJECTIVES = ("marginal", "emdr2", "perplexity-distillation", "leave-one-out")
 
 
@@ -45,6 +47,8 @@ class Reading(NamedTuple):
     """True where the passage the sentence came from would have been among the candidates; None if X is not Z."""
     changed: Tensor
     """Share of the proposed candidates that re-ranking with live parameters replaced."""
+    index_BK: Tensor
+    """The score by which the index proposed a candidate; NaN for the others and the null passage."""
 
 
 class RealmPretraining:
@@ -84,6 +88,8 @@ class RealmPretraining:
         self.max_passage_tokens = max_passage_tokens
         self.max_reader_tokens = max_reader_tokens
         self.reader_title = reader_title
+        self.watch: Watch | None = None
+        """Is told of the proposals of every `loss`; the refresh measures by them how old the index has become."""
 
     def swap(self, index: Index, index_encoder: TrainableEncoder) -> None:
         """Take a fresher index, together with the parameters that made it, between two steps.
@@ -104,6 +110,8 @@ class RealmPretraining:
     def loss(self, batch: MaskedBatch) -> Loss:
         """Negative marginal log-likelihood of the masked spans (or another objective), and what is worth watching."""
         reading = self.read(batch)
+        if self.watch is not None:
+            self.watch(reading.rows_BK, reading.index_BK, reading.score_BK.detach())
         score_BK, mask_BT = reading.score_BK, batch.target.mask.to(reading.score_BK.device)
         over: dict[str, Any] = {"level": self.marginal, "candidate_mask_BK": reading.valid_BK}
         total = self._objective(reading, mask_BT)
@@ -128,9 +136,10 @@ class RealmPretraining:
         query_BD = self.encoder.encode_queries(batch.query.to(device))
 
         # ---- retrieve: the stale index proposes (section 3.3)
-        rows_BK, source_hit_B, changed = self.proposer(query_BD.detach(), batch)
+        rows_BK, source_hit_B, changed, index_BK = self.proposer(query_BD.detach(), batch)
         if self.null_passage:
             rows_BK = nn.functional.pad(rows_BK, (1, 0), value=NO_ROW)
+            index_BK = nn.functional.pad(index_BK, (1, 0), value=torch.nan)
         valid_BK = rows_BK != NO_ROW
         if self.null_passage:
             valid_BK[:, 0] = True
@@ -149,20 +158,25 @@ class RealmPretraining:
         logp_BKT = self.reader.log_prob(
             batch.query.to(device), body.to(device), batch.target.to(device), rows_BK.shape[1]
         )
-        return Reading(rows_BK, valid_BK.to(device), score_BK, logp_BKT, source_hit_B, changed)
+        index_BK = index_BK.to(device)
+        return Reading(rows_BK, valid_BK.to(device), score_BK, logp_BKT, source_hit_B, changed, index_BK)
 
     @torch.no_grad()
-    def calibrate_null(self, batch: MaskedBatch) -> None:
+    def calibrate_null(self, batch: MaskedBatch, total: Callable[[Tensor], Tensor] | None = None) -> None:
         """Set the null passage's level so that its score is the mean score of the retrieved passages of `batch`.
 
         Then p(null|x) starts near 1/K instead of wherever the geometry of the starting encoder puts it.
+        total: the sum over the processes, each of which brings its part of the batch; None for one.
         """
         reading = self.read(batch)
         real_BK = reading.valid_BK.clone()
         real_BK[:, 0] = False
-        if bool(real_BK.any()):
-            gap = reading.score_BK[real_BK].mean() - reading.score_BK[:, 0].mean()
-            self.encoder.null_bias.add_(gap)
+        score_BK = reading.score_BK.cpu().double()  # not every accelerator has doubles
+        real, null_B = score_BK[real_BK.cpu()], score_BK[:, 0]
+        sums = torch.stack([real.sum(), real.new_tensor(len(real)), null_B.sum(), real.new_tensor(len(null_B))])
+        real_sum, real_count, null_sum, null_count = (sums if total is None else total(sums)).tolist()
+        if real_count:
+            self.encoder.null_bias.add_(real_sum / real_count - null_sum / null_count)
 
     @torch.no_grad()
     def statistics(self, reading: Reading, batch: MaskedBatch) -> dict[str, Tensor]:
@@ -171,6 +185,7 @@ class RealmPretraining:
         - ``duplicates``: the share of the retrieved passages that stand under another query of the batch already.
         - ``candidates_changed``: the share that re-ranking replaced; only with `over_retrieve`.
         - ``source_hit``: the share of sentences whose own passage would have been retrieved; only if X is Z.
+        - ``top_drift``: how far live scores reorder what the index proposed, see `objectives.top_drift`.
         """
         target_mask_BT = batch.target.mask.to(reading.score_BK.device)
         stats = objectives.marginal_stats(reading.score_BK, reading.logp_BKT, target_mask_BT, reading.valid_BK)
@@ -178,6 +193,7 @@ class RealmPretraining:
             stats = {name: stats[name] for name in ("log_likelihood", "prior_entropy")}
         row_M = reading.rows_BK[reading.rows_BK != NO_ROW]
         stats["duplicates"] = torch.tensor(1.0 - len(row_M.unique()) / max(1, len(row_M)))
+        stats["top_drift"] = objectives.top_drift(reading.index_BK, reading.score_BK)
         if self.proposer.over_retrieve > 1:
             stats["candidates_changed"] = reading.changed
         if reading.source_hit_B is not None:

@@ -7,8 +7,10 @@ Between two training steps::
     if (fresh := refresh.poll()) is not None:
         index = ExactIndex.open(fresh.folder, snapshot=..., encoder=...)
 
-"async": another process embeds, the trainer never waits. "sync": `poll` embeds then and there, so that the same
-seed gives the same run. "off": the first index stays.
+"async": another process embeds, the trainer never waits; with `Job.partial` indexes come back on the way, too. "ray":
+the same, but that process has workers on a Ray cluster embed; the trainer's own process knows nothing of Ray, so no
+machine's death can hold it up. "sync": `poll` embeds then and there, so that the same seed gives the same run. "off":
+the first index stays.
 """
 
 from __future__ import annotations
@@ -19,30 +21,16 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from realm.errors import TrainingError, UsageError
-from realm.files import MANIFEST, read_json, staged_folder, write_json, write_text
-from realm.search.refresher import PUBLISHED, Job, build, fingerprint_parameters, newest, resolve, step_name, steps
+from realm.files import write_text
+from realm.search.refresher import Job, build, newest, resolve
+from realm.search.shelf import Fresh, Shelf
 from realm.types import Progress
-
-
-class Fresh(NamedTuple):
-    """A committed index that is newer than the one in use."""
-
-    step: int
-    """At which its parameters were published; index age in steps is the trainer's step minus this."""
-    folder: Path
-    published_at: float
-    """Seconds since the epoch; index age in seconds is the present minus this."""
-    committed_at: float
-    """Seconds since the epoch."""
-    encoder: str
-    """Fingerprint of the encoder, as in the index's manifest: its own `fingerprint()`, else that of its files."""
 
 
 class Refresh(Protocol):
@@ -92,15 +80,16 @@ def open_refresh(
     patience: float = 600.0,
     max_restarts: int = 3,
 ) -> Refresh:
-    """The refresh of a run, in mode "async", "sync" or "off".
+    """The refresh of a run, in mode "async", "ray", "sync" or "off".
 
     since: the step at which the trainer stands. Parameters and indexes of later steps come from a future that was
     given up when the run was resumed, and are removed.
     current: the step of the index that the trainer holds; only newer ones are offered. -1: none yet.
     in_use: folders of indexes that must stay (a checkpoint names them), besides the newest `keep` ones.
     progress: sync only; an asynchronous refresher reports in refresh/heartbeat.json.
-    on_event: one line about a restart. patience: seconds without any progress until a refresher counts as hanging.
-    max_restarts: without a finished index in between.
+    on_event: one line about a restart, or about a worker that was lost. patience: seconds without any progress until a
+    refresher counts as hanging. max_restarts: without a finished index in between.
+    MissingLibraryError: mode "ray" without the library.
     """
     if keep < 1:
         raise UsageError(f"keep is {keep}: expected at least 1, the index in use")
@@ -108,12 +97,17 @@ def open_refresh(
         return Off()
     job = replace(job, folder=str(Path(job.folder).resolve()), snapshot=str(Path(job.snapshot).resolve()))
     resolve(job.opener)  # fail here, with a clear message, and not in another process
-    shelf = _Shelf(job, since, current, keep, in_use or tuple)
+    if mode == "ray":
+        from realm.search.cluster.engine import require
+
+        require()
+    job = replace(job, workers=max(job.workers, 1) if mode == "ray" else 0)
+    shelf = Shelf(job, since, current, keep, in_use or tuple)
     if mode == "sync":
         return Sync(job, shelf, progress)
-    if mode == "async":
+    if mode in ("async", "ray"):
         return Async(job, shelf, on_event, patience, max_restarts)
-    raise UsageError(f"refresh mode {mode!r}: expected async, sync or off")
+    raise UsageError(f"refresh mode {mode!r}: expected async, ray, sync or off")
 
 
 class Off:
@@ -135,70 +129,10 @@ class Off:
         pass
 
 
-class _Shelf:
-    """The folders that trainer and refresher share, from the trainer's side. Only the trainer removes indexes."""
-
-    def __init__(self, job: Job, since: int, current: int, keep: int, in_use: Callable[[], Iterable[Path]]) -> None:
-        self._job, self._keep, self._in_use = job, keep, in_use
-        self.taken = current
-        self.published = -1
-        job.indexes.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(job.parameters, ignore_errors=True)
-        job.parameters.mkdir(parents=True)
-        for step, path in steps(job.indexes, MANIFEST):
-            if step > since:
-                _remove(path)
-        for leftover in job.indexes.glob(".step-*.gone-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-    def publish(self, step: int, save: Callable[[Path], object]) -> None:
-        last = max(self.taken, self.published)
-        if step < last:
-            raise UsageError(f"parameters of step {step} published after step {last}: steps only go up")
-        index = self._job.indexes / step_name(step)
-        with staged_folder(self._job.parameters / step_name(step)) as staged:
-            save(staged)
-            saved = fingerprint_parameters(staged)
-            # An index of this step was left by a run that was interrupted here: good if the parameters are the same.
-            if (index / MANIFEST).exists() and read_json(index / MANIFEST).get("parameters") != saved:
-                _remove(index)
-                self.taken = min(self.taken, step - 1)
-            write_json(staged / PUBLISHED, {"step": step, "time": time.time()})
-        self.published = step
-
-    def pending(self) -> set[int]:
-        """Steps of the parameters that are there, and of the indexes that were not taken yet."""
-        # In this order: the refresher removes parameters when their index is there, so one of the two is seen.
-        waiting = {step for step, _ in steps(self._job.parameters, PUBLISHED)}
-        return waiting | {step for step, _ in steps(self._job.indexes, MANIFEST) if step > self.taken}
-
-    def take(self) -> Fresh | None:
-        """The newest index that was not taken yet; what it replaces is removed, except what is in use."""
-        found = [(step, path) for step, path in steps(self._job.indexes, MANIFEST) if step > self.taken]
-        if not found:
-            return None
-        step, folder = found[-1]
-        manifest = read_json(folder / MANIFEST)
-        self.taken = step
-        pinned = {Path(path).resolve() for path in self._in_use()}
-        for _, path in list(steps(self._job.indexes, MANIFEST))[: -self._keep]:
-            if path.resolve() not in pinned:
-                _remove(path)
-        committed = (folder / MANIFEST).stat().st_mtime
-        return Fresh(step, folder, manifest["published"], committed, manifest["encoder"])
-
-
-def _remove(path: Path) -> None:
-    """Out of sight first, so that nobody opens an index that is half gone."""
-    gone = path.with_name(f".{path.name}.gone-{uuid.uuid4().hex[:8]}")
-    os.replace(path, gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
 class Sync:
     """Embeds when polled, in this process: deterministic, what the other mode is compared with."""
 
-    def __init__(self, job: Job, shelf: _Shelf, progress: Progress | None) -> None:
+    def __init__(self, job: Job, shelf: Shelf, progress: Progress | None) -> None:
         self._job, self._shelf, self._progress = job, shelf, progress
 
     def publish(self, step: int, save: Callable[[Path], object]) -> None:
@@ -227,7 +161,7 @@ class Async:
     def __init__(
         self,
         job: Job,
-        shelf: _Shelf,
+        shelf: Shelf,
         on_event: Callable[[str], None] | None,
         patience: float,
         max_restarts: int,
@@ -237,6 +171,7 @@ class Async:
         self._patience, self._max_restarts = patience, max_restarts
         self._restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._heard = job.events.stat().st_size if job.events.exists() else 0
         self._start()
 
     @property
@@ -302,8 +237,21 @@ class Async:
             )
         self._started = time.time()
 
+    def _hear(self) -> None:
+        """Tell what the refresher wants told."""
+        events = self._job.events
+        if not events.exists() or events.stat().st_size <= self._heard:
+            return
+        with open(events, "rb") as stream:
+            stream.seek(self._heard)
+            whole, _, _ = stream.read().rpartition(b"\n")
+        self._heard += len(whole) + 1 if whole else 0
+        for line in whole.decode("utf-8", "replace").splitlines():
+            self._on_event(line)
+
     def _watch(self) -> None:
         """Restart a refresher that is dead or hangs. Never waits."""
+        self._hear()
         process = self._process
         if process is None:
             raise UsageError("this refresh was closed: open another one")

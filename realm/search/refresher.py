@@ -7,7 +7,9 @@ On disk, below the job's folder::
     refresh/parameters/step-000500/   what the trainer published; appears whole, removed once embedded or outdated
     refresh/heartbeat.json            rewritten while there is progress
     refresh/refresher.log             standard error of the refresher
+    refresh/events.log                what the trainer should tell, a line each
     index/step-000500/                a committed index (manifest last, folder renamed into place)
+    index/step-000500.part-02/        while that is on its way: all rows, some of them carried over (partial.py)
 
 The folders are the whole state: a refresher that is killed and started again goes on from finished shards.
 """
@@ -30,11 +32,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from realm.errors import RealmError, UsageError
-from realm.files import fingerprint, read_json, sha256_of
+from realm.files import MANIFEST, fingerprint, read_json, sha256_of
 from realm.types import Encoder, PassageSource, Progress
 
 PUBLISHED = "publish.json"
 """In a folder of parameters: the step and the time of publication."""
+PRIORITIES = "priorities.safetensors"
+"""Beside it: which rows to embed first, as `realm.search.priorities` writes it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class Job:
     """Of the refresher's process. Beside a trainer of one thread on two cores: 1."""
     nice: int = 0
     """Added to the refresher's niceness: above 0 it leaves a shared core to the trainer."""
+    partial: float | None = None
+    """Embed by priority, and publish a partial index after each such share of the work (`realm.search.partial`)."""
+    workers: int = 0
+    """On the machines of a Ray cluster, each of `threads`; 0: the refresher's own process embeds."""
+    gpus: float = 0.0
+    """Of each such worker."""
 
     @property
     def parameters(self) -> Path:
@@ -75,6 +85,10 @@ class Job:
     @property
     def log(self) -> Path:
         return Path(self.folder) / "refresh" / "refresher.log"
+
+    @property
+    def events(self) -> Path:
+        return Path(self.folder) / "refresh" / "events.log"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -101,6 +115,16 @@ def steps(folder: Path, marker: str) -> Iterator[tuple[int, Path]]:
     yield from sorted(found)
 
 
+def partials(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """(step, part, folder) of the finished partial indexes, oldest first."""
+    found = []
+    for path in folder.glob("step-*.part-*"):
+        step, _, part = path.name.removeprefix("step-").partition(".part-")
+        if step.isdecimal() and part.isdecimal() and (path / MANIFEST).exists():
+            found.append((int(step), int(part), path))
+    yield from sorted(found)
+
+
 def resolve(reference: str) -> Callable[..., tuple[Encoder, PassageSource, int]]:
     """The function behind "module:function". UsageError where there is none."""
     module, _, name = reference.partition(":")
@@ -117,44 +141,53 @@ def resolve(reference: str) -> Callable[..., tuple[Encoder, PassageSource, int]]
 
 def build(job: Job, parameters: Path, *, progress: Progress | None = None) -> Path:
     """Embed the snapshot with one folder of parameters. The index appears whole under index/step-…"""
-    import torch
-
     from realm.search.embed import embed
 
-    published = read_json(parameters / PUBLISHED)
-    name = step_name(published["step"])
+    out = place_of(job, parameters)
+    encoder, source, max_tokens, facts = open_job(job, parameters)
+    return embed(
+        encoder,
+        source,
+        out,
+        max_tokens=max_tokens,
+        batch_tokens=job.batch_tokens,
+        bf16=job.bf16,
+        rows_per_shard=job.rows_per_shard,
+        dtype=job.dtype,
+        progress=progress,
+        facts=facts,
+    )
+
+
+def place_of(job: Job, parameters: Path) -> Path:
+    """Where the index of a folder of parameters comes to lie; what other steps left unfinished is removed."""
+    name = step_name(read_json(parameters / PUBLISHED)["step"])
     job.indexes.mkdir(parents=True, exist_ok=True)
     for unfinished in job.indexes.glob(".step-*.partial-*"):
         if not unfinished.name.startswith(f".{name}.partial-"):
             shutil.rmtree(unfinished, ignore_errors=True)
+    return job.indexes / name
+
+
+def open_job(job: Job, parameters: Path) -> tuple[Encoder, PassageSource, int, dict[str, Any]]:
+    """The encoder, what it embeds, the tokens of a passage, and the facts of the index that comes of it."""
+    import torch
+
+    published = read_json(parameters / PUBLISHED)
     # Opening an encoder may draw random numbers (initialisation), which must not disturb a trainer's own.
     devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     with torch.random.fork_rng(devices=devices):
         encoder, source, max_tokens = resolve(job.opener)(parameters, Path(job.snapshot), **job.options)
-        saved = fingerprint_parameters(parameters)
-        name_of_encoder = encoder.fingerprint() if isinstance(encoder, Fingerprinted) else saved
-        return embed(
-            encoder,
-            source,
-            job.indexes / name,
-            max_tokens=max_tokens,
-            batch_tokens=job.batch_tokens,
-            bf16=job.bf16,
-            rows_per_shard=job.rows_per_shard,
-            dtype=job.dtype,
-            progress=progress,
-            facts={
-                "step": published["step"],
-                "published": published["time"],
-                "encoder": name_of_encoder,
-                "parameters": saved,
-            },
-        )
+    saved = fingerprint_parameters(parameters)
+    name = encoder.fingerprint() if isinstance(encoder, Fingerprinted) else saved
+    facts = {"step": published["step"], "published": published["time"], "encoder": name, "parameters": saved}
+    return encoder, source, max_tokens, facts
 
 
 def fingerprint_parameters(folder: Path) -> str:
     """Of all files that `save` wrote: "parameters" in an index's manifest, and "encoder" if that has no name itself."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != PUBLISHED)
+    beside = (PUBLISHED, PRIORITIES)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in beside)
     return fingerprint(*(part for p in files for part in (str(p.relative_to(folder)), sha256_of(p))))
 
 
@@ -171,16 +204,35 @@ def work(job: Job, *, idle: float = 0.2) -> None:
     """Serve for ever."""
     # What was published meanwhile and is outdated goes while an index is built: a slow one would let it pile up.
     beat = _Heartbeat(job.heartbeat, lambda: newest(job, building=beat.step))
+    make: Callable[..., Path] = build
+    look: Callable[[], object] | None = None
+    if job.workers:
+        from realm.search.cluster.embedding import Fleet
+
+        fleet = Fleet(job, tell=lambda line: tell(job, line))
+        make, look = fleet.build, fleet.look
+    elif job.partial is not None:
+        from realm.search.partial import build_in_parts
+
+        make = build_in_parts
     while True:
         beat(0, None)
         found = newest(job)
         if found is None:
+            if look is not None:
+                look()
             time.sleep(idle)
             continue
         step, parameters = found
         beat.step = step
-        build(job, parameters, progress=beat)
+        make(job, parameters, progress=beat)
         shutil.rmtree(parameters, ignore_errors=True)
+
+
+def tell(job: Job, line: str) -> None:
+    """Let the trainer say something, at its next step."""
+    with open(job.events, "a", encoding="utf-8") as stream:
+        stream.write(" ".join(line.split()) + "\n")
 
 
 class _Heartbeat:

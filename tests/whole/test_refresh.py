@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ from realm.errors import TrainingError, UsageError
 from realm.files import MANIFEST
 from realm.search.embed import embed_rows
 from realm.search.exact import ExactIndex
+from realm.search.priorities import Priorities
 from realm.search.refresh import Async, open_refresh, reference
 from realm.search.refresher import Job, steps
+from realm.search.shelf import Fresh
+from realm.training.cadence import Cadence
 from realm.workflows.refreshing import Refreshing
 
 LONG = 60.0
@@ -115,7 +119,7 @@ def test_a_slow_refresher_lets_nothing_pile_up(tmp_path: Path, opened: Callable[
     """It embeds one step for as long as some more are published."""
     job = job_of(tmp_path, rows=200, delay=0.4)
     refresh = opened(job)
-    refreshing = Refreshing(refresh, ToyEncoder(seed=1), every_steps=1)
+    refreshing = Refreshing(refresh, ToyEncoder(seed=1), Cadence(1))
     assert refreshing.before_step(1) is None
     until(lambda: len(list(job.indexes.glob(".step-000001.partial-*/shard-*"))) >= 1)
     for step in range(2, 7):
@@ -149,6 +153,53 @@ def test_a_killed_refresher_is_restarted_and_leaves_no_half_index(tmp_path: Path
     assert torch.allclose(found, embed_rows(ToyEncoder(seed=1), ToySource(200), max_tokens=16), atol=1e-6)
     assert {name: (fresh.folder / name).stat().st_mtime_ns for name in kept} == kept  # finished shards were kept
     assert [path.name for path in job.indexes.iterdir()] == ["step-000001"]
+
+
+def test_parts_come_back_while_the_rest_is_embedded_and_a_kill_loses_none(
+    tmp_path: Path, opened: Callable[..., Async]
+) -> None:
+    job = replace(job_of(tmp_path, rows=200, delay=0.02), partial=0.25)
+    events: list[str] = []
+    refresh = opened(job, on_event=events.append)
+    refresh.publish(1, ToyEncoder(seed=1).save)
+    whole = refresh.wait(LONG)
+    assert whole is not None and whole.rows_of is None, "there was nothing to carry over"
+
+    def save(folder: Path) -> None:
+        ToyEncoder(seed=2).save(folder)
+        seen = Priorities(200)
+        seen.observe(torch.tensor([[150, 199]]), torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 2.0]]))
+        seen.save(folder)
+
+    refresh.publish(2, save)
+    parts: list[Fresh] = []
+
+    def another() -> bool:
+        fresh = refresh.poll()
+        parts.extend([fresh] if fresh is not None else [])
+        return fresh is not None
+
+    until(another)
+    first = refresh.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not alive(first))
+    assert parts[0].rows_of is not None and parts[0].step == 2
+    urgent = ExactIndex.open(parts[0].folder).vectors(torch.tensor([150, 199]))
+    new = embed_rows(ToyEncoder(seed=2), ToySource(200), max_tokens=16)
+    assert torch.allclose(urgent, new[[150, 199]], atol=1e-6)
+    embedded = {path.name: path.stat().st_mtime_ns for path in job.indexes.glob(".step-*/shard-*")}
+    assert embedded
+    until(lambda: another() and parts[-1].rows_of is not None and len(parts) >= 2)
+    left = list(job.indexes.glob(".step-*/shard-*"))
+    kept = {path.name: path.stat().st_mtime_ns for path in left if path.name in embedded}
+    assert kept.items() <= embedded.items() and (kept or not left), "finished chunks were kept"
+    until(lambda: another() and parts[-1].rows_of is None)
+    assert len(events) == 1 and "SIGKILL" in events[0]
+    assert torch.allclose(ExactIndex.open(parts[-1].folder).vectors(torch.arange(200)), new, atol=1e-6)
+    shares = [part.rows_of[2] for part in parts if part.rows_of is not None]
+    assert shares == sorted(set(shares)) and shares[-1] < 200
+    until(lambda: sorted(path.name for path in job.indexes.iterdir()) == ["step-000001", "step-000002"])
 
 
 def test_a_refresher_that_always_fails_is_reported_with_its_reason(

@@ -9,14 +9,15 @@ from typing import Any
 from realm.errors import MismatchError
 from realm.methods.ict import InverseCloze
 from realm.methods.proposing import stale_copy
+from realm.methods.realm import RealmPretraining
 from realm.methods.together import Together
 from realm.models.encoders import DenseEncoder
 from realm.training import parallel
 from realm.training.loop import Hooks, train
 from realm.training.pairs import Beside, RandomCrops
 from realm.training.pairs import InverseCloze as InverseClozeBatches
-from realm.training.state import latest_checkpoint, read_facts, restore
-from realm.types import Batches, Method, TrainableEncoder
+from realm.training.state import read_facts, restore
+from realm.types import Batches, Index, Method, TrainableEncoder
 from realm.workflows.pretraining.comparison import live_recall
 from realm.workflows.refreshing import open_refreshing
 from realm.workflows.workbench import Workbench, retriever_rates
@@ -25,7 +26,7 @@ from realm.workflows.workbench import Workbench, retriever_rates
 def warm_start(bench: Workbench) -> Path:
     """Train the retriever with the inverse cloze task; the folder of its last checkpoint."""
     config, checkpoints = bench.config, bench.run.warm_start / "checkpoints"
-    found = latest_checkpoint(checkpoints)
+    found = bench.latest_checkpoint(checkpoints)
     start = int(_facts(found, bench)["step"]) if found else 0
     if found and start >= config.ict.steps:
         return found
@@ -35,9 +36,10 @@ def warm_start(bench: Workbench) -> Path:
     optimizer = bench.optimizer(method.parameter_groups(), retriever_rates(config.ict))
     if found:
         restore(found, optimizer)
-        bench.metrics.rewind("ict", start)
+        bench.rewind("ict", start)
     # Without steps nothing is asked of them, and a corpus too small for a pair is no hindrance.
     batches: Any = _pairs(bench, config.ict.batch_size) if config.ict.steps else None
+    _told_ranks(bench, "ict", start)
     with bench.reporter.stage("warm start: inverse cloze task", "steps") as progress:
         progress(start, config.ict.steps)
         train(
@@ -56,13 +58,13 @@ def warm_start(bench: Workbench) -> Path:
                 should_stop=bench.should_stop,
             ),
         )
-    return _last(checkpoints)
+    return _last(bench, checkpoints)
 
 
 def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
     """Train retriever and reader together (Guu et al. 2020, section 3); the folder of the last checkpoint."""
     config, checkpoints = bench.config, bench.run.checkpoints
-    found = latest_checkpoint(checkpoints)
+    found = bench.latest_checkpoint(checkpoints)
     facts = _facts(found, bench) if found else {}
     start, index_step = int(facts.get("step", 0)), int(facts.get("index_step", 0))
     if found and start >= config.realm.steps:
@@ -87,13 +89,14 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
     )
     if found:
         restore(found, optimizer)
-        bench.metrics.rewind("realm", start, lambda event: int(event.get("index_step", 0)) > index_step)
+        bench.rewind("realm", start, lambda event: int(event.get("index_step", 0)) > index_step)
     batches: Batches = bench.sentences
     trained: Method = method
     if config.realm.ict_weight:
         pairs = _pairs(bench, config.realm.ict_batch_size)
         batches = Beside(batches, pairs, offset=config.ict.steps)
-        trained = Together(method, _cloze(bench, encoder), weight=config.realm.ict_weight, name="ict")
+        cloze, weight = _cloze(bench, encoder), config.realm.ict_weight
+        trained = Together(method, cloze, weight=weight, name="ict", total=parallel.total)
     at = start
 
     def tell(line: str) -> None:
@@ -112,7 +115,10 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
         facts=facts,
         always=[0],
         on_event=tell,
+        ranks=bench.ranks,
     )
+
+    method.watch = refreshing.observe
 
     def before_step(step: int) -> Mapping[str, float]:
         """Swap when an index came back; how old the one in use is."""
@@ -121,16 +127,16 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
         swap = refreshing.before_step(step)
         if swap is not None:
             index = bench.open_index(swap.folder)
-            figures = live_recall(swap.encoder, index, bench.probe, bench.searched, bench.masked, config, before=method)
+            figures = _live_recall(bench, method, swap.encoder, index)
             method.swap(index, swap.encoder)
-            bench.event({"stage": "realm", "kind": "refresh", "step": step, "index_step": swap.step, **figures})
+            told = {"kind": "refresh"} if swap.embedded == 1 else {"kind": "partial-refresh", "embedded": swap.embedded}
+            bench.event({"stage": "realm", **told, "step": step, "index_step": swap.step, **figures})
         return refreshing.age(step)
 
     if not found:  # where the curve begins
-        figures = live_recall(
-            method.index_encoder, method.index, bench.probe, bench.searched, bench.masked, config, before=method
-        )
+        figures = _live_recall(bench, method, method.index_encoder, method.index)
         bench.event({"stage": "realm", "kind": "refresh", "step": 0, "index_step": 0, **figures})
+    _told_ranks(bench, "realm", start)
     try:
         with bench.reporter.stage("REALM pre-training", "steps") as progress:
             progress(start, config.realm.steps)
@@ -157,13 +163,28 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
             )
     finally:
         refreshing.close()
-    return _last(checkpoints)
+    return _last(bench, checkpoints)
+
+
+def _live_recall(
+    bench: Workbench, method: RealmPretraining, encoder: TrainableEncoder, index: Index
+) -> dict[str, float]:
+    """`live_recall` before `index` is taken into use; on rank 0, which alone tells of it."""
+    if not bench.ranks.first:
+        return {}
+    return live_recall(encoder, index, bench.probe, bench.searched, bench.masked, bench.config, before=method)
+
+
+def _told_ranks(bench: Workbench, stage: str, step: int) -> None:
+    """That several processes train from here, and how many."""
+    if bench.ranks.size > 1:
+        bench.event({"stage": stage, "kind": "ranks", "step": step, "world_size": bench.ranks.size})
 
 
 def _cloze(bench: Workbench, encoder: DenseEncoder) -> InverseCloze:
     """The warm start's task, over the pairs of all ranks."""
     chunk_tokens = bench.config.ict.chunk_tokens
-    return InverseCloze(encoder, gather=parallel.gather, rank=parallel.rank(), chunk_tokens=chunk_tokens)
+    return InverseCloze(encoder, gather=parallel.gather, chunk_tokens=chunk_tokens)
 
 
 def _pairs(bench: Workbench, batch_size: int) -> InverseClozeBatches | RandomCrops:
@@ -200,7 +221,7 @@ def _facts(checkpoint: Path, bench: Workbench) -> dict[str, Any]:
     return facts
 
 
-def _last(checkpoints: Path) -> Path:
-    last = latest_checkpoint(checkpoints)
+def _last(bench: Workbench, checkpoints: Path) -> Path:
+    last = bench.latest_checkpoint(checkpoints)
     assert last is not None, "the loop saves its last step"
     return last

@@ -153,7 +153,8 @@ def test_without_a_null_passage_all_candidates_are_passages(
     assert (reading.rows_BK != NO_ROW).all()
     wanted_BK = scores_of(parts[0], corpus, batch).gather(1, reading.rows_BK)
     torch.testing.assert_close(reading.score_BK, wanted_BK, rtol=1e-4, atol=1e-5)
-    assert set(method.loss(batch).stats) == {*("loss", "log_likelihood", "prior_entropy", "source_hit", "duplicates")}
+    named = ("loss", "log_likelihood", "prior_entropy", "source_hit", "duplicates", "top_drift")
+    assert set(method.loss(batch).stats) == set(named)
 
 
 @pytest.mark.parametrize("null_passage", [True, False])
@@ -233,6 +234,31 @@ def test_over_retrieval_keeps_the_best_by_live_parameters(
     replaced = sum(row not in proposed[b] for b, rows in enumerate(live) for row in rows) / 12
     assert float(method.loss(batch).stats["candidates_changed"]) == pytest.approx(replaced)
     assert 0 < replaced < 1
+    wanted_BK = scores_of(stale, corpus, batch).gather(1, reading.rows_BK[:, 1:])
+    torch.testing.assert_close(reading.index_BK[:, 1:], wanted_BK, rtol=1e-4, atol=1e-5)
+
+
+def test_who_watches_sees_how_far_the_index_lags(
+    corpus: ToyCorpus, parts: tuple[DenseEncoder, ClozeReader], batch: MaskedBatch
+) -> None:
+    encoder, reader = parts
+    method = realm_of(encoder, reader, corpus, num_candidates=5)
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    method.watch = lambda *one: seen.append(one)
+    method.read(batch)
+    assert not seen, "a probe is no training"
+    assert float(method.loss(batch).stats["top_drift"]) == 0.0, "the index is the live parameters' own"
+    stale = moved(encoder)
+    method.swap(index_of(stale, corpus), stale)
+    drift = float(method.loss(batch).stats["top_drift"])
+    (_, (rows_BK, index_BK, live_BK)) = seen
+    assert torch.isnan(index_BK[:, 0]).all(), "nobody proposes the null passage"
+    for scores_BK, which in ((index_BK, stale), (live_BK, encoder)):
+        wanted_BK = scores_of(which, corpus, batch).gather(1, rows_BK[:, 1:])
+        torch.testing.assert_close(scores_BK[:, 1:], wanted_BK, rtol=1e-4, atol=1e-5)
+    halves = [[set(row.topk(2).indices.tolist()) for row in scores_BK[:, 1:]] for scores_BK in (index_BK, live_BK)]
+    assert drift == pytest.approx(sum(2 - len(a & b) for a, b in zip(*halves, strict=True)) / 8)
+    assert drift > 0 and not live_BK.requires_grad
 
 
 def test_what_moves_the_encoder_does_not_move_what_proposes(
