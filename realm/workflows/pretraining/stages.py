@@ -127,10 +127,11 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
         swap = refreshing.before_step(step)
         if swap is not None:
             index = bench.open_index(swap.folder)
-            figures = _live_recall(bench, method, swap.encoder, index)
+            told: dict[str, Any] = {"kind": "partial-refresh", "embedded": swap.embedded}
+            if swap.embedded == 1:  # the probe is searched once a refresh, not at each of its parts
+                told = {"kind": "refresh", **_live_recall(bench, method, swap.encoder, index)}
             method.swap(index, swap.encoder)
-            told = {"kind": "refresh"} if swap.embedded == 1 else {"kind": "partial-refresh", "embedded": swap.embedded}
-            bench.event({"stage": "realm", **told, "step": step, "index_step": swap.step, **figures})
+            bench.event({"stage": "realm", **told, "step": step, "index_step": swap.step})
         return refreshing.age(step)
 
     if not found:  # where the curve begins
