@@ -6,11 +6,13 @@ and a linear decay to zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.adamw import adamw
 
 
 class BertAdam(torch.optim.Optimizer):
@@ -46,31 +48,33 @@ class BertAdam(torch.optim.Optimizer):
             for p in params:
                 if not self.state[p]:
                     self.state[p] = {
-                        "step": torch.zeros((), dtype=torch.float32),
+                        "step": torch.zeros((), dtype=torch.float32, device=p.device),
                         "exp_avg": torch.zeros_like(p),
                         "exp_avg_sq": torch.zeros_like(p),
                     }
-            grads = [p.grad for p in params]
-            first = [self.state[p]["exp_avg"] for p in params]
-            second = [self.state[p]["exp_avg_sq"] for p in params]
+            steps = [self.state[p]["step"] for p in params]
+            if not self.bias_correction:
+                torch._foreach_add_(steps, 1)
+                # The correction divides by 1 - beta**n, which is 1 after infinitely many steps.
+                steps = [torch.full_like(n, math.inf) for n in steps]
             beta1, beta2 = group["betas"]
-            torch._foreach_lerp_(first, grads, 1 - beta1)
-            torch._foreach_mul_(second, beta2)
-            torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
-            denominator = torch._foreach_sqrt(second)
-            rates = [group["lr"]] * len(params)
-            for p in params:
-                self.state[p]["step"] += 1
-            if self.bias_correction:
-                # By parameter: one that got no gradient in some step has taken fewer.
-                steps = [float(self.state[p]["step"]) for p in params]
-                rates = [group["lr"] / (1 - beta1**n) for n in steps]
-                torch._foreach_div_(denominator, [(1 - beta2**n) ** 0.5 for n in steps])
-            torch._foreach_add_(denominator, group["eps"])
-            # Decay is scaled by the learning rate and not by the moments ("decoupled").
-            if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_addcdiv_(params, first, denominator, [-rate for rate in rates])
+            # One pass over parameters, gradients and moments: written out, they are read and written a dozen times.
+            adamw(
+                params,
+                [p.grad for p in params if p.grad is not None],
+                [self.state[p]["exp_avg"] for p in params],
+                [self.state[p]["exp_avg_sq"] for p in params],
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )
 
 
 def parameter_groups(

@@ -118,8 +118,7 @@ def _unflatten(
     for key, value in tensors.items():
         g, i, name = key.split(".", 2)
         parameter = optimizer.param_groups[int(g)]["params"][int(i)]
-        # The step count stays on the CPU; the moments live with their parameter.
-        optimizer.state[parameter][name] = value if value.ndim == 0 else value.to(parameter.device)
+        optimizer.state[parameter][name] = value.to(parameter.device)
 
 
 def _size(groups: list[dict[str, Any]]) -> str:

@@ -53,6 +53,24 @@ def test_with_bias_correction_it_is_adamw(decay: float) -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+def test_numbers_and_transposed_matrices_are_updated_alike() -> None:
+    """One pass goes over memory as it lies: a parameter, its gradient and its moments must lie alike."""
+    torch.manual_seed(0)
+    value, gradient = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    level, slope = torch.tensor(0.7, dtype=torch.float64), 0.3
+    plain, turned = nn.Parameter(value.clone()), nn.Parameter(value.t().contiguous().t())
+    assert not turned.is_contiguous()
+    number = nn.Parameter(level.clone())
+    optimizer = BertAdam([plain, turned, number], lr=0.1, weight_decay=0.2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        ((plain * gradient).sum() + (turned * gradient).sum() + slope * number).backward()
+        optimizer.step()
+    torch.testing.assert_close(plain, turned, rtol=1e-12, atol=0)
+    assert number.item() == pytest.approx(by_hand(0.7, [0.3, 0.3], 0.1, 0.2), rel=1e-12)
+    assert plain[1, 2].item() == pytest.approx(by_hand(float(value[1, 2]), [float(gradient[1, 2])] * 2, 0.1, 0.2))
+
+
 def test_what_has_no_gradient_stays() -> None:
     still, moving = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = BertAdam([still, moving], lr=0.1, weight_decay=0.5)
