@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from realm.errors import ArtefactError, RealmError, TrainingError, UsageError
-from realm.files import MANIFEST, fingerprint, read_manifest, staged_folder, write_json
+from realm.files import MANIFEST, fingerprint, read_manifest, write_json
 from realm.search.shards import DTYPES, FORMAT, VERSION, pack, seal, shard_name, write_shard
 from realm.types import Encoder, PassageSource, Progress
 
@@ -232,14 +232,8 @@ class Plan:
                     shutil.rmtree(other, ignore_errors=True)
             if (work / MANIFEST).exists():  # killed between the manifest and the rename
                 (work / MANIFEST).unlink()
-        if not work.exists():
-            try:
-                with staged_folder(work) as staged:
-                    write_json(_plan_path(staged), self.identity)
-            except OSError:
-                if not work.exists():  # another rank was first, which is fine
-                    raise
-        elif not _plan_path(work).exists():
+        work.mkdir(parents=True, exist_ok=True)  # in its place: another rank may be making it at this moment
+        if not _plan_path(work).exists():
             write_json(_plan_path(work), self.identity)
         return work
 
