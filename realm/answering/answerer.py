@@ -92,7 +92,7 @@ def open_answerer(path: Path, device: str = "cpu") -> tuple[DenseEncoder, SpanRe
     ArtefactError when it is neither. UsageError when its retriever is BM25, which is no network: see `open_reader`.
     """
     reader, config = open_reader(path, device)
-    if config.qa.retriever != "dense":
+    if config.qa.retriever == "bm25":
         raise UsageError(
             f"{path} finds its passages by {config.qa.retriever}: expected a model with a retriever of its own; "
             "`realm evaluate` judges both"

@@ -1,6 +1,7 @@
 """The retriever's side of fine-tuning: what it is made of, what a checkpoint keeps of it, how its index follows.
 
-`qa.retriever` chooses: networks over an index of vectors, frozen or refreshed, or BM25, of which nothing learns.
+`qa.retriever` chooses: networks over an index of vectors, frozen or refreshed, with or without BM25 beside them, or
+BM25 alone, of which nothing learns.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from realm import files
 from realm.answering.answerer import Part
 from realm.knowledge.snapshot import Snapshot
+from realm.methods.fused import FusedRetriever
 from realm.methods.proposing import stale_copy
 from realm.methods.retrievers import DenseRetriever, QuestionRetriever, WordRetriever
 from realm.models.encoders import DenseEncoder
@@ -111,7 +113,7 @@ class DenseSide:
         if config.qa.documents == "refreshed":
             saved = DenseEncoder.from_pretrained(found / "index_encoder").to(device) if found else self.encoder
             stale = stale_copy(saved)
-        self.retriever = DenseRetriever(
+        self.dense = DenseRetriever(
             self.encoder,
             snapshot,
             self._index(stale or self.encoder, int(self.begun_with.get("index_step", 0))),
@@ -119,6 +121,10 @@ class DenseSide:
             documents=config.qa.documents,
             max_passage_tokens=config.questions.max_passage_tokens,
         )
+        self.retriever: QuestionRetriever = self.dense
+        if config.qa.retriever == "fused":
+            words = parts.open_postings(snapshot, reporter)
+            self.retriever = FusedRetriever(self.dense, words, temperature=config.qa.bm25_temperature)
 
     def parts(self) -> Mapping[str, Part]:
         return {"encoder": self.encoder}
@@ -147,7 +153,7 @@ class DenseSide:
             return {}
         swap = self.refreshing.before_step(step)
         if swap is not None:
-            self.retriever.swap(self._index(swap.encoder, swap.step), swap.encoder)
+            self.dense.swap(self._index(swap.encoder, swap.step), swap.encoder)
         return self.refreshing.age(step)
 
     def end(self) -> None:

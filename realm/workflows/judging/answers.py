@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from realm import files
+from realm.addresses import address_or_path
 from realm.answering.answerer import answerer_folder, model_fingerprint, open_answerer, open_reader
 from realm.answering.confidence import Confidence, open_confidence
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.snapshot import Snapshot
+from realm.methods.fused import FusedRetriever
 from realm.methods.open_qa import OpenQA
 from realm.methods.retrievers import DenseRetriever, QuestionRetriever, WordRetriever
 from realm.models.encoders import DenseEncoder
@@ -58,7 +60,7 @@ def judge_answers(
         "batch_size": batch_size,
         "reporter": reporter,
     }
-    facts: dict[str, Any] = {"knowledge_base": str(Path(kb_path).absolute()), "knowledge_base_version": kb.version}
+    facts: dict[str, Any] = {"knowledge_base": address_or_path(kb_path), "knowledge_base_version": kb.version}
     if model is None:
         with reporter.stage("BM25 over the knowledge base"):
             search = bm25_search(kb.passages())
@@ -103,7 +105,10 @@ def open_method(model: Path, kb: KnowledgeBase, device: torch.device, reporter: 
         encoder, _, _ = open_answerer(model, str(device))
         tokens = config.questions.max_passage_tokens
         index = _vectors(model, encoder, config, snapshot, device, reporter)
-        retriever = DenseRetriever(encoder, snapshot, index, max_passage_tokens=tokens)
+        dense = retriever = DenseRetriever(encoder, snapshot, index, max_passage_tokens=tokens)
+        if config.qa.retriever == "fused":
+            words = parts.open_postings(snapshot, reporter)
+            retriever = FusedRetriever(dense, words, temperature=config.qa.bm25_temperature)
     method = OpenQA(
         retriever,
         reader,

@@ -1,4 +1,4 @@
-"""Words as a retriever of question answering: the engine's hits and scores, and nothing that learns."""
+"""Words as a retriever of question answering, alone and beside vectors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import torch
 from realm.evaluation.answers import normalize_orqa
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.snapshot import Snapshot
+from realm.methods import fused as fused_module
+from realm.methods.fused import FusedRetriever, by_words
 from realm.methods.open_qa import OpenQA
-from realm.methods.retrievers import WordRetriever, with_labelled
+from realm.methods.retrievers import DenseRetriever, WordRetriever, with_labelled
+from realm.models.encoders import DenseEncoder
+from realm.models.freezing import with_frozen_passages
 from realm.models.span import SpanReader
+from realm.search.exact import ExactIndex
 from realm.search.postings import Bm25
 from realm.training.questions import QuestionBatches
-from realm.types import NO_ROW, Document, Question
+from realm.types import NO_ROW, Document, Hits, Question
 
 DOCUMENTS = [
     Document("guernica", "Guernica", "Guernica was painted by Pablo Picasso in Paris"),
@@ -104,3 +109,71 @@ def test_labels_that_were_found_are_not_repeated() -> None:
     rows_BE, labelled_BE = with_labelled(torch.tensor([[4, 7]]), torch.tensor([[7, 2, NO_ROW]]))
     assert rows_BE.tolist() == [[4, 7, NO_ROW, 2, NO_ROW]]
     assert labelled_BE.tolist() == [[False, True, False, True, False]]
+
+
+# ---------------------------------------------------------------- words and vectors
+
+
+@pytest.fixture
+def fused(snapshot: Snapshot, engine: Bm25, tmp_path_factory: pytest.TempPathFactory) -> FusedRetriever:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = DenseEncoder.from_pretrained(tiny.tiny_bert(tmp_path_factory.mktemp("encoder")), dim=8).eval()
+    encoder = with_frozen_passages(plain)
+    with torch.no_grad():
+        vectors = encoder.encode_passages(snapshot.passages(torch.arange(len(snapshot)), 32))
+    return FusedRetriever(DenseRetriever(encoder, snapshot, ExactIndex(vectors)), engine, temperature=2.0)
+
+
+def test_the_sum_of_both_scores_ranks_the_union(
+    snapshot: Snapshot, engine: Bm25, fused: FusedRetriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = QuestionBatches(snapshot, ASKED, batch_size=3).pick(np.arange(3))
+    every = torch.arange(len(snapshot)).expand(3, -1)
+    with torch.no_grad():
+        query_BD = fused.dense.encoder.encode_queries(batch.query)
+        dense_BN = query_BD @ fused.dense.index.vectors(torch.arange(len(snapshot))).T
+    word_BN = engine.score(batch.texts, every)
+    for k in (1, 2, 3):
+        found = fused.candidates(batch.texts, batch.query, k)
+        expected = (dense_BN + word_BN / 2).sort(dim=1, descending=True)
+        # At k = 1 the union is of the best by vectors and of all that have a word in common.
+        if k == len(snapshot):
+            assert found.rows_BE.tolist() == expected.indices.tolist()
+            torch.testing.assert_close(found.score_BE, expected.values)
+        assert found.retrieved == k and (found.score_BE.diff(dim=1) <= 0).all()
+        for b, row in enumerate(found.rows_BE[:, 0].tolist()):
+            assert row in {int(expected.indices[b, 0]), int(dense_BN[b].argmax())}
+    again = fused.candidates(batch.texts, batch.query, 3)
+    monkeypatch.setattr(fused_module, "KNOWN", 1)  # every list is made anew
+    assert again.rows_BE.tolist() == fused.candidates(batch.texts, batch.query, 3).rows_BE.tolist()
+
+
+def test_what_the_list_by_words_lacks_has_its_lowest_score() -> None:
+    words = Hits(torch.tensor([[4, 2], [7, NO_ROW]]), torch.tensor([[3.0, 1.0], [2.0, -torch.inf]]))
+    rows_BE = torch.tensor([[2, 9, 4, NO_ROW], [9, 7, NO_ROW, 3]])
+    assert by_words(words, rows_BE).tolist() == [[1.0, 1.0, 3.0, 1.0], [0.0, 2.0, 0.0, 0.0]]
+
+
+def test_labelled_rows_stand_behind_with_both_scores(snapshot: Snapshot, engine: Bm25, fused: FusedRetriever) -> None:
+    batch = QuestionBatches(snapshot, ASKED, batch_size=3).pick(np.arange(3))
+    found = fused.candidates(batch.texts, batch.query, 1, batch.labelled_rows)
+    word_BN = engine.score(batch.texts, torch.arange(len(snapshot)).expand(3, -1)) / 2
+    query_BD = fused.dense.encoder.encode_queries(batch.query)
+    for b, (rows, scores) in enumerate(zip(found.rows_BE.tolist(), found.score_BE.tolist(), strict=True)):
+        there = [row for row in rows if row != NO_ROW]
+        assert len(set(there)) == len(there)
+        assert {int(row) for row in batch.labelled_rows[b] if row != NO_ROW} <= set(there)
+        for row, score in zip(rows, scores, strict=True):
+            own = float(query_BD[b].detach() @ fused.dense.index.vectors(torch.tensor([row]))[0] + word_BN[b, row])
+            assert score == (pytest.approx(own, abs=1e-5) if row != NO_ROW else -torch.inf)
+    assert found.labelled_BE.any(1).all() and found.score_BE.requires_grad
+
+
+def test_vectors_learn_beside_words(snapshot: Snapshot, method: OpenQA, fused: FusedRetriever) -> None:
+    method.retriever, method.num_early, method.early_weight = fused, 3, 1.0
+    batch = QuestionBatches(snapshot, ASKED, batch_size=3).pick(np.arange(3))
+    loss = method.loss(batch)
+    loss.total.backward()
+    moved = [p.grad for group in fused.parameter_groups().values() for p in group if p.grad is not None]
+    assert moved and any(bool(grad.abs().sum()) for grad in moved)

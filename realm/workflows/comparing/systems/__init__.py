@@ -26,6 +26,7 @@ from realm.errors import UsageError
 from realm.workflows.comparing.systems.base import Leg, Opened, System
 from realm.workflows.comparing.systems.bm25 import Bm25Reader
 from realm.workflows.comparing.systems.closed_book import ClosedBook
+from realm.workflows.comparing.systems.fused import Fused
 from realm.workflows.comparing.systems.orqa import ORQA
 from realm.workflows.comparing.systems.realm import REALM
 from realm.workflows.comparing.systems.taken import Taken
@@ -35,6 +36,7 @@ SYSTEMS: Mapping[str, System] = {
     "bm25": Bm25Reader(),
     "orqa": ORQA,
     "realm": REALM,
+    "fused": Fused(),
 }
 
 
