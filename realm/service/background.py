@@ -17,6 +17,7 @@ import torch
 
 from realm.errors import RealmError
 from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.table.store import CanNotWriteError
 from realm.service.asking import Model
 from realm.service.memory import give_back
 from realm.types import Progress
@@ -25,8 +26,9 @@ log = logging.getLogger("realm.service")
 
 NICE = 10
 """How much less the processor's scheduler favours the embedding for another model than answers."""
-GIVE_BACK_SECONDS = 60.0
-"""Freed memory goes back at most so often: what is taken again has to be cleared by the system first."""
+GIVE_BACK_SECONDS = 10.0
+"""Freed memory goes back at most so often: what is taken again has to be cleared by the system first. Between two times
+about a megabyte a second piles up under load."""
 
 
 class Closing(Exception):
@@ -76,11 +78,12 @@ class ModelChange:
         kb: KnowledgeBase,
         open_model: Callable[[], Model],
         finish: Callable[[Callable[[], None]], Future[None]],
-        swap: Callable[[Model], None],
+        swap: Callable[[Model, int], None],
         closing: threading.Event,
         cores: int,
     ) -> None:
-        """finish: does work in the thread of edits. swap: takes the model into use. cores: that it may embed on."""
+        """finish: does work in the thread of edits. swap: takes the model into use, with what `embed_all` gave. cores:
+        that it may embed on."""
         self._kb, self._open_model, self._finish, self._swap = kb, open_model, finish, swap
         self._closing, self._cores = closing, cores
         self._wanted = False  # no Event: a signal that comes while one is being set would wait for itself
@@ -132,19 +135,28 @@ class ModelChange:
             if self._closing.is_set():
                 raise Closing
 
-        self._embed(model, progress)
+        embed_all(self._kb, model, progress)
 
         def finish() -> None:
-            self._embed(model, progress)
-            self._swap(model)
+            self._swap(model, embed_all(self._kb, model, progress))
 
         self._finish(finish).result()
         log.info("model: %s answers from version %d on", encoder.fingerprint, self._kb.version)
 
-    def _embed(self, model: Model, progress: Progress) -> None:
-        """Give all passages their vectors, and read them, so that no question waits for either."""
-        self._kb.embed_missing(model.passage_encoder, progress=progress)
-        model.retrieval.hold(self._kb)
+
+def embed_all(kb: KnowledgeBase, model: Model, progress: Progress) -> int:
+    """Give all passages their vectors, and read them, so that no question waits for either.
+
+    Where nothing can be written they are made in memory, and the version that they are of is given; else -1: whether
+    every passage has its vector is to be seen in the knowledge base. progress: may raise to end it.
+    """
+    try:
+        kb.embed_missing(model.passage_encoder, progress=progress)
+        model.retrieval.hold(kb)
+    except CanNotWriteError as error:
+        log.warning("not embedded: %s", error)
+        return model.retrieval.hold_in_memory(kb, lambda: progress(0, None))
+    return -1
 
 
 def _step_back() -> None:
