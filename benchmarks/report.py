@@ -116,6 +116,8 @@ def render(records: Sequence[Record], causes: Mapping[str, str]) -> str:
         *_behind(records, causes),
         "## Growth",
         *_growth(records),
+        "## At scale",
+        _scale(records),
     ]
     for record in records:
         parts += _suite(record)
@@ -224,6 +226,14 @@ def _growth(records: Sequence[Record]) -> Iterator[str]:
 
 def _rate(size: float, seconds: float, unit: str) -> str:
     return f"{count_text(size)}: {figure(Row(work='', who='', role='', seconds=(seconds,), unit=unit))}"
+
+
+def _scale(records: Sequence[Record]) -> str:
+    """The tables of `realm estimate --table`, with what the suite `estimate` measured."""
+    from realm.workflows.estimating.scale import scale
+
+    told = next((record.told for record in records if record.suite == "estimate" and record.told), {})
+    return scale(measured=told.get("measured"))
 
 
 # ---------------------------------------------------------------- a suite

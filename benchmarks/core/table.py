@@ -46,6 +46,8 @@ def show(record: Record, console: Console) -> None:
         console.print(f"growth of {work}, {who}: size^{slope:.2f} over {len(points)} sizes")
     for name, shares in record.profiles.items():
         console.print(f"profile of {name}: " + ", ".join(f"{what} {share:.0%}" for what, share in shares[:6]))
+    if record.printed:
+        console.print(record.printed)
     for who, why in record.missing.items():
         console.print(f"{who}: {why}")
     for note in record.notes:

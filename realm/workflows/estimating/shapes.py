@@ -42,7 +42,7 @@ class Shape:
     hidden: int
     inner: int
 
-    def flops(self, length: int) -> float:
+    def flops(self, length: float) -> float:
         """Multiplications and additions of a token forward and backward, in a text of `length` tokens.
 
         Backward counts as two forwards. Projections 8 H^2, feed-forward 4 H I, attention 4 L H. An embedding layer

@@ -1,0 +1,222 @@
+"""What the networks do a second here: embedding and the two trainings' steps, on the small knowledge base.
+
+The steps are those of `realm pretrain`, batch made, passages fetched and backward done, with as many examples as fit
+the time. Rates are operations a second of the formulas in `shapes`, whatever else a step spends its time on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from realm.config import PretrainConfig
+from realm.methods.ict import InverseCloze
+from realm.methods.proposing import Proposer
+from realm.methods.realm import RealmPretraining
+from realm.models.cloze import ClozeReader, ReaderSettings
+from realm.models.encoders import DenseEncoder
+from realm.models.late import READERS
+from realm.search.embed import embed_rows
+from realm.search.exact import ExactIndex
+from realm.training import pairs
+from realm.types import Loss
+from realm.workflows.estimating.measuring import BUDGET_SECONDS, seconds_of
+from realm.workflows.estimating.preparing import Prepared, masked_sentences
+from realm.workflows.estimating.shapes import Shape
+
+_BUDGET = 3 * BUDGET_SECONDS
+_ROWS = 512
+
+
+def embedding_rate(encoder: DenseEncoder, shape: Shape, small: Prepared, config: PretrainConfig, guess: float) -> float:
+    """Forward operations a second of `embed_rows`. guess: about what the machine does, to choose how many passages."""
+    encoder.eval()
+    snapshot, most = small.snapshot, config.data.max_passage_tokens
+    length_N = snapshot.passage_lengths(most)
+    wanted = _examples(_forward(shape, length_N) / len(length_N), guess, min(_ROWS, len(length_N)))
+    # Spread over all lengths, the shortest and the longest alike.
+    rows = np.argsort(length_N, kind="stable")[((np.arange(wanted) + 0.5) * len(length_N) / wanted).astype(int)]
+    work = torch.from_numpy(rows)
+    seconds = seconds_of(lambda: embed_rows(encoder, snapshot, work, max_tokens=most), encoder.device, _BUDGET)
+    return _forward(shape, length_N[rows]) / seconds
+
+
+def ict_rate(
+    encoder: DenseEncoder, shape: Shape, small: Prepared, config: PretrainConfig, bf16: bool, guess: float
+) -> float:
+    """Of the warm start's step without its optimizer. A batch that is computed in pieces is so here, too."""
+    snapshot, most = small.snapshot, config.data.max_passage_tokens
+    mean = float(snapshot.passage_lengths(most).mean())
+    size = max(2, _examples(3 * mean * shape.flops(int(mean)), guess, min(config.ict.batch_size, len(snapshot) // 2)))
+    made: Any = pairs.RandomCrops if config.ict.pairs == "crop" else pairs.InverseCloze
+    own: dict[str, Any] = {"removal_probability": config.ict.removal_probability}
+    if config.ict.pairs == "crop":
+        own = {"shares": config.ict.crop_shares}
+    batches = made(
+        snapshot,
+        batch_size=size,
+        max_query_tokens=config.data.max_query_tokens,
+        max_passage_tokens=most,
+        shrink=True,
+        **own,
+    )
+    batch = batches.batch(0)
+    in_pieces = config.ict.batch_size * batch.passage.ids.shape[1] > config.ict.chunk_tokens
+    method = InverseCloze(encoder, chunk_tokens=batch.passage.ids.numel() // 2 if in_pieces else None)
+    seconds = _step_seconds(lambda step: method.loss(batches.batch(step)), (encoder,), bf16)
+    return 3 * (_forward(shape, batch.query.lengths) + _forward(shape, batch.passage.lengths)) / seconds
+
+
+def realm_rate(
+    encoder: DenseEncoder,
+    shape: Shape,
+    reader: ClozeReader,
+    reader_shape: Shape,
+    small: Prepared,
+    config: PretrainConfig,
+    bf16: bool,
+    guess: float,
+) -> float:
+    """Of REALM's step without its search and its optimizer.
+
+    With as many candidates as there will be, or two where one example with all of them takes too long.
+    """
+    snapshot, most = small.snapshot, config.data.max_passage_tokens
+    late = config.reader.interaction == "late"
+    mean = float(snapshot.passage_lengths(most).mean())
+    candidates = config.realm.num_candidates
+
+    def example(candidates: int) -> float:
+        reading = 0.0 if late else candidates * (mean + 32) * reader_shape.flops(int(mean + 32))
+        return candidates * mean * shape.flops(int(mean)) + reading
+
+    if example(candidates) > 4 * _BUDGET * guess:
+        candidates = 2
+    size = _examples(example(candidates), guess, min(config.realm.batch_size, 64))
+    batches = masked_sentences(snapshot, small.spans, config, batch_size=size)
+    proposer = Proposer(
+        encoder,
+        snapshot,
+        # At random, as if there were so many passages that no two sentences found the same.
+        ExactIndex(torch.randn(len(snapshot), encoder.dim), device=None if shape_on_cpu(encoder) else encoder.device),
+        num_passages=candidates - int(config.realm.null_passage),
+        max_passage_tokens=most,
+    )
+    method = RealmPretraining(
+        encoder,
+        reader,
+        snapshot,
+        proposer,
+        marginal=config.realm.marginal,
+        objective=config.realm.objective,
+        null_passage=config.realm.null_passage,
+        max_passage_tokens=most,
+        max_reader_tokens=most - 2,
+        reader_title=config.reader.with_title,
+    )
+    batch = batches.batch(0)
+    with torch.no_grad():
+        rows_BK = method.read(batch).rows_BK
+    query_B, pieces = batch.query.lengths, int(batch.target.mask.sum())
+    passage_U = snapshot.passages(rows_BK.unique(), most).lengths
+    flops = 3 * (_forward(shape, query_B) + _forward(shape, passage_U)) + _forward(shape, query_B)
+    if late:
+        flops += 3 * _forward(reader_shape, query_B)
+    else:
+        body_BK = snapshot.bodies(rows_BK.flatten(), most - 2).lengths.view(rows_BK.shape)
+        flops += 3 * _forward(reader_shape, (body_BK + query_B[:, None] + 1).flatten())
+        pieces *= candidates
+    flops += head_flops(pieces, reader_shape.hidden, int(reader.model.config.vocab_size))
+    return flops / _step_seconds(lambda step: method.loss(batches.batch(step)), (encoder, reader), bf16)
+
+
+def head_flops(pieces: int, hidden: int, vocabulary: int) -> float:
+    """Forward and backward of the output layer at masked pieces."""
+    return 6.0 * pieces * hidden * vocabulary
+
+
+def build_reader(settings: Any, config: PretrainConfig, small: Prepared) -> ClozeReader:
+    """The reader with random weights."""
+    from transformers import AutoModelForMaskedLM
+
+    chosen = ReaderSettings(
+        copy=config.reader.copy_head,
+        segments=True,
+        max_length=config.data.max_query_tokens + config.data.max_passage_tokens,
+        backbone_dropout=config.reader.dropout,
+        freeze_word_embeddings=config.reader.freeze_word_embeddings,
+        freeze_layers=config.reader.freeze_layers,
+    )
+    model = AutoModelForMaskedLM.from_config(settings)
+    return READERS[config.reader.interaction](model, chosen, separator=small.snapshot.sep_id)
+
+
+def search_seconds(index: ExactIndex, queries: int, k: int) -> float:
+    """Of one call."""
+    query_BD = torch.empty(queries, index.dim).uniform_(-1, 1)
+    return seconds_of(lambda: index.search(query_BD, k), index.device)
+
+
+def activation_bytes(encoder: DenseEncoder, length: int, bf16: bool) -> float:
+    """What a token leaves behind for the backward pass."""
+    encoder.train()
+    own = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tokens = random_tokens(encoder, 2, length)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), _arithmetic(encoder, bf16):
+        encoder.encode_passages(tokens)
+    return sum(kept.values()) / (2 * length)
+
+
+def random_tokens(encoder: DenseEncoder, size: int, length: int) -> Any:
+    from realm.types import Tokens
+
+    vocabulary = int(encoder.query_tower.backbone.config.vocab_size)
+    ids_NL = torch.randint(vocabulary, (size, length))
+    return Tokens(ids_NL, torch.zeros_like(ids_NL), torch.full((size,), length))
+
+
+def shape_on_cpu(encoder: DenseEncoder) -> bool:
+    return encoder.device.type == "cpu"
+
+
+def _step_seconds(loss: Callable[[int], Loss], modules: tuple[nn.Module, ...], bf16: bool) -> float:
+    steps = count()
+    for module in modules:
+        module.train()
+
+    def step() -> None:
+        with _arithmetic(modules[0], bf16):
+            found = loss(next(steps))
+        found.total.backward()
+        for module in modules:
+            module.zero_grad(set_to_none=True)
+
+    return seconds_of(step, next(modules[0].parameters()).device, _BUDGET)
+
+
+def _arithmetic(module: nn.Module, bf16: bool) -> Any:
+    kind = next(module.parameters()).device.type
+    return torch.autocast(kind, torch.bfloat16) if bf16 else nullcontext()
+
+
+def _forward(shape: Shape, lengths: Any) -> float:
+    """Operations of texts of these numbers of tokens."""
+    return float(sum(length * shape.flops(length) for length in map(int, lengths))) / 3
+
+
+def _examples(flops: float, guess: float, most: int) -> int:
+    return int(max(1, min(most, _BUDGET * guess / flops)))

@@ -1,0 +1,178 @@
+"""Bytes on disk and in memory, from formats and shapes."""
+
+from __future__ import annotations
+
+import math
+
+from realm.config import PretrainConfig
+from realm.knowledge.table.housekeeping import UNINDEXED
+from realm.knowledge.table.writing import BATCH_CHARACTERS, BATCH_DOCUMENTS
+from realm.workflows.estimating.indexes import index_cost
+from realm.workflows.estimating.machine import Machine, Work
+from realm.workflows.estimating.steps import masked_pieces, tokens_of_step
+from realm.workflows.estimating.table import Table
+from realm.workflows.estimating.texts import Lengths
+from realm.workflows.showing.artefacts import size_text
+
+TOO_LITTLE = "TOO LITTLE"
+DISTINCT = 0.35
+"""Distinct spans of all."""
+STORED, ROW = 0.62, 57.0
+"""Bytes of the Lance table for a byte of text or title, and for a row besides: within a tenth on five knowledge bases
+of 3,000 to 227,000 passages of encyclopaedia articles."""
+WORDS, TITLE_WORDS = 0.34, 0.75
+"""Bytes of the word index for a byte of text, and of title."""
+KEYS = 30.0
+"""Bytes of a row in the three indexes of its keys, and in the list of titles."""
+COMMIT_PASSAGES, COMMITS = 16_384, 8
+"""`KnowledgeBase.embed_missing` commits vectors of so many passages, or of so great a part of them all."""
+FRAGMENT_ROWS = 1_048_576
+"""Lance folds files up to so many rows."""
+
+
+def knowledge_base_bytes(passages: int, lengths: Lengths) -> tuple[float, float]:
+    """Of the table, and of its word index and keys, after one ingest.
+
+    Files of several commits are folded into new ones behind it, and stay for the older versions; up to `UNINDEXED` rows
+    nothing is indexed yet.
+    """
+    rows = passages * (1 + lengths.documents)
+    text, titles = passages * lengths.bytes, rows * lengths.title_bytes
+    data = STORED * (text + titles) + ROW * rows
+    commits = max(passages * lengths.documents / BATCH_DOCUMENTS, text / BATCH_CHARACTERS)
+    if rows <= UNINDEXED:
+        return data, 0.0
+    return (2 if commits > 1 else 1) * data, WORDS * text + TITLE_WORDS * titles + KEYS * rows
+
+
+def vector_copies(passages: int, lengths: Lengths) -> float:
+    """How often the column of vectors is written: each commit of vectors writes it for the whole files it touches."""
+    commits = math.ceil(passages / max(COMMIT_PASSAGES, passages / COMMITS))
+    of_a_file = FRAGMENT_ROWS / (1 + lengths.documents)
+    return commits if passages <= of_a_file else 1 + (commits - 1) * of_a_file / passages
+
+
+def snapshot_bytes(passages: int, lengths: Lengths, vocabulary: int) -> float:
+    """Arrays of `knowledge.build`: of a passage text, ids, offsets, sentences and nine numbers; of a document more."""
+    ids = 2 if vocabulary <= 1 << 16 else 4
+    passage = lengths.bytes + lengths.pieces * (ids + 8) + 8 * lengths.sentences + 72
+    document = lengths.title_bytes + lengths.id_bytes + lengths.title_pieces * ids + 48
+    return passages * (passage + lengths.documents * document)
+
+
+def spans_bytes(passages: int, lengths: Lengths, pipeline: str) -> float:
+    """Two positions and a label of a span, and where each passage's begin."""
+    return passages * (9 * lengths.spans(pipeline) + 8)
+
+
+def rarity_bytes(passages: int, spans: float) -> float:
+    """What `SpansByRarity` holds: a list and an array a passage, four dictionaries of the distinct spans."""
+    return passages * (180 + 9 * spans + DISTINCT * 360 * spans)
+
+
+def kept_indexes(config: PretrainConfig) -> int:
+    """How many indexes lie on disk at once, at most."""
+    if config.refresh.mode == "off":
+        return 2
+    return 2 + max(2, config.loop.keep_checkpoints)
+
+
+def disk(table: Table, passages: int, config: PretrainConfig, machine: Machine, lengths: Lengths, kind: str) -> None:
+    """Rows of what lies on disk."""
+    documents = passages * lengths.documents
+    data, words = knowledge_base_bytes(passages, lengths)
+    total = table.size(
+        "knowledge_base",
+        "disk: text and its word index",
+        data + words,
+        f"{lengths.bytes:,.0f} bytes of text a passage; files as written and as folded (`docs compact` lets the first "
+        f"go), {size_text(words)} of indexes",
+    )
+    total += table.size(
+        "snapshot",
+        "disk: snapshot and spans",
+        snapshot_bytes(passages, lengths, machine.vocabulary)
+        + spans_bytes(passages, lengths, config.data.spans_pipeline),
+        f"{lengths.pieces:,.0f} word pieces a passage, 10 bytes each beside the text; 9 a span",
+    )
+    cost = index_cost(kind, passages, machine.dim, machine, documents=documents)
+    one = passages * machine.dim * 4.0
+    if kind == "exact":
+        table.size("index", "disk: one index", one, f"4 bytes x {machine.dim} numbers a passage")
+    else:
+        total += table.size("index", f"disk: index {kind}", cost.disk, f"{cost.formula}, and the exact vectors")
+    kept = kept_indexes(config)
+    total += table.size(
+        "indexes",
+        f"disk: {kept} exact indexes of the training",
+        kept * one,
+        "the first, the newest, those that checkpoints name, the one in the making",
+    )
+    copies = vector_copies(passages, lengths)
+    total += table.size(
+        "answers",
+        "disk: vectors for answering",
+        copies * (passages + documents) * machine.dim * 4.0,
+        f"the last encoder's, in the knowledge base; written {copies:.2g} times, until `docs compact`",
+    )
+    saved = machine.encoder_parameters + machine.reader_parameters
+    moments = 2 * (machine.encoder_trained + machine.reader_trained)
+    warm = 4 * (machine.encoder_parameters + 2 * machine.encoder_trained)
+    keep = config.loop.keep_checkpoints
+    total += table.size(
+        "checkpoints",
+        f"disk: {keep} checkpoints and {keep} of the warm start",
+        keep * (4 * (saved + moments) + warm),
+        f"{saved / 1e6:,.1f}M parameters, two moments for each of the {moments / 2e6:,.1f}M trained",
+    )
+    table.size("disk", "disk: in all", total, "the rows above")
+
+
+def memory(
+    table: Table, passages: int, config: PretrainConfig, machine: Machine, work: Work, lengths: Lengths, kind: str
+) -> None:
+    """Rows of what is held."""
+    mapped = machine.device == "cpu"
+    cost = index_cost(kind, passages, machine.dim, machine)
+    share = f", a {machine.workers}th on each worker" if machine.workers > 1 else ""
+    vectors = table.size(
+        "vectors",
+        "memory: vectors" if kind == "exact" else f"memory: index {kind}",
+        cost.memory / machine.workers,
+        f"{cost.formula}{share}; "
+        + ("mapped: the system's cache, given back when needed" if mapped else f"copied to {machine.device}"),
+    )
+    trained = machine.encoder_trained + machine.reader_trained
+    parameters = 4 * (machine.encoder_parameters + machine.reader_parameters + 3 * trained)
+    table.size("model", "memory: model and optimizer", parameters, "weights; gradients and two moments of the trained")
+    encoder, reader = tokens_of_step(config, work)
+    realm = (
+        encoder * machine.encoder_activation
+        + reader * machine.reader_activation
+        + masked_pieces(config) * machine.vocabulary * 4 * 3  # logits, their softmax, its gradient
+    ) / machine.workers
+    pairs = config.ict.batch_size * (work.query + work.passage)
+    ict = min(pairs / machine.workers, max(config.ict.chunk_tokens, work.passage)) * machine.encoder_activation
+    ict = ict if config.ict.steps else 0.0
+    activations = table.size(
+        "activations",
+        "memory: activations of a step",
+        max(realm if config.realm.steps else 0.0, ict),
+        f"{'ICT' if ict > realm else 'REALM'}: {machine.encoder_activation / 1e3:,.0f} kB a token of the encoder, "
+        f"{machine.reader_activation / 1e3:,.0f} of the reader, counted here",
+    )
+    rare = 0.0
+    if (config.data.min_span_documents, config.data.max_span_documents) != (1, None) and config.realm.steps:
+        rare = rarity_bytes(passages, lengths.spans(config.data.spans_pipeline))
+    table.size("rarity", "memory: which spans are rare", rare, "of the host; data.min_span_documents=1 needs none")
+    peak = machine.base_memory + parameters + activations + (rare if mapped else vectors)
+    have = machine.memory
+    verdict = (
+        "" if have is None else f"; {machine.device} has {size_text(have)}" + ("" if peak < have else f": {TOO_LITTLE}")
+    )
+    table.size(
+        "peak",
+        "memory: peak",
+        peak,
+        f"the libraries and the rows above{', mapped vectors apart' if mapped else ''}{verdict}",
+    )

@@ -1,0 +1,147 @@
+"""Seconds of every stage, from rates and amounts of work."""
+
+from __future__ import annotations
+
+from realm.config import PretrainConfig
+from realm.workflows.estimating.indexes import index_cost
+from realm.workflows.estimating.machine import Machine, Work
+from realm.workflows.estimating.preparing import PROCESS_SHARE, processes
+from realm.workflows.estimating.steps import masked_pieces, pair_flops, realm_flops, tokens_of_step
+from realm.workflows.estimating.table import Table, duration
+from realm.workflows.estimating.texts import Lengths
+from realm.workflows.pretraining.comparison import LIVE_SENTENCES, READ_SENTENCES
+
+
+def times(
+    table: Table, passages: int, config: PretrainConfig, machine: Machine, work: Work, lengths: Lengths, kind: str
+) -> None:
+    """Rows of what takes time."""
+    threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+    size = passages * lengths.bytes
+    total = table.time(
+        "ingest",
+        "time: ingest",
+        size / machine.ingested + size / machine.tidied,
+        f"{size / 1e6:,.0f} MB at {machine.ingested / 1e6:,.1f} MB/s, then words indexed at "
+        f"{machine.tidied / 1e6:,.1f} MB/s",
+    )
+    laid = machine.laid / lengths.pieces
+    total += table.time(
+        "snapshot", "time: snapshot", passages / laid, f"{laid:,.0f} passages/s through {machine.tokenizer_note}"
+    )
+    total += _spans(table, passages, config, machine, lengths)
+    total += table.time(
+        "scan",
+        "time: what can be masked",
+        passages / machine.scanned,
+        f"{machine.scanned:,.0f} passages/s looked through, once a run",
+    )
+    embedded = machine.embedded(work)
+    embed = table.time(
+        "embed",
+        "time: embedding once (a refresh)",
+        passages / embedded,
+        f"{embedded:,.0f} passages/s of {work.passage:,.0f} pieces through {machine.encoder_note}, "
+        f"{machine.embed_threads} thread{'s' if machine.embed_threads > 1 else ''}",
+    )
+    cost = index_cost(kind, passages, machine.dim, machine)
+    built = table.time("index", f"time: index {kind}", cost.seconds, cost.building)
+    ict = _ict(table, config, machine, work, threads)
+    question = passages * machine.search_one
+    table.time(
+        "search_question",
+        "time: exact search, a question",
+        question,
+        f"{1e9 * machine.search_one:.3g} ns a passage; memory bandwidth {machine.bandwidth / 1e9:.1f} GB/s allows "
+        f"{duration(passages * machine.dim * 4 / machine.bandwidth)}",
+    )
+    step, queries = _realm_step(table, passages, config, machine, work, threads)
+    steps = config.realm.steps
+    realm = table.time("realm", "time: REALM without refresh", steps * step, f"{steps:,} steps")
+    swaps = (max(steps - 1, 0) // config.refresh.every_steps) if config.refresh.mode != "off" else 0
+    refreshing, because = _refreshing(config, machine, swaps, embed, step)
+    table.time("refresh", "time: refreshes", refreshing, because)
+    judged = 2 * config.probe.size + 2 * min(LIVE_SENTENCES, config.probe.size) * (swaps + 1)
+    read = 4 * min(READ_SENTENCES, config.probe.size) * realm_flops(config, machine, work).all / 3
+    judging = table.time(
+        "judging",
+        "time: judging on the probe",
+        judged * (queries + work.query * machine.encoder.flops(work.query) / machine.ict_rate)
+        + read / config.realm.batch_size / machine.realm_rate,
+        f"{judged:,} searches: all sentences before and after, up to {LIVE_SENTENCES:,} twice at a refresh",
+    )
+    table.time(
+        "total",
+        "time: the whole training",
+        total + built + ict + realm + refreshing + judging + (2 if steps else 1) * embed,
+        "the rows above, the first and the last embedding"
+        + ("; without the spans, whose time is not known" if machine.tagged is None else ""),
+    )
+
+
+def _spans(table: Table, passages: int, config: PretrainConfig, machine: Machine, lengths: Lengths) -> float:
+    if machine.tagged is None:
+        return table.time("spans", "time: salient spans", None, machine.tagger_note)
+    count = processes(config.data.spans_pipeline, passages, machine.cores)
+    rate = machine.tagged / lengths.bytes * (count * PROCESS_SHARE if count > 1 else 1)
+    told = f"{machine.tagger_note}, {count} process{'es' if count > 1 else ''}"
+    return table.time("spans", "time: salient spans", passages / rate, f"{rate:,.0f} passages/s, {told}")
+
+
+def _ict(table: Table, config: PretrainConfig, machine: Machine, work: Work, threads: str) -> float:
+    pairs = min(config.ict.batch_size, max(2, work.passages))
+    step = pairs * pair_flops(machine, work) / machine.ict_rate + machine.step_overhead(machine.encoder_trained)
+    return table.time(
+        "ict",
+        "time: warm start (ICT)",
+        config.ict.steps * step,
+        f"{config.ict.steps:,} steps of {pairs:,} pairs, {duration(step)} each, {threads}",
+    )
+
+
+def _realm_step(
+    table: Table, passages: int, config: PretrainConfig, machine: Machine, work: Work, threads: str
+) -> tuple[float, float]:
+    """Seconds of a step, and of one query of a batch's search."""
+    part = passages * machine.search_batch
+    search = table.time(
+        "search_step",
+        "time: exact search, a step",
+        config.realm.accumulation * part,
+        f"{config.realm.accumulation * config.realm.batch_size:,} queries; "
+        f"{1e9 * machine.search_batch:.3g} ns a passage for {config.realm.batch_size:,}",
+    )
+    compute = realm_flops(config, machine, work).all / machine.realm_rate
+    if config.realm.over_retrieve > 1:
+        again = config.realm.batch_size * (config.realm.num_candidates - 1) * config.realm.over_retrieve
+        compute += min(again, passages) / machine.embedded(work)
+    if config.realm.ict_weight:
+        compute += config.realm.ict_batch_size * pair_flops(machine, work) / machine.ict_rate
+    tokens = sum(tokens_of_step(config, work))
+    step = table.time(
+        "realm_step",
+        "time: REALM step",
+        config.realm.accumulation * compute
+        + search
+        + machine.step_overhead(machine.encoder_trained + machine.reader_trained),
+        f"{config.realm.accumulation * tokens:,.0f} tokens, {masked_pieces(config):,} masked, at "
+        f"{machine.realm_rate / 1e9:,.1f} GFLOP/s; search, optimizer; {threads}",
+    )
+    return step, part / config.realm.batch_size
+
+
+def _refreshing(config: PretrainConfig, machine: Machine, swaps: int, embed: float, step: float) -> tuple[float, str]:
+    """What refreshing adds to the training, in seconds, and why."""
+    if not swaps:
+        return 0.0, "none" if config.refresh.mode != "off" else "refresh.mode=off"
+    if config.refresh.mode == "sync":
+        return swaps * embed, f"{swaps:,} while the trainer waits (refresh.mode=sync)"
+    age = embed / step if step else 0.0
+    # Parameters that are outdated before they are embedded are dropped: no more refreshes than fit into the time.
+    late = f", {age:,.0f} steps old when they come" + (
+        "; slower than refresh.every_steps" if age > config.refresh.every_steps else ""
+    )
+    beside = machine.device != "cpu" or machine.cores >= machine.threads + config.refresh.threads
+    if beside:
+        return 0.0, f"{swaps:,} asked for, beside the trainer{late}"
+    return min(swaps * embed, config.realm.steps * step), f"{swaps:,} asked for, on the trainer's cores{late}"

@@ -1,0 +1,208 @@
+"""Named hardware, workers, and the table of scale: arithmetic that must hold whatever was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import story
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realm.config import override
+from realm.errors import UsageError
+from realm.recipes import paper
+from realm.workflows.estimating import scale as scaling
+from realm.workflows.estimating.estimate import estimate
+from realm.workflows.estimating.hardware import computed, known, named, shared
+from realm.workflows.estimating.indexes import KINDS, index_cost
+from realm.workflows.estimating.machine import Machine, Work
+from realm.workflows.estimating.shapes import Shape
+from realm.workflows.estimating.sizes import snapshot_bytes
+from realm.workflows.estimating.texts import ASSUMED, WIKIPEDIA, Text
+
+BERT = Shape(12, 768, 3072)
+CONFIG = paper()
+HERE = Machine(
+    device="cpu",
+    cores=2,
+    threads=2,
+    embed_threads=1,
+    memory=16_000_000_000,
+    base_memory=400_000_000,
+    dim=128,
+    vocabulary=30_522,
+    encoder=BERT,
+    reader=BERT,
+    encoder_note="12 layers of 768",
+    encoder_parameters=110_000_000,
+    encoder_trained=110_000_000,
+    reader_parameters=110_000_000,
+    reader_trained=110_000_000,
+    encoder_activation=1.2e6,
+    reader_activation=1.2e6,
+    ingested=3e6,
+    tidied=2e7,
+    laid=2e5,
+    scanned=2e4,
+    tagged=6e4,
+    tagger_note="a tagger",
+    tokenizer_note="a tokenizer",
+    embed_rate=1e11,
+    ict_rate=9e10,
+    realm_rate=8e10,
+    matmul=1.5e11,
+    bandwidth=4e10,
+    parameter_update=1e-9,
+    search_one=1e-8,
+    search_batch=1e-7,
+    distance=1e-7,
+)
+"""Figures as two cores have them."""
+TEXT = Text(ASSUMED, [])
+
+
+def told(passages: int = 1_000_000, **asked: Any) -> dict[str, Any]:
+    return estimate(passages, CONFIG, text=TEXT, machine=HERE, **asked)
+
+
+def test_every_machine_says_where_its_figures_come_from() -> None:
+    assert {"h200", "a100-80g", "rtx4090", "laptop-2-cores", "cpu-16"} <= set(known())
+    for name, one in known().items():
+        assert min(one.flops, one.bandwidth, one.memory, one.exchange, one.cores) > 0, name
+        assert 0 < one.flops_share < 1 and 0 < one.bandwidth_share < 1
+        assert one.source and one.share_source and one.kind in ("cpu", "gpu")
+        assert one.flops / one.bandwidth > 3, "operations and bytes are mixed up"
+    with pytest.raises(UsageError, match="found the hardware 'h2000': expected one of h200, h100"):
+        named("h2000")
+
+
+@pytest.mark.parametrize("name", known())
+def test_an_embedding_takes_products_and_memory(name: str) -> None:
+    """By hand, for BERT-base: 12 layers of 24 H^2 and the attention, and 32 H numbers moved on a GPU."""
+    one, length = named(name), 288
+    operations = 12 * (24 * 768**2 + 4 * length * 768)
+    seconds = operations / (one.flops * one.flops_share)
+    if one.kind == "gpu":
+        seconds += 12 * 32 * 768 * 2 / (one.bandwidth * one.bandwidth_share)
+    assert one.embedded(BERT, length) == pytest.approx(1 / (length * seconds))
+    # Nobody is faster than the peak allows.
+    assert one.embedded(BERT, length) * length * operations < one.flops
+    work = Work.of(1000, ASSUMED, CONFIG)
+    there = computed(HERE, one, work, CONFIG)
+    assert there.embedded(work) == pytest.approx(one.embedded(BERT, work.passage))
+    assert there.ingested == HERE.ingested and there.memory == int(one.memory)
+
+
+def test_named_hardware_stands_beside_this_machine() -> None:
+    found = told(hardware=["h200", "laptop-2-cores"])
+    assert found["columns"] == ["what", "this machine", "h200, computed", "laptop-2-cores, computed", "because"]
+    assert {len(row) for row in found["rows"]} == {5}
+    alone = told()
+    assert alone["columns"] == ["what", "estimate", "because"] and alone["hardware"] == {}
+    assert found["numbers"] == alone["numbers"]  # nothing that was measured hangs on what is asked beside it
+    there = found["hardware"]["h200"]
+    assert there["computed"] is True and "data sheet" in there["source"] and there["shares"]["source"] == "assumed"
+    for name in ("embed", "realm_step", "ict", "search_question"):
+        assert there["numbers"][f"{name}_seconds"] < found["numbers"][f"{name}_seconds"] / 50
+    assert there["numbers"]["ingest_seconds"] == found["numbers"]["ingest_seconds"]  # the host does it
+    for name in ("disk", "snapshot", "checkpoints"):
+        assert there["numbers"][f"{name}_bytes"] == found["numbers"][f"{name}_bytes"]
+    # A GPU holds the vectors, a processor maps them.
+    more = there["numbers"]["peak_bytes"] - found["numbers"]["peak_bytes"]
+    assert more == pytest.approx(found["numbers"]["vectors_bytes"], rel=0.01)
+
+
+@given(st.integers(2, 64))
+def test_workers_part_what_can_be_parted(workers: int) -> None:
+    one, many = told()["numbers"], told(workers=workers)["numbers"]
+    for name in ("embed", "search_question", "search_step"):
+        assert many[f"{name}_seconds"] == pytest.approx(one[f"{name}_seconds"] / workers, rel=0.01)
+    for name in ("ingest", "snapshot"):
+        assert many[f"{name}_seconds"] == one[f"{name}_seconds"]
+    assert one["realm_step_seconds"] / workers < many["realm_step_seconds"] < one["realm_step_seconds"]
+    assert many["vectors_bytes"] == pytest.approx(one["vectors_bytes"] / workers, abs=1)
+
+
+def test_gradients_are_exchanged() -> None:
+    """A ring moves 2 (W - 1) / W of them through each."""
+    trained = 1_000_000
+    two = shared(HERE, 2, exchange=1e9)
+    assert two.step_overhead(trained) - HERE.step_overhead(trained) == pytest.approx(4e6 / 1e9)
+    assert shared(HERE, 1, exchange=1e9) is HERE
+    with pytest.raises(UsageError, match="found 0 workers"):
+        shared(HERE, 0, exchange=1e9)
+
+
+def test_a_compressed_index_takes_less_memory_and_time_to_build() -> None:
+    exact, coded = told(index="exact")["numbers"], told(index="ivf-pq")["numbers"]
+    assert coded["vectors_bytes"] < exact["vectors_bytes"] / 8
+    assert coded["index_seconds"] > exact["index_seconds"] == 0
+    assert coded["disk_bytes"] > exact["disk_bytes"]  # it comes beside those of the training
+    with pytest.raises(UsageError, match="found the index 'flat'"):
+        told(index="flat")
+    slow = replace(HERE, matmul=HERE.matmul / 2, distance=2 * HERE.distance)
+    for kind in set(KINDS) - {"exact", "bf16", "int8"}:
+        here, there = (index_cost(kind, 1_000_000, 128, one).seconds for one in (HERE, slow))
+        assert here is not None and there == pytest.approx(2 * here)
+
+
+def test_a_short_warm_start_that_is_computed_in_pieces_takes_a_third_more() -> None:
+    work, one = Work.of(1000, ASSUMED, CONFIG), named("h200")
+    whole = override(CONFIG, ["ict.chunk_tokens=1000000000"])
+    assert computed(HERE, one, work, whole).ict_rate * 0.75 == pytest.approx(computed(HERE, one, work, CONFIG).ict_rate)
+
+
+# ---------------------------------------------------------------- the table of scale
+
+
+def cells_of(text: str, start: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_has_a_formula_for_every_line() -> None:
+    text = scaling.scale()
+    for line in (line for line in text.splitlines() if line.startswith("|")):
+        assert all(cell.strip() for cell in line.strip("|").split("|")), line
+    assert cells_of(text, "exact |")[1:] == ["6.8 GB", "51.2 GB", "512 GB", "4 N D"]
+    assert cells_of(text, "snapshot")[3] == "3.2 TB"
+    assert snapshot_bytes(10**9, WIKIPEDIA, 30_522) == pytest.approx(3.2e12, rel=0.02)
+    # Eight take an eighth of the time.
+    h200 = cells_of(text, "NVIDIA H200 SXM")
+    assert h200[4] == "38 h" and h200[7] == "4.8 h"
+    for count in ("13.35M", "100M", "1B"):
+        assert count in text
+    assert cells_of(text, "exact | h200")[2:] == ["1", "1", "5"]
+
+
+def test_what_was_measured_makes_lines_of_its_own() -> None:
+    rates = HERE.rates(Work.of(1000, ASSUMED, CONFIG), ASSUMED)
+    text = scaling.scale(measured=rates)
+    assert text.startswith(scaling.scale())
+    assert "measured on 2 cores" in text
+    assert cells_of(text, "ingest")[1] == "2.6 MB"  # 3 MB/s, then 20 MB/s
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_prints_the_table() -> None:
+    done = story.realm("estimate", "--table")
+    assert done.code == 0 and done.out.strip() == scaling.scale()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["found no --passages", "--table"]),
+        (("--passages", "10", "--hardware", "abacus"), ["abacus", "h200", "cpu-16"]),
+        (("--passages", "10", "--index", "flat"), ["flat", "ivf-pq"]),
+        (("--passages", "10", "--workers", "0"), ["--workers"]),
+        (("--passages", "10", "--from-kb", "kb", "--sample", "file"), ["--from-kb", "--sample"]),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: tuple[str, ...], words: list[str]) -> None:
+    code, line = story.error("estimate", *arguments)
+    assert code == 2 and all(word in line for word in words), line
