@@ -20,6 +20,7 @@ SUITES = {
     "ingest": "benchmarks.suites.ingest",
     "memory": "benchmarks.suites.memory",
     "refresh": "benchmarks.suites.refresh",
+    "estimate": "benchmarks.suites.estimate",
     "serve": "benchmarks.bench_serve",
     "edits": "benchmarks.bench_edits",
     "filters": "benchmarks.bench_filters",

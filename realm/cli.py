@@ -18,6 +18,7 @@ from realm.commands.ask import ask
 from realm.commands.compare import ablate, compare
 from realm.commands.docs import JSON, KB, docs, file_place, folder_place, print_json
 from realm.commands.edit_test import edit_test
+from realm.commands.estimate import estimate
 from realm.commands.mcp import mcp
 from realm.commands.qa import calibrate, evaluate, finetune
 from realm.commands.questions import questions
@@ -59,6 +60,7 @@ app.command()(questions)
 app.command()(compare)
 app.command()(ablate)
 app.command("edit-test")(edit_test)
+app.command()(estimate)
 app.command()(serve)
 app.command()(mcp)
 INTERRUPTED = 130
@@ -264,26 +266,6 @@ def export(
 
     result = work(run, out, licence=licence, data=data)
     print_json(result) if as_json else typer.echo(f"{result['path']}: {size_text(result['bytes'])}")
-
-
-@app.command()
-def estimate(
-    passages: Annotated[int, typer.Option(min=1, help="How many passages.")],
-    settings: SETTINGS = None,
-    recipe: Annotated[str, typer.Option(help="The settings to start from.")] = "small",
-    as_json: JSON = False,
-) -> None:
-    """Disk, memory and time on this machine, before any work."""
-    from realm.recipes import build
-    from realm.workflows.estimating.estimate import estimate as work
-
-    result = work(passages, build(recipe, settings or []))
-    if as_json:
-        print_json(result)
-    else:
-        from realm.console import table
-
-        table(f"{passages:,} passages on this machine", ["what", "estimate", "because"], result["rows"], text=(0, 2))
 
 
 # ---------------------------------------------------------------- showing
