@@ -19,6 +19,7 @@ from realm.commands.compare import ablate, compare
 from realm.commands.docs import JSON, KB, docs, file_place, folder_place, print_json
 from realm.commands.edit_test import edit_test
 from realm.commands.estimate import estimate
+from realm.commands.index import index
 from realm.commands.mcp import mcp
 from realm.commands.qa import calibrate, evaluate, finetune
 from realm.commands.questions import questions
@@ -28,8 +29,8 @@ from realm.errors import RealmError, UsageError
 from realm.files import disk_is_full, place_refused
 
 ORDER = (
-    *("ingest", "docs", "pretrain", "finetune", "questions", "ask", "search", "serve", "mcp", "evaluate", "calibrate"),
-    *("compare", "ablate", "edit-test", "show", "export", "estimate", "demo"),
+    *("ingest", "docs", "pretrain", "finetune", "questions", "ask", "search", "index", "serve", "mcp"),
+    *("evaluate", "calibrate", "compare", "ablate", "edit-test", "show", "export", "estimate", "demo"),
 )
 """The verbs as a user meets them."""
 
@@ -53,6 +54,7 @@ app = typer.Typer(
 app.add_typer(docs, name="docs")
 app.command()(ask)
 app.command()(search)
+app.command()(index)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(calibrate)

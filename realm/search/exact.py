@@ -5,6 +5,7 @@ Legend: B queries, K hits, N rows, E excluded rows a query, D vector size, C row
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ class ExactIndex:
         return self._firsts[-1]
 
     def arrays(self) -> tuple[list[np.ndarray], list[int]]:
-        """The data of consecutive rows as they are stored on a CPU, Float32[n, D] in "float32", and their first rows."""
+        """The blocks of rows as a CPU stores them (Float32[n, D] where `dtype` says so), and their first rows."""
         return [block.data.numpy() for block in self._blocks], self._firsts[:-1]
 
     def pieces(self, rows: int = 1 << 16) -> Iterator[Tensor]:
@@ -237,7 +238,8 @@ def check_search(
     if vectors.ndim != 2 or vectors.shape[1] != index.dim:
         raise UsageError(f"query vectors of shape {tuple(vectors.shape)}: expected [queries, {index.dim}]")
     query_BD = vectors.to(device, torch.float32).contiguous()
-    if not torch.isfinite(query_BD).all():
+    # A sum is finite only where every number is; where it is not, they are looked at, for it may have overflowed.
+    if not math.isfinite(float(query_BD.detach().sum())) and not torch.isfinite(query_BD).all():
         raise DataError("a query vector holds NaN or infinity: check the encoder that made it")
     rows = len(index)
     if exclude is not None:

@@ -136,6 +136,29 @@ def _index(path: Path, manifest: Facts) -> Facts:
     }
 
 
+def _compressed(path: Path, manifest: Facts) -> Facts:
+    chosen, rows = manifest["chosen"], int(manifest["rows"])
+    beside = manifest["vectors"] == ".."
+    vectors = path.absolute().parent if beside else path / "vectors"
+    damage = [] if (vectors / files.MANIFEST).exists() else [f"the vectors {vectors} are missing"]
+    damage += [f"{name} is missing" for name in manifest["hashes"] if not (path / name).exists()]
+    return {
+        "passages": rows,
+        "dim": manifest["dim"],
+        "chosen": chosen.get("kind"),
+        "recall": chosen.get("measured_recall"),
+        "recall_wanted": chosen.get("recall"),
+        "effort": chosen.get("effort"),
+        "bytes_a_passage": chosen.get("bytes_a_row"),
+        "microseconds_by_batch": chosen.get("microseconds"),
+        "exact_microseconds": chosen.get("exact_microseconds"),
+        "vectors": f"those of {vectors}" if beside else "its own",
+        "made_from": ", ".join(f"{name} {manifest['facts'].get(name)}" for name in ("snapshot", "encoder")),
+        "step": manifest["facts"].get("step"),
+        "damaged": damage,
+    }
+
+
 def _postings(path: Path, manifest: Facts) -> Facts:
     settings, facts = manifest.get("settings") or {}, manifest.get("facts") or {}
     lacking = not manifest.get("empty") and not (path / "bm25s").is_dir()
@@ -262,6 +285,7 @@ DESCRIBERS: Mapping[str, Callable[[Path, Facts], Facts]] = {
     "realm snapshot": _snapshot,
     "realm spans": _spans,
     "realm vectors": _index,
+    "realm compressed index": _compressed,
     "realm postings": _postings,
     "realm dense encoder": _model,
     "realm cloze reader": _model,
