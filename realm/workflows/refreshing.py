@@ -7,6 +7,8 @@ the index is there. Of the copies no more are kept than can come back: the one t
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from realm.config import LoopConfig, RefreshConfig
+from realm.files import read_json
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.proposing import stale_copy
 from realm.models.encoders import DenseEncoder
@@ -27,10 +30,13 @@ from realm.training import parallel
 from realm.training.cadence import Cadence
 from realm.training.ranks import Ranks
 from realm.training.state import list_checkpoints, read_facts
-from realm.types import TrainableEncoder
+from realm.types import Progress, TrainableEncoder
 from realm.workflows import parts
 from realm.workflows.run import Run
 from realm.workflows.shared_refresh import share_refresh
+
+SHARES = 4
+"""Shards for each worker on a cluster, where there are few passages: the last to be done is then soon done."""
 
 
 class Swap(NamedTuple):
@@ -147,21 +153,7 @@ def open_refreshing(
     together; each must call.
     """
     ranks = ranks or Ranks()
-    place = config.device or str(device)
-    if config.mode == "ray":
-        place = torch.device(place).type  # a worker sees no accelerators but its own
-    job = Job(
-        folder=str(run.path),
-        snapshot=str(snapshot.path),
-        opener="realm.workflows.parts:open_for_refresh",
-        options={"max_tokens": max_tokens, "device": place},
-        bf16=parts.choose_bf16(loop.bf16, parts.choose_device(place)),
-        threads=config.threads,
-        workers=config.workers,
-        gpus=float(config.mode == "ray" and place != "cpu"),
-        partial=config.partial,
-        rows_per_shard=parts.rows_per_shard(len(snapshot), ranks),
-    )
+    job = _job(run, snapshot, config, loop, device, max_tokens, ranks)
 
     def in_use() -> list[Path]:
         """What a checkpoint would resume with."""
@@ -189,3 +181,63 @@ def open_refreshing(
     age = float(facts.get("index_age_seconds", 0.0))
     priorities = None if config.partial is None else Priorities(len(snapshot))
     return Refreshing(refresh, encoder, cadence, index_step=index_step, age=age, priorities=priorities)
+
+
+def embed_by_workers(
+    run: Run,
+    encoder: DenseEncoder,
+    snapshot: Snapshot,
+    config: RefreshConfig,
+    loop: LoopConfig,
+    *,
+    device: torch.device,
+    max_tokens: int,
+    step: int,
+    on_event: Callable[[str], None],
+    progress: Progress,
+) -> Path:
+    """The index of `step`, by the workers of `refresh.mode=ray`, while this process waits; its folder.
+
+    on_event: one line about a lost worker. TrainingError: the refresher can't be kept alive.
+    """
+    job = _job(run, snapshot, config, loop, device, max_tokens, Ranks())
+    every = sys.maxsize  # what a run keeps of its indexes is not for here to say
+    refresh = open_refresh("ray", job, since=step, current=step - 1, keep=every, on_event=on_event)
+    try:
+        refresh.publish(step, encoder.save_pretrained)
+        while (fresh := refresh.poll()) is None:
+            if job.heartbeat.exists():
+                told = read_json(job.heartbeat)
+                if told["step"] == step:
+                    progress(told["done"], told["total"])
+            time.sleep(0.2)
+    finally:
+        refresh.close()
+    return fresh.folder
+
+
+def _job(
+    run: Run,
+    snapshot: Snapshot,
+    config: RefreshConfig,
+    loop: LoopConfig,
+    device: torch.device,
+    max_tokens: int,
+    ranks: Ranks,
+) -> Job:
+    place, rows = config.device or str(device), parts.rows_per_shard(len(snapshot), ranks)
+    if config.mode == "ray":
+        place = torch.device(place).type  # a worker sees no accelerators but its own
+        rows = min(rows, max(1, math.ceil(len(snapshot) / (SHARES * config.workers))))
+    return Job(
+        folder=str(run.path),
+        snapshot=str(snapshot.path),
+        opener="realm.workflows.parts:open_for_refresh",
+        options={"max_tokens": max_tokens, "device": place},
+        bf16=parts.choose_bf16(loop.bf16, parts.choose_device(place)),
+        threads=config.threads,
+        workers=config.workers,
+        gpus=float(config.mode == "ray" and place != "cpu"),
+        partial=config.partial,
+        rows_per_shard=rows,
+    )

@@ -40,6 +40,8 @@ class _Part:
     stillborn: int = 0
     reason: str = ""
     """Why the last worker was lost."""
+    error: RealmError | None = None
+    """Why it can't be opened any more, or could not at all."""
 
     def ready(self, tried: Sequence[_Replica] = ()) -> _Replica | None:
         """The least busy one that is there and, as far as is known, well."""
@@ -95,7 +97,9 @@ class Replicas:
                 opening = [r.pulse for part in self._parts for r in part.replicas if not r.place]
                 failed = next((part for part in self._parts if part.stillborn >= TRIES), None)
             if failed is not None:
-                raise UnavailableError(f"{TRIES} workers in a row were lost as they opened a part: {failed.reason}")
+                raise failed.error or UnavailableError(
+                    f"{TRIES} workers in a row were lost as they opened a part: {failed.reason}"
+                )
             if not opening:
                 return
             if time.monotonic() > end:
@@ -131,6 +135,8 @@ class Replicas:
                     self._look()
                     for question in open_.values():
                         self._send(method, question, calls, patience)
+                if not calls:
+                    time.sleep(0.05)  # for a new worker
                 for call in engine.wait(list(calls), min(0.5, self._hedge)):
                     question, replica = calls.pop(call)
                     question.pending -= 1
@@ -196,9 +202,10 @@ class Replicas:
                 replica.place, replica.pulse, part.stillborn = str(engine.result(call)), None, 0
             except WorkerLost as loss:
                 self._lose(part, replica, str(loss))
-            except RealmError:
-                part.stillborn = TRIES
-                raise
+            except RealmError as error:
+                # Those that have their rows go on; a search fails only where none is left.
+                part.stillborn, part.error = TRIES, error
+                self._lose(part, replica, str(error))
         for part, replica in waiting.values():
             if replica.pulse is not None and replica.place and now - replica.asked > self._silence:
                 self._lose(part, replica, f"no word for {now - replica.asked:.0f} seconds")
