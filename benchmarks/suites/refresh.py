@@ -7,6 +7,8 @@
    trainer's caches and memory even where neighbours take turns on the cores.
 3. The time in which the asynchronous pair did its steps and embedded the snapshot, against the time that one process
    takes for the same steps and the same snapshot in turn (sync), with two threads and with one.
+4. With --run, a pre-training run that keeps two indexes and their encoders: recall of its older index while it is
+   refreshed to the newest parameters, by the work done, in several orders (see `benchmarks.suites.partial`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from realm.search.refresher import Job
 from realm.types import Tokens
 
 VOCABULARY, MAX_TOKENS = 30522, 256
-QUICK = {"passages": 40, "repeats": 1, "layers": 1, "width": 64}
+QUICK = {"passages": 40, "repeats": 1, "layers": 1, "width": 64, "sentences": 100}
 
 
 def arguments(parser: _ArgumentGroup) -> None:
@@ -40,6 +42,8 @@ def arguments(parser: _ArgumentGroup) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the trainer's part")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--run", type=Path, help="a pre-training run, for recall by work done")
+    parser.add_argument("--sentences", type=int, default=1000, help="of that run's probe, to ask with and to judge by")
 
 
 def run(bench: Bench, options: Namespace) -> None:
@@ -62,6 +66,12 @@ def run(bench: Bench, options: Namespace) -> None:
             embed(trainer.encoder, source, folder / "sync", max_tokens=MAX_TOKENS)
 
         beside(bench, job, trainer, options, sync)
+    if options.run is None:
+        bench.absent("recall by work done", "needs a pre-training run: --run RUN")
+    else:
+        from benchmarks.suites.partial import by_work
+
+        by_work(bench, options.run, options.sentences)
 
 
 class BertEncoder(nn.Module):
