@@ -154,6 +154,8 @@ class Answer:
     """What NOW() in a predicate meant, and ages were counted from; None where nothing hung on it."""
     conflict: str | None = None
     """`conflicts` in words: who disagrees, which side is preferred, and why."""
+    unread: float = 0.0
+    """After an early exit: by so much at most every p(y|x) differs from that of a whole reading."""
 
 
 # ---------------------------------------------------------------- what the program computes with

@@ -5,6 +5,7 @@ Legend: K passages read, the null passage at index 0; C candidate answers, of T 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import defaultdict
@@ -21,12 +22,14 @@ from realm import objectives
 from realm.answering.candidates import Candidate, find_candidates, open_tagger
 from realm.answering.conflicts import CONSIDERED, ConflictRule, find_conflict, told
 from realm.answering.constraints import Constraints
+from realm.answering.early import EarlyExit
 from realm.answering.pretrained import open_parts, save_model
 from realm.answering.retrieving import DenseRetrieval, evidence_from
 from realm.answering.tokens import body_tokens, cloze_tokens, pad
-from realm.config import PretrainConfig
+from realm.config import PretrainConfig, to_json
 from realm.errors import UsageError
 from realm.evaluation.answers import normalize_orqa
+from realm.files import fingerprint
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.knowledge.table.times import AsOf
 from realm.methods.extraction import AGGREGATES, Extracted
@@ -78,6 +81,15 @@ class Realm:
         """What `KnowledgeBase.embed_missing` and `update` need: passages to vectors, and whose they are."""
         return self.retrieval.passage_encoder
 
+    def fingerprint(self) -> str:
+        """Of all that an answer follows from beside the sentence and the passages; reads every parameter."""
+        settings = json.dumps(to_json(self.config), sort_keys=True)
+        return fingerprint(self.encoder.fingerprint(), self.reader.fingerprint(), settings)
+
+    def sees(self, question: str) -> str:
+        """What of a sentence an answer can hang on: all of it, as its candidates' words are looked for in it."""
+        return question
+
     def prepare(self, kb: KnowledgeBase, progress: Progress | None = None) -> int:
         """Embed the passages that have no vector of this model yet; returns how many. After an edit, a handful."""
         return self.retrieval.prepare(kb, progress)
@@ -107,6 +119,7 @@ class Realm:
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
         constraints: Constraints | None = None,
+        early_exit: EarlyExit | None = None,
     ) -> Answer:
         """Fill the blank: p(y|x) = sum over z of p(z|x) p(y|z,x), z over retrieved passages and the null passage.
 
@@ -117,9 +130,11 @@ class Realm:
         conflicts: when passages count as disagreeing. constraints: what the passages keep to besides `where`; p(z|x) is
         over those that do.
         Answers of different lengths are compared by log p(y|x) per word piece. The answer abstains (and is empty) when
-        no passage satisfies `where`, or none holds a name or a date. UsageError without exactly one blank.
+        no passage satisfies `where`, or none holds a name or a date. UsageError without exactly one blank, and for an
+        early exit: every passage judges every candidate, so there is none.
         """
         more: dict[str, Any] = {"aggregate": aggregate, "conflicts": conflicts, "constraints": constraints}
+        more["early_exit"] = early_exit
         (answer,) = self.ask_many([question], kb, k, where, as_of, **more)
         return answer
 
@@ -134,11 +149,14 @@ class Realm:
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
         constraints: Constraints | None = None,
+        early_exit: EarlyExit | None = None,
         batch: int = 64,
     ) -> Iterator[Answer]:
         """The answers that `ask` would give, in order, as they come. The questions of a batch are encoded and searched
         together; each is read for itself. UsageError without exactly one blank, before any of its batch is answered."""
         check_asking(aggregate, batch, k)
+        if early_exit is not None:
+            raise UsageError("found early_exit with a pre-trained model: expected a fine-tuned one, or none")
         in_training = self.config.realm.num_candidates - int(self.config.realm.null_passage)
 
         def answers() -> Iterator[Answer]:

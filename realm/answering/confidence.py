@@ -5,6 +5,7 @@ The file lies in the model's folder; a model without one claims its own p(y|x) a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from realm import files
 from realm.errors import ArtefactError
 from realm.evaluation.calibration import Calibration
+from realm.methods.extraction import ALTERNATIVES
 from realm.types import Answer
 
 FILE = "calibration.json"
@@ -38,6 +40,21 @@ class Confidence:
             return replace(answer, confidence=claimed)
         others = ((answer.text, answer.confidence), *answer.alternatives)
         return replace(answer, text="", confidence=claimed, abstained=True, alternatives=others)
+
+    def surely_answers(self, masses: Sequence[float], unread: float) -> bool:
+        """Whether an answer is given, not an abstention, also where every p(y|x) may be off by `unread`.
+
+        masses: p(y|x) of the answers, the likeliest first. With a threshold on a claim that weighs signals nobody
+        knows, as one of them is of all that there is to read.
+        """
+        if self.threshold <= 0:
+            return True
+        others = [mass + unread for mass in (*masses[1:], *[0.0] * ALTERNATIVES)][:ALTERNATIVES]
+        first = max(0.0, masses[0] - unread)
+        left = max(0.0, 1.0 - first - sum(max(0.0, mass - 2 * unread) for mass in others))
+        if self.calibration.weights or first <= max(left, *others):
+            return False
+        return float(self.calibration([[first, *others, left]])[0]) >= self.threshold
 
 
 def save_confidence(folder: Path, confidence: Confidence, facts: dict[str, Any]) -> None:

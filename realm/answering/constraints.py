@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date as Date
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,11 @@ class Constraints:
     """Ids of documents: only these."""
     deny: tuple[str, ...] = ()
     """Ids of documents: none of these."""
+    sources: tuple[str, ...] | None = None
+    """Only documents from these sources."""
+    since: Date | None = None
+    until: Date | None = None
+    """Only documents dated so, both days included."""
     max_per_document: int | None = None
     """At most so many passages of a document."""
     max_per_source: int | None = None
@@ -42,6 +48,9 @@ class Constraints:
         # Lists are taken, too; frozen, so that equal constraints share a batch.
         object.__setattr__(self, "allow", None if self.allow is None else _ids("allow", self.allow))
         object.__setattr__(self, "deny", _ids("deny", self.deny))
+        object.__setattr__(self, "sources", None if self.sources is None else _ids("sources", self.sources))
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise UsageError(f"found since={self.since} and until={self.until}: expected the earlier day first")
         if self.now is not None and self.now.tzinfo is None:
             object.__setattr__(self, "now", self.now.astimezone())  # local, as times of `as_of` are
         for name in ("max_per_document", "max_per_source"):
@@ -61,7 +70,7 @@ class Constraints:
 
     def filter(self, where: str | None, now: datetime | None) -> Filter:
         """The lists and a predicate together."""
-        return Filter(where, self.allow, self.deny, now=now)
+        return Filter(where, self.allow, self.deny, now=now, sources=self.sources, since=self.since, until=self.until)
 
     def recency(self, now: datetime | None) -> Recency | None:
         """The prior, counted from a moment; None where it does not act."""
@@ -90,7 +99,7 @@ def constraints_of(**given: Any) -> Constraints | None:
 
 def _ids(name: str, ids: Iterable[str]) -> tuple[str, ...]:
     if isinstance(ids, str):
-        raise UsageError(f"found {name}={ids!r}: expected a list of document ids")
+        raise UsageError(f"found {name}={ids!r}: expected a list")
     listed = tuple(ids)
     check_ids(name, listed)
     return listed

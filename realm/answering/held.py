@@ -10,12 +10,13 @@ Legend: B queries, K passages.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from torch import Tensor
 
-from realm.answering.layers import Layers, Version, read_layers
+from realm.answering.layers import Layers, Version, read_layers, size_of
 from realm.errors import KnowledgeBaseError
 from realm.knowledge.base import KnowledgeBase, Match
 from realm.knowledge.table.filters import Where, narrowing
@@ -28,11 +29,13 @@ LIMIT = 1 << 30
 class HeldVectors:
     """The vectors that were asked for last. Threads may share it: at worst two read the same vectors."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
-        """limit: bytes; where the vectors need more, they are left where they are. 0 never holds any."""
-        self.limit = limit
-        self._asked: Version | None = None
-        self._held: Layers | None = None
+    def __init__(self, limit: int = LIMIT, versions: int = 1) -> None:
+        """limit: bytes; where the vectors need more, they are left where they are. 0 never holds any. versions: so many
+        are held beside each other, within the limit; those that follow from one another share what was read."""
+        self.limit, self.versions = limit, versions
+        self._asked: tuple[Version, ...] = ()
+        self._held: tuple[Layers, ...] = ()
+        """Last used first."""
         self._too_large: Version | None = None
         self._reading: threading.Thread | None = None
         self._read_anew: Layers | None = None
@@ -46,7 +49,8 @@ class HeldVectors:
         version = (kb.path, kb.identity, kb.version, encoder)
         held = self._follow(kb, version)
         if held is None:
-            again, self._asked = self._asked == version, version
+            again = version in self._asked
+            self._asked = (version, *(other for other in self._asked if other != version))[: self.versions]
             if self.limit <= 0 or self._too_large == version or (not again and len(query_BD) == 1):
                 return None
             held = self.hold(kb, encoder)
@@ -55,7 +59,7 @@ class HeldVectors:
         try:
             return held.search(query_BD, k)
         except KnowledgeBaseError:  # the version that the base stands on was let go
-            self._held = None
+            self._held = tuple(other for other in self._held if other.base is not held.base)
             return None
 
     def reach(self, kb: KnowledgeBase, encoder: str) -> bool:
@@ -66,25 +70,41 @@ class HeldVectors:
     def hold(self, kb: KnowledgeBase, encoder: str) -> Layers | None:
         """Read the vectors of `kb`, open at one version, before the first question; None beyond the limit."""
         version = (kb.path, kb.identity, kb.version, encoder)
-        held = self._held
-        if held is None or held.version != version:
-            held = self._held = self._read_anew = None  # not two in memory where nobody asks meanwhile
-            held = self._held = read_layers(kb, version, self.limit)
+        held = next((one for one in self._held if one.version == version), None)
+        if held is None:
+            if (room := self.limit - size_of(kb, encoder)) < 0:
+                self._too_large = version
+                return None
+            # Room is made first: not more than the limit in memory where nobody asks meanwhile.
+            self._held, self._read_anew = _beside(self._held, self.versions - 1, room), None
+            held = read_layers(kb, version, self.limit)
+            if held is not None:
+                self._keep(held)
             self._too_large = version if held is None else None
         return held  # and not what another thread has put in its place meanwhile
 
+    def _keep(self, layers: Layers) -> None:
+        others = (one for one in self._held if one.version != layers.version)
+        self._held = _beside((layers, *others), self.versions, self.limit) or (layers,)
+
     def _follow(self, kb: KnowledgeBase, version: Version) -> Layers | None:
         """What is held, brought to a version; None where that can't be."""
-        for layers in (self._read_anew, self._held):
+        nearest = sorted(self._held, key=lambda one: (one.version != version, -one.version[2]))
+        for layers in (self._read_anew, *nearest):
             with suppress(KnowledgeBaseError):  # the version that the base stands on was let go
                 held = layers if layers is None or layers.version == version else layers.follow(kb, version)
-                if held is not None:
-                    self._held = held
-                    if layers is self._read_anew:
-                        self._read_anew = None
-                    if held.worn:
-                        self._read_in_background(kb, version)
-                    return held
+                if held is None:
+                    continue
+                if layers is self._read_anew:
+                    self._read_anew = None
+                if held.worn and size_of(kb, version[3]) > self.limit:
+                    # It outgrew the limit: reading it anew would fail after each edit, and going on take ever more.
+                    self._held, self._too_large = (), version
+                    return None
+                self._keep(held)
+                if held.worn:
+                    self._read_in_background(kb, version)
+                return held
         return None
 
     def _read_in_background(self, kb: KnowledgeBase, version: Version) -> None:
@@ -97,6 +117,16 @@ class HeldVectors:
 
         self._reading = threading.Thread(target=read, name="realm-vectors")
         self._reading.start()
+
+
+def _beside(layers: Sequence[Layers], most: int, limit: int) -> tuple[Layers, ...]:
+    """The first of some that fit together."""
+    kept: list[Layers] = []
+    for one in layers:
+        bases = {id(other.base): other.base.size for other in (*kept, one)}
+        if len(kept) < most and sum(bases.values()) + sum(other.own_size for other in (*kept, one)) <= limit:
+            kept.append(one)
+    return tuple(kept)
 
 
 class How(NamedTuple):

@@ -41,6 +41,11 @@ class Base:
     order_N: np.ndarray
     """Rows by ascending address."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of the vectors."""
+        return 4 * len(self.vectors) * self.vectors.dim
+
     def rows(self, documents: list[str]) -> Tensor:
         """The rows of the passages of some documents, Long[M]."""
         address_M = self.kb.addresses(documents)
@@ -68,6 +73,11 @@ class Layers:
         """Whether the base had better be read anew."""
         struck = 0 if self.alive_N is None else int((~self.alive_N).sum())
         return struck + len(self.matches) > max(WORN, len(self.base.vectors) // WORN_SHARE)
+
+    @property
+    def own_size(self) -> int:
+        """Bytes of the vectors beside the base's."""
+        return self.vector_MD.nbytes
 
     def follow(self, kb: KnowledgeBase, version: Version) -> Layers | None:
         """The layers of a later version of the same knowledge base; None where they have to be read.
@@ -117,6 +127,8 @@ class Layers:
 def read_layers(kb: KnowledgeBase, version: Version, limit: int) -> Layers | None:
     """All vectors of a version, read; None where they need more bytes than the limit. kb: open at that version."""
     encoder = version[3]
+    if size_of(kb, encoder) > limit:  # counted first, which is quick: reading up to the limit is not
+        return None
     blocks, addresses, size = [], [], 0
     for address_N, vector_ND in kb.embedded(encoder):
         size += vector_ND.nbytes
@@ -129,3 +141,8 @@ def read_layers(kb: KnowledgeBase, version: Version, limit: int) -> Layers | Non
     address_N = np.concatenate(addresses) if addresses else np.zeros(0, np.uint64)
     base = Base(kb, vectors, address_N, np.argsort(address_N, kind="stable"))
     return Layers(version, base, None, [], none, len(vectors) == kb.num_passages())
+
+
+def size_of(kb: KnowledgeBase, encoder: str) -> int:
+    """Bytes of the vectors of a version when every passage has one. kb: open at that version."""
+    return 4 * kb.num_passages() * kb.encoders()[encoder]

@@ -23,6 +23,8 @@ from realm.knowledge.table.filters import Where, narrowing
 from realm.knowledge.table.reading import with_recency
 from realm.knowledge.table.recency import Recency
 
+VERSIONS = 4
+"""Held beside each other, so that who compares two of them does not read both at each question."""
 _AT_ONCE = 1024
 
 
@@ -35,11 +37,11 @@ class _Past(NamedTuple):
 
 
 class PastSearch:
-    """The version that was asked for last stays open. Threads may share it: at worst two open the same."""
+    """The versions that were asked for last stay open. Threads may share it: at worst two open the same."""
 
     def __init__(self) -> None:
-        self.held = HeldVectors(LIMIT // 4)
-        self._past: _Past | None = None
+        self.held = HeldVectors(LIMIT // 4, VERSIONS)
+        self._pasts: tuple[_Past, ...] = ()
 
     def search(
         self,
@@ -53,7 +55,7 @@ class PastSearch:
     ) -> list[list[Match]]:
         """The k passages of a version with the highest inner products, best first, for each query; with a recency prior
         those with the highest `Match.logit`."""
-        past = self._open(kb, version, encoder)
+        past = self.open(kb, version, encoder)
         found = search_version(past.kb, self.held, query_BD, k, where, encoder.fingerprint, How(recency))
         address_N, vector_ND = past.address_N, past.vector_ND
         if narrowing(where) is not None and len(address_N):
@@ -73,12 +75,19 @@ class PastSearch:
         pairs = zip(found, others, strict=True)
         return [sorted([*mine, *more], key=lambda match: -match.logit)[:k] for mine, more in pairs]
 
-    def _open(self, kb: KnowledgeBase, version: int, encoder: PassageEncoder) -> _Past:
+    def open(self, kb: KnowledgeBase, version: int, encoder: PassageEncoder) -> _Past:
+        """A version with the vectors that it lacks: they are made, where they are not known."""
         asked = (kb.path, kb.identity, version, encoder.fingerprint)
-        past = self._past
-        if past is None or past.asked != asked:
+        past = next((one for one in self._pasts if one.asked == asked), None)
+        if past is None:
             alike = kb.at(kb.at(version).last_alike())
-            self._past = past = _Past(asked, alike, *_missing(kb, alike, encoder))
+            past = _Past(asked, alike, *_missing(kb, alike, encoder))
+        kept, room = [past], LIMIT // 4 - past.vector_ND.nbytes
+        for one in self._pasts:
+            room -= one.vector_ND.nbytes if one is not past else 0
+            if one is not past and len(kept) < VERSIONS and room >= 0:
+                kept.append(one)
+        self._pasts = tuple(kept)
         return past
 
 

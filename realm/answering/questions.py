@@ -5,11 +5,12 @@
 The same model as `methods.open_qa.OpenQA` over documents that people edit: passages come from the knowledge base at
 each question, not from a snapshot.
 
-Legend: N pairs of a question and a passage, K passages of one question, S spans of a passage.
+Legend: K passages of one question, S spans of a passage.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,24 +18,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from realm import objectives, objectives_qa
+from realm import objectives
 from realm.answering.answerer import answerer_folder, is_answerer, open_answerer
 from realm.answering.ask import Realm, check_asking
 from realm.answering.confidence import Confidence, open_confidence
 from realm.answering.conflicts import ConflictRule, find_conflict, told
 from realm.answering.constraints import Constraints
+from realm.answering.early import EarlyExit
 from realm.answering.retrieving import DenseRetrieval, evidence_from
-from realm.answering.tokens import pad
+from realm.answering.spans import Part, Spans, logits_of, partly, read_spans, room, whole
+from realm.config import to_json
 from realm.errors import UsageError
 from realm.evaluation.answers import NORMALIZERS
+from realm.files import fingerprint
 from realm.knowledge.base import KnowledgeBase, Match, PassageEncoder
 from realm.knowledge.table.times import AsOf
-from realm.methods.extraction import Extracted, as_answer, extract, signals_of
-from realm.models.backbone import pieces
+from realm.methods.extraction import Extracted, as_answer
 from realm.models.encoders import DenseEncoder
 from realm.models.span import SpanReader
 from realm.settings_finetune import FinetuneConfig
@@ -62,6 +63,7 @@ class QuestionAnswering:
             encoder,
             max_query_tokens=config.questions.max_query_tokens,
             max_passage_tokens=config.questions.max_passage_tokens,
+            words=config.qa.bm25_temperature if config.qa.retriever == "fused" else None,
         )
 
     @property
@@ -78,6 +80,18 @@ class QuestionAnswering:
         encoder, reader, config = open_answerer(Path(path), device)
         found = open_confidence(answerer_folder(Path(path)))
         return cls(encoder, reader.in_bfloat16() if bf16 else reader, config, found)
+
+    def fingerprint(self) -> str:
+        """Of all that an answer follows from beside the question and the passages; reads every parameter."""
+        settings, encoder = json.dumps(to_json(self.config), sort_keys=True), self.retrieval.encoder
+        return fingerprint(encoder.fingerprint(), self.reader.fingerprint(), settings, repr(self.confidence))
+
+    def sees(self, question: str) -> str:
+        """What of a question an answer can hang on: its word pieces as they are read, or all of it where words are
+        searched for, too. Equal ones have one answer."""
+        if self.retrieval.words is not None:
+            return question
+        return " ".join(map(str, self.retrieval.query_tokens(question).ids[0].tolist()))
 
     def search(
         self,
@@ -104,6 +118,7 @@ class QuestionAnswering:
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
         constraints: Constraints | None = None,
+        early_exit: EarlyExit | None = None,
     ) -> Answer:
         """The likeliest answer, its text cut from a stored passage letter for letter.
 
@@ -112,12 +127,15 @@ class QuestionAnswering:
         aggregate: "marginal" sums an answer's probability over all its spans and passages, "best-span" takes the
             largest; as in the model's settings when None. conflicts: when passages count as disagreeing.
         constraints: what the passages keep to besides `where`; p(z|x) is over those that do.
+        early_exit: read no further than the answer hangs on; then evidence is what was read, and `Answer.unread` how
+            much every p(y|x) may differ from that of a whole reading.
         Confidence is p(y|x) among all spans that were read, calibrated if the model was (for its own aggregate); below
         its threshold the answer abstains. A span reader has no null passage, so p(y|null,x) is 0 and RU without
         meaning: `retrieval_utility` is NaN and `null_prior` 0. Where there is nothing to read the answer abstains.
         UsageError for an empty question.
         """
         more: dict[str, Any] = {"aggregate": aggregate, "conflicts": conflicts, "constraints": constraints}
+        more["early_exit"] = early_exit
         (answer,) = self.ask_many([question], kb, k, where, as_of, **more)
         return answer
 
@@ -132,6 +150,7 @@ class QuestionAnswering:
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
         constraints: Constraints | None = None,
+        early_exit: EarlyExit | None = None,
         batch: int = 64,
     ) -> Iterator[Answer]:
         """The answers that `ask` would give, in order, `batch` questions at a time, as they come.
@@ -141,6 +160,7 @@ class QuestionAnswering:
         any of its batch is answered.
         """
         check_asking(aggregate, batch, k)
+        how: dict[str, Any] = {"aggregate": aggregate, "conflicts": conflicts, "early_exit": early_exit}
 
         def answers() -> Iterator[Answer]:
             waiting, asked = iter(questions), 0
@@ -151,8 +171,8 @@ class QuestionAnswering:
                         raise UsageError(f"found an empty question{place}: expected some words")
                 passages = k or self.config.qa.num_passages
                 found = self.retrieval.search_many(part, kb, passages, where, as_of, constraints)
-                read = self.read(part, found.matches, found.version, aggregate=aggregate, conflicts=conflicts)
-                yield from (replace(answer, now=found.now) for answer in read)
+                answered = self.read(part, found.matches, found.version, **how)
+                yield from (replace(answer, now=found.now) for answer in answered)
                 asked += len(part)
 
         return answers()
@@ -166,72 +186,56 @@ class QuestionAnswering:
         *,
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
+        early_exit: EarlyExit | None = None,
     ) -> list[Answer]:
         """Answers from passages that were found before, whoever found them: `matches` of each question.
 
         version: of the knowledge base they are from. The rest as for `ask`.
         """
         check_asking(aggregate)
-        joint, signals_of_each, start_S, end_S, offsets = self._spans(questions, matches)
-        confidence = self.confidence if aggregate in (None, self.config.qa.aggregate) else Confidence()
+        named = aggregate or self.config.qa.aggregate
+        confidence = self.confidence if named == self.config.qa.aggregate else Confidence()
+        ranked, counts = [[*mine] for mine in matches], [len(mine) for mine in matches]
+        if early_exit is not None:
+            ranked = [sorted(mine, key=lambda match: -match.logit) for mine in ranked]
+            counts = [early_exit.first([match.logit for match in mine]) if mine else 0 for mine in ranked]
+        read = self._spans(questions, [mine[:count] for mine, count in zip(ranked, counts, strict=True)])
+        parts = [self._extracted(*one, early_exit, named) for one in zip(read, ranked, strict=True)]
+        rest = [
+            number
+            for number, (part, mine) in enumerate(zip(parts, ranked, strict=True))
+            if early_exit is not None and len(part.spans.matches) < len(mine) and not part.ends(early_exit, confidence)
+        ]
+        others = self._spans([questions[n] for n in rest], [ranked[n][counts[n] :] for n in rest])
+        for number, more in zip(rest, others, strict=True):
+            parts[number] = self._extracted(parts[number].spans.beside(more), ranked[number], None, named)
         answers = []
-        for question, mine, joint_KS, signals in zip(questions, matches, joint, signals_of_each, strict=True):
-            found = extract(
-                joint_KS,
-                start_S,
-                end_S,
-                [match.passage.text for match in mine],
-                [offsets[match.passage.text] for match in mine],
-                normalize=self.normalize,
-                aggregate=aggregate or self.config.qa.aggregate,
-            )
-            evidence = _Evidence(mine)
-            sides = find_conflict(found, evidence, normalize=self.normalize, rule=conflicts)
-            answer = as_answer(question, found, evidence, version, signals)
-            answers.append(confidence(replace(answer, conflicts=sides, conflict=told(sides))))
+        for question, mine, part in zip(questions, ranked, parts, strict=True):
+            evidence = _Evidence(part.spans.matches, mine)
+            sides = find_conflict(part.found, evidence, normalize=self.normalize, rule=conflicts)
+            answer = as_answer(question, part.found, evidence, version, part.signals)
+            answer = replace(answer, conflicts=sides, conflict=told(sides), unread=part.unread)
+            answers.append(confidence(answer))
         return answers
 
-    def _spans(
-        self, questions: Sequence[str], matches: Sequence[Sequence[Match]]
-    ) -> tuple[list[Tensor], list[dict[str, float]], Tensor, Tensor, dict[str, np.ndarray]]:
-        """log p(s, z | x) of each question's passages, Float[K, S] on the CPU, and its signals; the spans; and where
-        each passage's word pieces stand in its text."""
-        tokenizer, budget = self.retrieval.tokenizer, self.config.reader.max_tokens - 3
-        flat = [match for mine in matches for match in mine]
-        if not flat:
-            nothing = torch.zeros(0, dtype=torch.long)
-            return [torch.zeros(0, 0) for _ in matches], [{} for _ in matches], nothing, nothing, {}
-        texts = list(dict.fromkeys(match.passage.text for match in flat))
-        made = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids = dict(zip(texts, made["input_ids"], strict=True))
-        with_title = self.config.reader.with_title
-        titles = pieces(tokenizer, [match.passage.title if with_title else "" for match in flat])
-        heads = [[*title[: budget - 1], tokenizer.sep_token_id] if title else [] for title in titles]
-        rows = [[*head, *ids[m.passage.text][: budget - len(head)]] for head, m in zip(heads, flat, strict=True)]
-        before_N = torch.tensor([len(head) for head in heads])
-        counts = [len(mine) for mine in matches]
-        spans = self.reader.span_logits(
-            self.retrieval.query_tokens(*questions),
-            pad(rows, tokenizer.pad_token_id, before_N.tolist()),
-            torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)),
-            before_N=before_N,
-        )
-        score_N = torch.tensor([match.logit for match in flat], device=spans.logit_NS.device)
-        each = list(zip(score_N.split(counts), spans.logit_NS.split(counts), spans.valid_NS.split(counts), strict=True))
-        level = self.config.qa.level
-        joint = [objectives_qa.span_log_prob_BKS(*(of[None] for of in one), level=level)[0].cpu() for one in each]
-        signals = [signals_of(*one) for one in each]
-        offsets = {t: np.array(o).reshape(-1, 2) for t, o in zip(texts, made["offset_mapping"], strict=True)}
-        return joint, signals, spans.start_S.cpu(), spans.end_S.cpu(), offsets
+    def _spans(self, questions: Sequence[str], matches: Sequence[Sequence[Match]]) -> list[Spans]:
+        return read_spans(self.retrieval, self.reader, self.config.reader, questions, matches)
+
+    def _extracted(self, spans: Spans, found: Sequence[Match], early_exit: EarlyExit | None, aggregate: str) -> Part:
+        how: dict[str, Any] = {"level": self.config.qa.level, "aggregate": aggregate, "normalize": self.normalize}
+        if early_exit is None or len(spans.matches) == len(found):
+            return whole(spans, **how)
+        most = room(self.config.reader) * self.reader.max_width
+        return partly(spans, found, early_exit, highest=self.reader.head.highest(), most=most, **how)
 
 
 class _Evidence:
     """What an answer rests on, among the passages that were read for its question."""
 
-    def __init__(self, matches: Sequence[Match]) -> None:
+    def __init__(self, matches: Sequence[Match], found: Sequence[Match]) -> None:
+        """found: all that p(z|x) is over, those that were read first."""
         self.matches = matches
-        score_1K = torch.tensor([[match.logit for match in matches]])
-        self.prior_K = objectives.prior_BK(score_1K)[0].tolist() if matches else []
+        self.prior_K = objectives.prior_BK(logits_of(found))[0].tolist() if found else []
 
     def __call__(self, answer: Extracted) -> list[Evidence]:
         return [

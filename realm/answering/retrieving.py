@@ -5,11 +5,11 @@ Legend: B queries, N passages, D vector size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from realm.answering.choosing import DEEPER, Search, choose, spread
 from realm.answering.constraints import Constraints
+from realm.answering.fused import beside_words
 from realm.answering.held import HeldVectors, How, search_version
 from realm.answering.layers import Version
 from realm.answering.past import PastSearch
@@ -43,7 +44,11 @@ class Found(NamedTuple):
 class DenseRetrieval:
     """An encoder, and how much of a query and a passage it was trained to see."""
 
-    def __init__(self, encoder: DenseEncoder, *, max_query_tokens: int, max_passage_tokens: int) -> None:
+    def __init__(
+        self, encoder: DenseEncoder, *, max_query_tokens: int, max_passage_tokens: int, words: float | None = None
+    ) -> None:
+        """words: the temperature of BM25 beside the vectors; None for vectors alone."""
+        self.words = words
         self.encoder = encoder.eval()
         self.tokenizer = encoder.tokenizer
         self.max_query_tokens, self.max_passage_tokens = max_query_tokens, max_passage_tokens
@@ -83,6 +88,19 @@ class DenseRetrieval:
         if encoder.fingerprint in now.encoders() and not self.held.reach(now, encoder.fingerprint):
             self.held.hold(now, encoder.fingerprint)
 
+    def hold_in_memory(self, kb: KnowledgeBase, check: Callable[[], None]) -> int:
+        """The same where nothing can be written: the vectors that the present version lacks are made in memory, as its
+        first question would; the version. check: called before each batch, may raise to end it."""
+
+        def encode(passages: Sequence[Passage]) -> np.ndarray:
+            check()
+            return np.asarray(encoder(passages))
+
+        encoder, version = self.passage_encoder, kb.version
+        self._refused = (kb.path, kb.identity, version, encoder.fingerprint)
+        self.past.open(kb, version, PassageEncoder(encoder.fingerprint, encode))
+        return version
+
     def query_tokens(self, *queries: str) -> Tokens:
         """[CLS] query [SEP], cut to the longest query of training. A blank is masked as in training."""
         cls, sep, rows = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, []
@@ -117,8 +135,9 @@ class DenseRetrieval:
         as_of: AsOf | None = None,
         constraints: Constraints | None = None,
     ) -> list[Match]:
-        """The k passages with the highest inner product. where: a predicate on the documents. as_of: a version or a
-        time, see `KnowledgeBase.version_at`. constraints: what else they keep to."""
+        """The k passages with the highest inner product, and BM25 added where the model was trained so. where: a
+        predicate on the documents. as_of: a version or a time, see `KnowledgeBase.version_at`. constraints: what else
+        they keep to."""
         return self.search_many([query], kb, k, where, as_of, constraints).matches[0]
 
     def search_many(
@@ -137,7 +156,7 @@ class DenseRetrieval:
         encoder = self.passage_encoder
         now = (constraints.now or kb.moment(as_of)) if constraints.needs_now(where) else None
         how = How(constraints.recency(now), constraints.approximate)
-        search, here = self._searching(kb, as_of, encoder, how)
+        by_vectors, here = self._searching(kb, as_of, encoder, how)
 
         def vectors(matches: Sequence[Match]) -> dict[str, np.ndarray]:
             known = here.vectors_of(matches, encoder.fingerprint)
@@ -145,12 +164,19 @@ class DenseRetrieval:
             unknown = {key: passage for key, passage in unknown.items() if key not in known}
             return {**known, **dict(zip(unknown, encoder([*unknown.values()]), strict=True))} if unknown else known
 
+        def search_near(numbers: Sequence[int], k: int, among: Filter) -> list[list[Match]]:
+            return by_vectors(vector_BD[list(numbers)], k, among)
+
+        search: Search = search_near
+        if self.words is not None:
+            more: dict[str, Any] = {"temperature": self.words, "recency": how.recency}
+            search = beside_words(search, here.search_text, queries, vector_BD.numpy(), vectors, **more)
         among = constraints.filter(where, now)
         return Found(choose(search, vector_BD, k, among, constraints, vectors), here.version, now)
 
     def _searching(
         self, kb: KnowledgeBase, as_of: AsOf | None, encoder: PassageEncoder, how: How
-    ) -> tuple[Search, KnowledgeBase]:
+    ) -> tuple[Callable[[Tensor, int, Filter], list[list[Match]]], KnowledgeBase]:
         """A search of one version, and the knowledge base open at it."""
         if as_of is None:
             # Where nothing can be written now, what lacks a vector is embedded in memory, as of a version that was.
@@ -184,7 +210,7 @@ class DenseRetrieval:
                     return now
                 documents = None if changes is None else changes.documents
             if self._refused == this:
-                raise CanNotWriteError(f"{kb.path}: found no way to write the vectors of version {this[2]}")
+                raise CanNotWriteError(f"{kb.address}: found no way to write the vectors of version {this[2]}")
             try:
                 embedded = kb.embed_missing(encoder, documents=documents)
             except CanNotWriteError:  # it may have encoded much: not again for each question

@@ -16,6 +16,10 @@ from realm.commands.constraints import (
     MAX_PER_DOCUMENT,
     MAX_PER_SOURCE,
     MMR,
+    SINCE,
+    SOURCE,
+    UNTIL,
+    day,
 )
 from realm.commands.docs import AS_OF, JSON, KB, WHERE, print_json
 from realm.errors import UsageError
@@ -41,6 +45,9 @@ def ask(
     as_of: AS_OF = None,
     allow: ALLOW = None,
     deny: DENY = None,
+    source: SOURCE = None,
+    since: SINCE = None,
+    until: UNTIL = None,
     max_per_document: MAX_PER_DOCUMENT = None,
     max_per_source: MAX_PER_SOURCE = None,
     mmr: MMR = None,
@@ -54,6 +61,14 @@ def ask(
         float | None,
         typer.Option(help="Passages disagree where another answer has this share of the mass of the one given."),
     ] = None,
+    early_exit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5,
+            metavar="SHARE",
+            help="Of a fine-tuned model: read no further once this share of the probability is read, as 0.99.",
+        ),
+    ] = None,
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Read in bfloat16: faster where the processor has it, slower elsewhere.")
     ] = False,
@@ -66,6 +81,7 @@ def ask(
     """
     from realm.answering.conflicts import ConflictRule
     from realm.answering.constraints import constraints_of
+    from realm.answering.early import EarlyExit
     from realm.console import Terminal, print_answer
     from realm.workflows.ask import ask_question, ask_questions
     from realm.workflows.values import answer_json
@@ -75,6 +91,9 @@ def ask(
     constraints = constraints_of(
         allow=allow,
         deny=deny,
+        sources=source,
+        since=day(since),
+        until=day(until),
         max_per_document=max_per_document,
         max_per_source=max_per_source,
         mmr=mmr,
@@ -83,7 +102,8 @@ def ask(
     )
     rule = None if conflict_ratio is None else ConflictRule(ratio=conflict_ratio)
     common: dict[str, Any] = {"model": model, "k": k, "where": where, "as_of": as_of, "aggregate": aggregate}
-    common |= {"conflicts": rule, "constraints": constraints, "bf16": bf16, "reporter": Terminal(quiet=as_json)}
+    common |= {"conflicts": rule, "constraints": constraints, "bf16": bf16}
+    common |= {"early_exit": None if early_exit is None else EarlyExit(early_exit), "reporter": Terminal(quiet=as_json)}
     if question is not None:
         answer = ask_question(question, kb, **common)
         print_json(answer_json(answer)) if as_json else print_answer(answer)

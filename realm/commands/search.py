@@ -16,6 +16,10 @@ from realm.commands.constraints import (
     MAX_PER_DOCUMENT,
     MAX_PER_SOURCE,
     MMR,
+    SINCE,
+    SOURCE,
+    UNTIL,
+    day,
 )
 from realm.commands.docs import AS_OF, JSON, KB, WHERE, print_json, short
 
@@ -29,6 +33,9 @@ def search(
     as_of: AS_OF = None,
     allow: ALLOW = None,
     deny: DENY = None,
+    source: SOURCE = None,
+    since: SINCE = None,
+    until: UNTIL = None,
     max_per_document: MAX_PER_DOCUMENT = None,
     max_per_source: MAX_PER_SOURCE = None,
     mmr: MMR = None,
@@ -44,6 +51,9 @@ def search(
     constraints = constraints_of(
         allow=allow,
         deny=deny,
+        sources=source,
+        since=day(since),
+        until=day(until),
         max_per_document=max_per_document,
         max_per_source=max_per_source,
         mmr=mmr,

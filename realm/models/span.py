@@ -117,6 +117,16 @@ class SpanHead(nn.Module):
         ]
         return torch.stack(score_WNL, dim=-1)
 
+    def highest(self) -> float:
+        """No span of any passage scores more. What LayerNorm normalises has mean 0 and a length of at most sqrt(D), so
+        with its weight w, its bias c, and the linear map a, b the score is at most sqrt(D) |(a * w) - mean| + a.c + b.
+        """
+        with torch.no_grad():
+            score_D = self.score.weight[0].double()
+            scaled_D = score_D * self.norm.weight.double()
+            length = (scaled_D - scaled_D.mean()).norm() * len(scaled_D) ** 0.5
+            return float(length + score_D @ self.norm.bias.double() + self.score.bias[0].double())
+
 
 class SpanReader(nn.Module):
     """A transformer that reads [CLS] question [SEP] passage body [SEP], and scores the body's spans."""

@@ -3,7 +3,7 @@ have to be made first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +14,13 @@ import torch
 from realm.answering.ask import Realm
 from realm.answering.conflicts import ConflictRule
 from realm.answering.constraints import Constraints
+from realm.answering.early import EarlyExit
 from realm.answering.questions import QuestionAnswering
 from realm.knowledge.base import KnowledgeBase, Match
 from realm.knowledge.table.times import AsOf
 from realm.service.batching import Batcher
 from realm.service.settings import BatchingConfig
+from realm.types import Answer
 
 Model = Realm | QuestionAnswering
 
@@ -33,6 +35,7 @@ class Asking:
     aggregate: str | None = None
     conflicts: ConflictRule | None = None
     constraints: Constraints | None = None
+    early_exit: EarlyExit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,10 @@ class Answers:
         kb: KnowledgeBase,
         config: BatchingConfig,
         on_batch: Callable[[int, float], None],
+        on_answer: Callable[[Model, Asking, str, Answer], None] | None = None,
     ) -> None:
-        """model: what answers now. on_batch: see `Batcher`."""
-        self._model, self._kb = model, kb
+        """model: what answers now. on_batch: see `Batcher`. on_answer: told of each, in the thread that gave it."""
+        self._model, self._kb, self._on_answer = model, kb, on_answer
         self.cores = torch.get_num_threads()
         self._present, self._past = (
             Batcher(
@@ -108,7 +112,7 @@ class Answers:
         if isinstance(how, Searching):
             found = model.retrieval.search_many(asked, self._kb, how.k, how.where, how.as_of, how.constraints)
             return [Found(matches, found.version, found.now) for matches in found.matches]
-        return model.ask_many(
+        answers = model.ask_many(
             asked,
             self._kb,
             how.k,
@@ -117,5 +121,13 @@ class Answers:
             aggregate=how.aggregate,
             conflicts=how.conflicts,
             constraints=how.constraints,
+            early_exit=how.early_exit,
             batch=len(asked),
         )
+        return answers if self._on_answer is None else self._told(model, how, asked, answers)
+
+    def _told(self, model: Model, how: Asking, asked: Sequence[str], answers: Iterable[Answer]) -> Iterator[Answer]:
+        for question, answer in zip(asked, answers, strict=True):
+            assert self._on_answer is not None
+            self._on_answer(model, how, question, answer)
+            yield answer

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -22,16 +21,19 @@ import torch
 from realm.answering.ask import check_asking
 from realm.answering.conflicts import ConflictRule
 from realm.answering.constraints import Constraints
+from realm.answering.early import EarlyExit
 from realm.answering.questions import QuestionAnswering
 from realm.answering.retrieving import search_words
 from realm.errors import UsageError
 from realm.knowledge.base import Counts, KnowledgeBase, Page, Revision
-from realm.knowledge.table.filters import at_moment
+from realm.knowledge.table.filters import Filter, at_moment
 from realm.knowledge.table.predicates import parse
-from realm.knowledge.table.store import CanNotWriteError, InUseError
+from realm.knowledge.table.store import InUseError
 from realm.knowledge.table.times import AsOf
 from realm.service.asking import Answers, Asking, Found, Model, Searching
-from realm.service.background import Closing, ModelChange, Upkeep
+from realm.service.background import Closing, ModelChange, Upkeep, embed_all
+from realm.service.caching import Caching
+from realm.service.cursors import Cursor
 from realm.service.metrics import Metrics
 from realm.service.problems import SOON, RefusedError, stopping
 from realm.service.settings import ServiceConfig
@@ -70,7 +72,9 @@ class Service:
         """How far the present embedding is: passages done, and all of them."""
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._answers = Answers(lambda: self.model, kb, config.batching, metrics.batch)
+        self._cache = Caching(kb, config.cache, metrics)
+        kept = self._cache.keep if self._cache.on else None
+        self._answers = Answers(lambda: self.model, kb, config.batching, metrics.batch, kept)
         # torch gives a new thread the number that any other was told last.
         self._editor = ThreadPoolExecutor(1, "realm-edit", torch.set_num_threads, (self._answers.cores,))
         self._readers = ThreadPoolExecutor(READERS, "realm-read")
@@ -112,7 +116,7 @@ class Service:
     @property
     def places(self) -> dict[str, str]:
         """Paths on this machine, which no message may name, and what is said instead."""
-        return {str(path): "the knowledge base" for path in (self.kb.path, self.kb.path.resolve())}
+        return {str(path): "the knowledge base" for path in (self.kb.address, self.kb.path, self.kb.path.resolve())}
 
     async def check_ready(self) -> None:
         """RefusedError (503) until the model is open and every passage has its vector."""
@@ -158,16 +162,27 @@ class Service:
         aggregate: str | None = None,
         conflicts: ConflictRule | None = None,
         constraints: Constraints | None = None,
+        early_exit: EarlyExit | None = None,
     ) -> list[asyncio.Future[Answer]]:
-        """The answers to come, one a question; see `Realm.ask`. RefusedError and UsageError before any is answered."""
+        """The answers to come, one a question; see `Realm.ask`. Those that were given before are done. RefusedError and
+        UsageError before any is answered."""
         self._few("questions", len(questions), self.limits.questions)
         for question in questions:
             self._short("a question", question)
         self._small_k(k)
         check_asking(aggregate, k=k)
         await self._check_where(where, as_of)
-        asking = Asking(passages_to_read(self.model, k), where or None, as_of, aggregate, conflicts, constraints)
-        return [self._given(self._answers.submit, asking, question) for question in questions]
+        if early_exit is None and self.config.early_exit and isinstance(self.model, QuestionAnswering):
+            early_exit = EarlyExit(self.config.early_exit)
+        k = passages_to_read(self.model, k)
+        asking = Asking(k, where or None, as_of, aggregate, conflicts, constraints, early_exit)
+        if not self._cache.on:
+            return [self._given(self._answers.submit, asking, question) for question in questions]
+        known = await self._reading(self._cache.look, asking, questions)
+        return [
+            self._given(self._answers.submit, asking, question) if answer is None else _done(answer)
+            for question, answer in zip(questions, known, strict=True)
+        ]
 
     async def search(
         self,
@@ -222,14 +237,17 @@ class Service:
         return await self._reading(read)
 
     async def page(
-        self, where: str | None, limit: int, after: int | None, version: AsOf | None, as_of: AsOf | None = None
-    ) -> Page:
-        """Some documents of a version; see `KnowledgeBase.page`. as_of: what NOW() means; the present when None."""
+        self, where: str | None, limit: int, start: Cursor, as_of: AsOf | None = None
+    ) -> tuple[Page, datetime | None]:
+        """Some documents of a version, and what NOW() meant, None where nothing hung on it: of the moment of `as_of`,
+        else of the page before, else the present."""
         self._few("documents on a page", limit, self.limits.page)
 
-        def read() -> Page:
-            here = self.kb.at(self.kb.version if version is None else version)
-            return here.page(at_moment(where, partial(self.kb.moment, as_of)), limit, after)
+        def read() -> tuple[Page, datetime | None]:
+            here = self.kb.at(self.kb.version if start.version is None else start.version)
+            earlier = start.now if as_of is None else None
+            among = at_moment(where, lambda: earlier or self.kb.moment(as_of))
+            return here.page(among, limit, start.after), among.now if isinstance(among, Filter) else None
 
         return await self._reading(read)
 
@@ -243,8 +261,7 @@ class Service:
     def _open(self) -> None:
         try:
             model = self._open_model()
-            self._embed(model)
-            self._take(model)
+            self._take(model, self._embed(model))
             log.info("ready: version %d of the knowledge base", self.kb.version)
         except Closing:
             pass
@@ -252,26 +269,28 @@ class Service:
             self.failure = error
             raise
 
-    def _take(self, model: Model) -> None:
+    def _take(self, model: Model, complete: int) -> None:
         self._trainings = self._read_trainings()
-        self._complete = -1
+        self._complete = complete
+        self._cache.take(model)
         self._model = model
 
-    def _embed(self, model: Model) -> None:
+    def _embed(self, model: Model) -> int:
         def progress(done: int, total: int | None) -> None:
             self._embedded = done, total
             if self._closing.is_set():
                 raise Closing
 
+        complete = -1
         try:
-            self.kb.embed_missing(model.passage_encoder, progress=progress)
-            model.retrieval.hold(self.kb)
-        except CanNotWriteError as error:  # questions are answered all the same, from vectors in memory
-            log.warning("not embedded: %s", error)
-            self._complete = self.kb.version
+            complete = embed_all(self.kb, model, progress)
         except InUseError as error:  # the next look whether it is ready tries again
             log.warning("not embedded yet: %s", error)
         self._embedded = None
+        return complete
+
+    def _embed_again(self) -> None:
+        self._complete = self._embed(self.model)
 
     def _not_embedded(self) -> str:
         version = self.kb.version
@@ -285,7 +304,7 @@ class Service:
         # ready would wait for ever.
         with self._lock, suppress(RuntimeError):  # shut down meanwhile
             if self._embedding is None or self._embedding.done():
-                self._embedding = self._editor.submit(self._embed, self.model)
+                self._embedding = self._editor.submit(self._embed_again)
         return f"{waiting:,} passages have no vector yet"
 
     def _by_words(
@@ -366,3 +385,9 @@ class Service:
             return asyncio.wrap_future(submit(*work))
         except RuntimeError:
             raise stopping() from None
+
+
+def _done(answer: Answer) -> asyncio.Future[Answer]:
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    future.set_result(answer)
+    return future

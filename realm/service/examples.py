@@ -124,6 +124,7 @@ ANSWER = {
     "conflict": "the passages disagree: 'Pablo Picasso' (2024-05-01, museums, 63%) / 'Joan Miró' (2023-02-11, letters, "
     "29%); 'Pablo Picasso' is preferred: it has more of the probability, 63% against 29% for 'Joan Miró', and it is "
     "the newest, 2024-05-01 against 2023-02-11",
+    "unread": 0.0,
 }
 HITS = {
     "hits": [

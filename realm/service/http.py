@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, overload
 from urllib.parse import quote, unquote
 
 from realm import __version__
+from realm.answering.early import EarlyExit
 from realm.errors import AbsentError, RealmError, UsageError
 from realm.knowledge.base import Counts
 from realm.knowledge.table.times import AsOf, read_as_of
 from realm.service import examples
 from realm.service.assets import page_routes
+from realm.service.coming import LINES, cached, lines, timing, together
 from realm.service.conditional import etag, expected_version
 from realm.service.core import Service
+from realm.service.cursors import PATTERN, next_cursor, read_cursor
 from realm.service.described import described, methods_at
 from realm.service.framework import (
     APIRouter,
@@ -53,15 +53,12 @@ from realm.service.schemas import (
     StatusOut,
 )
 from realm.service.schemas_model import ModelOut
-from realm.service.wire import Asked, asked_of
-from realm.types import Answer
+from realm.service.wire import asked_of
 from realm.workflows.values import answer_json, document_json, found_json
 
-LINES = "application/x-ndjson"
 PREFIX = "/v1"
 EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
-_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
-_GIVEN: dict[str, Any] = {"pattern": f"^{_CURSOR.pattern}$"}
+_GIVEN: dict[str, Any] = {"pattern": f"^{PATTERN}$"}
 _WORDS = {
     400: ("bad_request", "found a body that can't be read: expected JSON"),
     404: ("not_found", "no such address: see /openapi.json"),
@@ -141,12 +138,14 @@ def _ok(model: Any, description: str, example: Any, **more: Any) -> dict[int | s
 
 def _questions(service: Service) -> APIRouter:
     router = _router(400, 401, 403, 404, 408, 413, 415, 422, 500, 503, 504)
-    lines = {LINES: {"schema": {"type": "string", "description": "An answer, or an error, a line."}}}
+    streamed = {LINES: {"schema": {"type": "string", "description": "An answer, or an error, a line."}}}
 
     @router.post(
         f"{PREFIX}/ask",
         response_model=None,
-        responses=_ok(AnswerOut | list[AnswerOut], "The answer, or one for each question.", examples.ANSWER, **lines),
+        responses=_ok(
+            AnswerOut | list[AnswerOut], "The answer, or one for each question.", examples.ANSWER, **streamed
+        ),
     )
     async def ask(request: Request, body: Annotated[Ask, Body(openapi_examples=examples.ASK)]) -> Response:
         """Answer a question from the documents, or many. Many come as lines as they are answered, where the request
@@ -156,11 +155,15 @@ def _questions(service: Service) -> APIRouter:
         asked = [body.question] if body.question is not None else list(body.questions or ())
         rule = None if body.conflicts is None else body.conflicts.rule()
         as_of = _moment(body.as_of)
-        coming = await service.ask(asked, body.k, body.where, as_of, body.aggregate, rule, body.constraints())
+        early = None if body.early_exit is None else EarlyExit(body.early_exit)
+        coming = await service.ask(asked, body.k, body.where, as_of, body.aggregate, rule, body.constraints(), early)
+        hits, asking = cached(coming), asked_of(request.scope)
         if LINES in request.headers.get("accept", ""):
-            return StreamingResponse(_lines(service, coming, asked_of(request.scope)), media_type=LINES)
-        answers = [answer_json(answer) for answer in await _all(coming)]
-        return JSONResponse(answers[0] if body.question is not None else answers)
+            given = lines(coming, asking, service.places)
+            return StreamingResponse(given, media_type=LINES, headers=timing(hits, coming))
+        answers = [answer_json(answer) for answer in await together(coming)]
+        told = answers[0] if body.question is not None else answers
+        return JSONResponse(told, headers=timing(hits, coming, asking.arrived))
 
     @router.post(
         f"{PREFIX}/search",
@@ -173,30 +176,6 @@ def _questions(service: Service) -> APIRouter:
         return JSONResponse(found_json(found.matches, found.version, found.now))
 
     return router
-
-
-async def _all(coming: Sequence[asyncio.Future[Answer]]) -> list[Answer]:
-    try:
-        return list(await asyncio.gather(*coming))
-    finally:
-        for future in coming:
-            future.cancel()
-
-
-async def _lines(service: Service, coming: Sequence[asyncio.Future[Answer]], asked: Asked) -> AsyncIterator[str]:
-    """An answer a line, in order; in its place what went wrong with it."""
-    try:
-        for future in coming:
-            try:
-                async with asyncio.timeout_at(asked.deadline):
-                    value = answer_json(await future)
-            except Exception as error:
-                value = problem_of(error, service.places).body(asked.request_id)
-            yield json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
-    finally:
-        for future in coming:
-            if not future.cancel() and not future.cancelled():
-                future.exception()  # looked at, so that asyncio does not complain of it
 
 
 # ---------------------------------------------------------------- documents
@@ -232,10 +211,10 @@ def _documents(service: Service) -> APIRouter:
             str | None, Query(description="As the page before gave it.", json_schema_extra=_GIVEN)
         ] = None,
     ) -> Response:
-        """List documents by pages. All pages show the version of the first."""
-        version, after = _from_cursor(cursor, _moment(as_of))
-        found = await service.page(where, limit, after, version, _moment(as_of))
-        following = None if found.next is None else f"{found.version}.{found.next}"
+        """List documents by pages. All pages show the version of the first, and its `now()`."""
+        asked = _moment(as_of)
+        found, now = await service.page(where, limit, read_cursor(cursor, asked), asked)
+        following = next_cursor(found, now)
         documents = [document_json(document) for document in found.documents]
         return JSONResponse(
             {"documents": documents, "total": found.total, "version": found.version, "cursor": following}
@@ -330,16 +309,6 @@ def _moment(as_of: int | str | None) -> AsOf | None: ...
 def _moment(as_of: int | str | None) -> AsOf | None:
     """A version, or a time."""
     return read_as_of(as_of) if isinstance(as_of, str) else as_of
-
-
-def _from_cursor(cursor: str | None, as_of: AsOf | None) -> tuple[AsOf | None, int | None]:
-    """(version, after) of a page."""
-    if cursor is None:
-        return as_of, None
-    found = _CURSOR.fullmatch(cursor)
-    if found is None or (isinstance(as_of, int) and as_of != int(found[1])):
-        raise UsageError("found a cursor that no page gave, or of another version: expected one as it was given")
-    return int(found[1]), int(found[2])
 
 
 # ---------------------------------------------------------------- the rest

@@ -9,12 +9,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from datetime import date as Date
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from realm import __version__
+from realm.answering.constraints import Constraints, constraints_of
 from realm.answering.questions import open_model
-from realm.errors import AbsentError, MissingLibraryError, RealmError
+from realm.errors import AbsentError, MissingLibraryError, RealmError, UsageError
 from realm.knowledge.table.times import AsOf, read_as_of
 from realm.service.core import Service
 from realm.service.metrics import Metrics
@@ -56,18 +58,27 @@ def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
 
     @server.tool(annotations=READS)
     async def ask(
-        question: str, k: int | None = None, where: str | None = None, as_of: str | None = None
+        question: str,
+        k: int | None = None,
+        where: str | None = None,
+        as_of: str | None = None,
+        source: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        max_per_source: int | None = None,
     ) -> dict[str, Any]:
         """Answer a question from the documents, with the passages, spans and versions that the answer rests on, how
         sure it is, and whether documents disagree. `abstained` is true where the documents don't say.
 
         question: a plain one; of a model that was only pre-trained a sentence with a blank, ____. k: passages to read.
         where: only documents that satisfy it, as source = 'reuters' and date >= date '2024-01-01'. as_of: the documents
-        as of a version, 7, or of a time, 2024-05-01T09:30.
+        as of a version, 7, or of a time, 2024-05-01T09:30. source: only documents from there. since, until: only
+        documents dated so, as 2024-05-01, both days included. max_per_source: passages of one source at most.
         """
 
         async def work() -> dict[str, Any]:
-            (coming,) = await service.ask([question], k, where, _as_of(as_of))
+            kept_to = _constraints(source, since, until, max_per_source)
+            (coming,) = await service.ask([question], k, where, _as_of(as_of), constraints=kept_to)
             return answer_json(await coming)
 
         return await told(work)
@@ -79,14 +90,19 @@ def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
         where: str | None = None,
         as_of: str | None = None,
         by: Literal["meaning", "words"] = "meaning",
+        source: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        max_per_source: int | None = None,
     ) -> dict[str, Any]:
         """Find k passages of the documents, best first, each with its document's id and version.
 
-        by: "meaning" is the model's vectors, "words" BM25. where, as_of: see `ask`.
+        by: "meaning" is the model's vectors, "words" BM25. The rest: see `ask`.
         """
 
         async def work() -> dict[str, Any]:
-            found = await service.search(query, k, where, _as_of(as_of), by)
+            kept_to = _constraints(source, since, until, max_per_source)
+            found = await service.search(query, k, where, _as_of(as_of), by, kept_to)
             return found_json(found.matches, found.version, found.now)
 
         return await told(work)
@@ -109,6 +125,22 @@ def build_tools(service: Service, opened: Future[None]) -> MCPServer[Any]:
 
 def _as_of(text: str | None) -> AsOf | None:
     return None if text is None or not text.strip() else read_as_of(text.strip())
+
+
+def _constraints(
+    source: str | None, since: str | None, until: str | None, max_per_source: int | None
+) -> Constraints | None:
+    """An assistant says nothing by an empty text, too."""
+    days = {name: _day(name, text.strip()) for name, text in (("since", since), ("until", until)) if text}
+    sources = (source,) if source else None
+    return constraints_of(sources=sources, max_per_source=max_per_source, **days)
+
+
+def _day(name: str, text: str) -> Date | None:
+    try:
+        return Date.fromisoformat(text) if text else None
+    except ValueError:
+        raise UsageError(f"found {name}={text[:40]!r}: expected a day as 2024-05-01") from None
 
 
 def serve_tools(model: Path, kb: Path, config: ServiceConfig, *, bf16: bool = False) -> None:

@@ -39,6 +39,11 @@ class Metrics:
         self._batch_seconds = Histogram(
             "realm_batch_seconds", "Time to answer a batch.", buckets=SECONDS, registry=self.registry
         )
+        self._cached = Counter(
+            "realm_cache_questions", "Questions looked for in the cache of answers.", ["found"], registry=self.registry
+        )
+        self.cache_entries = Gauge("realm_cache_answers", "Answers in the cache.", registry=self.registry)
+        self.cache_bytes = Gauge("realm_cache_bytes", "Size of the answers in the cache.", registry=self.registry)
         self._edits = Counter("realm_documents_edited", "Documents edited.", ["change"], registry=self.registry)
         self.version = Gauge(
             "realm_knowledge_base_version", "Newest version of the knowledge base.", registry=self.registry
@@ -59,6 +64,11 @@ class Metrics:
         """A batch of questions was answered."""
         self._batch.observe(questions)
         self._batch_seconds.observe(seconds)
+
+    def cached(self, hits: int, misses: int) -> None:
+        """So many questions were answered from the cache, and so many were not there."""
+        self._cached.labels("yes").inc(hits)
+        self._cached.labels("no").inc(misses)
 
     def edited(self, **documents: int) -> None:
         """Documents were added, updated or deleted."""

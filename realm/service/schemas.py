@@ -46,6 +46,9 @@ class _Constrained(_In):
     )
     allow: Ids | None = Field(None, description="Ids of documents: only these.")
     deny: Ids | None = Field(None, description="Ids of documents: none of these.")
+    sources: Ids | None = Field(None, description="Only documents from these sources.")
+    since: Day | None = Field(None, description="Only documents dated this day or later.")
+    until: Day | None = Field(None, description="Only documents dated this day or earlier.")
     max_per_document: Count | None = Field(None, description="At most so many passages of a document.")
     max_per_source: Count | None = Field(None, description="At most so many passages of a source.")
     mmr: float | None = Field(
@@ -82,6 +85,12 @@ class Ask(_Constrained):
         None, description="An answer's probability: over all its places, or of the best one."
     )
     conflicts: Conflicts | None = None
+    early_exit: float | None = Field(
+        None,
+        ge=0.5,
+        lt=1,
+        description="Read no further once this share of the probability is read and the answer settled.",
+    )
 
 
 class Search(_Constrained):
@@ -203,6 +212,7 @@ class AnswerOut(Out):
     signals: dict[str, float]
     now: str | None = Field(description="What now() meant and ages were counted from; null where nothing hung on it.")
     conflict: str | None = Field(description="`conflicts` in words, with the reason for the preference.")
+    unread: float = Field(description="After an early exit: so much at most differs from a whole reading; else 0.")
 
 
 class HitOut(Out):

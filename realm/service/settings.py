@@ -8,7 +8,7 @@ from typing import Annotated
 from realm.knowledge.table.writing import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from realm.settings import Range, check
 
-__all__ = ["BatchingConfig", "LimitsConfig", "ServiceConfig"]
+__all__ = ["BatchingConfig", "CacheConfig", "LimitsConfig", "ServiceConfig"]
 
 _Count = Annotated[int, Range(low=1)]
 _Seconds = Annotated[float, Range(low=0.0, open_low=True)]
@@ -57,6 +57,19 @@ class BatchingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """Answers that are kept for the next who asks the same of the same version. 0 of either keeps none."""
+
+    entries: Annotated[int, Range(low=0)] = 1000
+    """Answers."""
+    bytes: Annotated[int, Range(low=0)] = 67_108_864
+    """Of all of them, with the passages that they rest on."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
     """Everything that `realm serve` can be told."""
 
@@ -64,6 +77,10 @@ class ServiceConfig:
     """What a request may ask for."""
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     """Answering together."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """Answers that were given before."""
+    early_exit: Annotated[float, Range(low=0.5, high=1.0, open_high=True)] | None = None
+    """Where a request does not say it: the share of the probability after which a fine-tuned model reads no further."""
     origins: tuple[str, ...] | None = None
     """Web pages of other origins that may write, as ``https://wiki.example.org``; of its own alone when none."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from realm.answering.ask import Realm
 from realm.answering.conflicts import ConflictRule
 from realm.answering.constraints import Constraints
+from realm.answering.early import EarlyExit
 from realm.answering.questions import QuestionAnswering, open_model
 from realm.answering.retrieving import search_words
 from realm.errors import UsageError
@@ -55,6 +56,7 @@ def ask_question(
     aggregate: str | None = None,
     conflicts: ConflictRule | None = None,
     constraints: Constraints | None = None,
+    early_exit: EarlyExit | None = None,
     bf16: bool = False,
     reporter: Reporter | None = None,
 ) -> Answer:
@@ -69,6 +71,7 @@ def ask_question(
     if reporter is not None and (remark := opened.retrieval.remark(question)):
         reporter.note(remark)
     more: dict[str, Any] = {"aggregate": aggregate, "conflicts": conflicts, "constraints": constraints}
+    more["early_exit"] = early_exit
     return opened.ask(question, kb, k=k, where=where, as_of=as_of, **more)
 
 
@@ -83,6 +86,7 @@ def ask_questions(
     aggregate: str | None = None,
     conflicts: ConflictRule | None = None,
     constraints: Constraints | None = None,
+    early_exit: EarlyExit | None = None,
     bf16: bool = False,
     batch: int = 64,
     reporter: Reporter | None = None,
@@ -100,6 +104,7 @@ def ask_questions(
         aggregate=aggregate,
         conflicts=conflicts,
         constraints=constraints,
+        early_exit=early_exit,
         batch=batch,
     )
     yield from zip(asked, answers, strict=True)

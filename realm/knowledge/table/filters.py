@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date as Date
 from datetime import datetime
 
 from realm.errors import UsageError
 from realm.knowledge.table.predicate_tokens import names_now
-from realm.knowledge.table.predicates import MAX_VALUES, Absent, AllOf, AnyOf, Constant, In, Not, Predicate, parse
+from realm.knowledge.table.predicates import (
+    MAX_VALUES,
+    Absent,
+    AllOf,
+    AnyOf,
+    Comparison,
+    Constant,
+    In,
+    Not,
+    Predicate,
+    parse,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +34,19 @@ class Filter:
     """None of these documents."""
     deny_sources: tuple[str, ...] = ()
     """Nothing from these sources; what has no source stays."""
+    sources: tuple[str, ...] | None = None
+    """Only from these sources; nothing where it is empty."""
+    since: Date | None = None
+    until: Date | None = None
+    """Documents of these days and those between; what has no date is left out."""
     now: datetime | None = None
     """The present when None."""
 
     @property
     def narrows(self) -> bool:
         """Whether there is anything that could leave something out."""
-        listed = self.allow is not None or self.deny or self.deny_sources
-        return bool(listed or (self.where or "").strip())
+        listed = self.allow is not None or self.deny or self.deny_sources or self.sources is not None
+        return bool(listed or self.since or self.until or (self.where or "").strip())
 
     def predicate(self, columns: Mapping[str, str]) -> Predicate:
         """All of it as one tree. columns: see `predicates.parse`. PredicateError for a faulty `where`."""
@@ -42,6 +59,12 @@ class Filter:
             parts.append(Not(In("document_id", self.deny)))
         if self.deny_sources:
             parts.append(AnyOf((Absent("source"), Not(In("source", self.deny_sources)))))
+        if self.sources is not None:
+            parts.append(In("source", self.sources) if self.sources else Constant(False))
+        if self.since is not None:
+            parts.append(Comparison("date", ">=", self.since))
+        if self.until is not None:
+            parts.append(Comparison("date", "<=", self.until))
         return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
 

@@ -54,7 +54,7 @@ export function askView(app) {
   return h("div", { class: "stack" }, h("h1", { class: "hidden" }, say("ask")), form, place);
 }
 
-/** k, where, as of, aggregate, half-life: folded away, because most questions need none of them. */
+/** What passages keep to and how they are read: folded away, because most questions need none of it. */
 function settingsOf(app) {
   const k = h("input", { type: "number", min: 1, inputmode: "numeric" });
   const where = h("input", { type: "text", spellcheck: "false", autocapitalize: "off" });
@@ -66,7 +66,12 @@ function settingsOf(app) {
     h("option", { value: "best-span" }, say("bestSpan")),
   );
   const halfLife = h("input", { type: "number", min: 1, inputmode: "numeric" });
+  const source = h("input", { type: "text", spellcheck: "false", autocapitalize: "off" });
+  const since = h("input", { type: "date" });
+  const until = h("input", { type: "date" });
+  const perSource = h("input", { type: "number", min: 1, inputmode: "numeric" });
   const inputs = { k, where, as_of: asOf, aggregate, half_life_days: halfLife };
+  Object.assign(inputs, { sources: source, since, until, max_per_source: perSource });
   for (const [name, input] of Object.entries(inputs)) if (kept.settings[name]) input.value = kept.settings[name];
   const fields = Object.keys(app.knowledgeBase.columns ?? {}).join(", ");
   const used = Object.entries(kept.settings).some(([name, value]) => value && value !== "marginal" && name);
@@ -82,6 +87,10 @@ function settingsOf(app) {
       field(say("where"), where, say("whereHint", { fields })),
       field(say("asOf"), asOf, say("asOfHint")),
       field(say("halfLife"), halfLife, say("halfLifeHint")),
+      field(say("onlySource"), source, say("onlySourceHint")),
+      field(say("perSource"), perSource, say("perSourceHint")),
+      field(say("since"), since, say("datedHint")),
+      field(say("until"), until, say("datedHint")),
     ),
   );
   const raw = () => Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, input.value.trim()]));
@@ -92,6 +101,10 @@ function settingsOf(app) {
       ...(given.where && { where: given.where }),
       ...(given.as_of && { as_of: /^\d+$/.test(given.as_of) ? Number(given.as_of) : given.as_of }),
       ...(given.half_life_days && { half_life_days: Number(given.half_life_days) }),
+      ...(given.sources && { sources: [given.sources] }),
+      ...(given.since && { since: given.since }),
+      ...(given.until && { until: given.until }),
+      ...(given.max_per_source && { max_per_source: Number(given.max_per_source) }),
       aggregate: given.aggregate,
     };
   };

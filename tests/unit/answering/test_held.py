@@ -197,8 +197,32 @@ def test_after_many_edits_the_vectors_are_read_anew_behind_the_questions(
         assert [set(told(mine)) for mine in found] == [set(told(now.search_vectors(q.numpy(), 99))) for q in query]
         if held._reading is not None:
             held._reading.join()
-    assert held._held is not None and held._held.base is not first.base
-    assert len(held._held.matches) <= 6
+    (now_held,) = held._held
+    assert now_held.base is not first.base and len(now_held.matches) <= 6
+
+
+def test_what_outgrew_the_limit_is_let_go_and_not_read_at_each_edit(
+    kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "WORN", 3)
+    query, encoder, now, embedded = queries(2), PassageEncoder(ENCODER, encode), newest(kb), KnowledgeBase.embedded
+    held, read = HeldVectors(now.num_passages() * SIZE * 4), list[int]()
+    assert held.hold(now, ENCODER) is not None
+    monkeypatch.setattr(KnowledgeBase, "embedded", lambda self, name: read.append(self.version) or embedded(self, name))
+    for number in range(6):
+        kb.add([document(f"n{number}", f"a new one {number}", "and another")], encoder=encoder)
+        now = kb.at(kb.version)
+        for _ in range(3):
+            found = held.search(now, query, 99, ENCODER)
+            assert found is None or [set(told(mine)) for mine in found] == [
+                set(told(now.search_vectors(q.numpy(), 99))) for q in query
+            ]
+        if held._reading is not None:
+            held._reading.join()
+    assert found is None and held._held == () and read == []
+    kb.delete([f"n{number}" for number in range(6)])
+    now = kb.at(kb.version)
+    assert held.search(now, query, 99, ENCODER) is not None and read == [now.version], "it fits again"
 
 
 def test_vectors_whose_version_was_let_go_are_read_again(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,9 +250,9 @@ def test_what_another_thread_puts_in_its_place_meanwhile_is_not_given(
 
     def interrupted(self: HeldVectors, _: object) -> None:
         """The other thread comes after the vectors were read."""
-        self._held = other
+        self._held = (other,)
 
     monkeypatch.setattr(HeldVectors, "_too_large", property(lambda self: None, interrupted), raising=False)
     found = held.search(first, queries(2), 99, ENCODER)
-    assert held._held is other and found is not None
+    assert held._held == (other,) and found is not None
     assert "d3" in {match.passage.document_id for match in found[0]}

@@ -90,6 +90,33 @@ def test_only_what_never_got_a_vector_is_embedded(kb: KnowledgeBase) -> None:
     assert best.document_version <= version
 
 
+def test_versions_that_are_asked_in_turn_are_read_once(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, past, (query_D, *_), read = PassageEncoder("e", Counting()), PastSearch(), queries(1), list[int]()
+    versions, embedded = [], KnowledgeBase.embedded
+    for text in ("one", "two", "three"):
+        kb.upsert([document("a", text, "stays"), document("b", "as it was")], encoder=encoder)
+        versions.append(kb.version)
+    monkeypatch.setattr(KnowledgeBase, "embedded", lambda self, name: read.append(self.version) or embedded(self, name))
+    for _ in range(3):
+        for version in reversed(versions):
+            (found,) = past.search(kb, version, query_D[None], 9, None, encoder)
+            assert sorted(texts(found)) == sorted(brute_force(kb, version, query_D, 9))
+    assert len(read) == len(set(read)) <= 3 and {layers.version[2] for layers in past.held._held} == set(versions)
+
+    def no(*_: object, **__: object) -> None:
+        raise AssertionError("the store was searched")
+
+    monkeypatch.setattr(KnowledgeBase, "search_vectors", no)
+    monkeypatch.setattr(KnowledgeBase, "last_alike", no)
+    for version in versions:
+        past.search(kb, version, query_D[None], 9, None, encoder)
+    past.held.limit = 4 * SIZE * 4  # of one version's three passages, and one more
+    past.held.hold(kb.at(versions[0]), "e")
+    kb.upsert([document("a", "four", "stays")], encoder=encoder)
+    past.held.hold(kb.at(kb.version), "e")
+    assert [layers.version[2] for layers in past.held._held] == [kb.version], "no more than the limit"
+
+
 def test_a_model_that_never_saw_the_version(kb: KnowledgeBase) -> None:
     kb.add([document("a", "one", "two")])
     version = kb.version

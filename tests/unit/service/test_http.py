@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from realm.answering.ask import Realm
 from realm.answering.questions import QuestionAnswering
 from realm.errors import UsageError
 from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.table import times
 from realm.service import schemas, schemas_model
+from realm.service.cursors import read_cursor
 from realm.service.settings import ServiceConfig
 from realm.settings import override
 from realm.types import Document
@@ -133,6 +135,39 @@ def test_pages_show_one_version(client: Client, kb: KnowledgeBase) -> None:
     assert client.get("/v1/documents", params={"as_of": version}).json()["total"] == 10
     for bad in ("x", "1", "1.2.3", "-1.5", f"{version + 1}.5"):
         error(client.get("/v1/documents", params={"cursor": bad, "as_of": version}), 400, "bad_request")
+
+
+def test_pages_show_one_now(client: Client, kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    today = datetime.now(UTC).date()
+    kb.add([Document(f"d{i}", "", f"number {i}.", date=today - timedelta(days=i)) for i in range(8)])
+
+    def listed(cursor: str | None = None, **more: Any) -> schemas.PageOut:
+        parameters = {"where": "date >= now() - interval '99 days'", "limit": 3, **more}
+        response = client.get("/v1/documents", params=parameters | ({"cursor": cursor} if cursor else {}))
+        return schemas.PageOut.model_validate_json(response.content)
+
+    first = listed()
+    then = datetime.now(UTC)
+    monkeypatch.setattr(times.sc, "now", lambda: then + timedelta(days=95))
+    assert 0 < listed().total < 8, "a list that begins later is another"
+    second = listed(first.cursor)
+    third = listed(second.cursor)
+    pages = (first, second, third)
+    assert [page.total for page in pages] == [8, 8, 8] and third.cursor is None
+    assert [document.id for page in pages for document in page.documents] == [f"d{i}" for i in range(8)]
+    # As of a time, said with the first page alone: in the zone that it was told in, too.
+    past = kb.versions()[-1].time.astimezone(timezone(timedelta(hours=9, minutes=30)))
+    first = listed(as_of=past.isoformat())
+    told = read_cursor(first.cursor, None)
+    assert told.now == past and told.now.utcoffset() == past.utcoffset()
+    assert listed(first.cursor).total == listed(first.cursor, as_of=past.isoformat()).total == 8
+    for bad in (
+        f"{first.cursor}1",
+        f"{kb.version}.1.5",
+        f"{kb.version}.1.5.2880",
+        f"{kb.version}.1.99999999999999999.0",
+    ):
+        error(client.get("/v1/documents", params={"cursor": bad}), 400, "bad_request")
 
 
 def test_history_by_pages(client: Client, kb: KnowledgeBase) -> None:

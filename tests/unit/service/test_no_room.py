@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import shutil
@@ -15,7 +16,8 @@ import numpy as np
 import places
 import pytest
 import story
-from toy_service import BLANK, DOCUMENTS, Client, Serve, error
+import torch
+from toy_service import BLANK, CONFIG, DOCUMENTS, Client, Serve, error
 
 from realm.answering.ask import Realm
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
@@ -174,6 +176,33 @@ def test_a_read_only_store_answers_and_refuses_edits(
         assert code == 1 and "can't be written (read-only file system)" in line
         assert story.result("docs", "list", "--kb", kb.path)["total"] == len(before)
     assert client.delete("/v1/documents/curie").status_code == 200
+
+
+def test_another_model_answers_from_a_store_that_can_not_be_written(
+    serve: Serve, kb: KnowledgeBase, realm: Realm, disk: places.Disk
+) -> None:
+    kb.add([Document("weir", "", "Guernica was painted by Anna Weir.")])
+    encoder = copy.deepcopy(realm.encoder)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(1.5)
+    models = [realm]
+    with places.mounted_read_only(kb.path):
+        client = serve(opener=lambda: models[-1])
+        assert client.get("/readyz").status_code == 200, "at the first look"
+        models.append(Realm(encoder, realm.reader, CONFIG))
+        client.service.change_model()
+        client.service._change.wait()
+        assert client.service.model is models[1]
+        made = list[int]()
+        real = encoder.encode_passages
+        encoder.encode_passages = lambda tokens: made.append(len(tokens)) or real(tokens)  # type: ignore[assignment]
+        assert client.get("/readyz").status_code == 200
+        answer = client.post("/v1/ask", {"question": BLANK, "k": 50}).json()
+        assert {e["passage"]["document_id"] for e in answer["evidence"]} >= {"weir", "guernica"}
+        assert max(made) == 1, "no vector but that of the null passage is made while a question waits"
+        expected = {match.passage.id: match.score for match in models[1].search(BLANK, kb, 50)}
+    assert {e["passage"]["id"]: e["score"] for e in answer["evidence"]} == pytest.approx(expected, abs=1e-4)
 
 
 def test_somebody_else_who_writes_for_long_stops_no_question(serve: Serve, kb: KnowledgeBase) -> None:
