@@ -193,27 +193,32 @@ def pretrain(
 ) -> None:
     """Train a retriever and a reader together, from raw text alone.
 
-    Retrieval-augmented pre-training: REALM, Guu et al. 2020.
+    Retrieval-augmented pre-training: REALM, Guu et al. 2020. Under torchrun several processes train one model.
     """
     from realm.console import Terminal, finish_step_on_interrupt, print_comparison
+    from realm.training.launch import joined
     from realm.workflows.pretraining.pretrain import pretrain as work
     from realm.workflows.pretraining.pretrain import resume
 
     given = settings or []
-    terminal = Terminal(quiet=as_json)
-    with finish_step_on_interrupt(terminal) as should_stop:
-        if given and "=" not in given[0]:
-            if out or corpus or given[1:]:
-                raise UsageError("a run goes on with its own settings: give RUN alone, or --kb and --out for a new run")
-            result = resume(Path(given[0]), kb=kb, reporter=terminal, should_stop=should_stop)
-        else:
-            if kb is None or out is None:
-                raise UsageError("found no --kb or no --out: expected both for a new run, or RUN alone to go on")
-            from realm.recipes import build
+    with joined() as ranks:
+        terminal = Terminal(quiet=as_json or not ranks.first)
+        with finish_step_on_interrupt(terminal, passed_on=ranks.size > 1) as should_stop:
+            common: dict[str, Any] = {"reporter": terminal, "should_stop": should_stop, "ranks": ranks}
+            if given and "=" not in given[0]:
+                if out or corpus or given[1:]:
+                    raise UsageError(
+                        "a run goes on with its own settings: give RUN alone, or --kb and --out for a new run"
+                    )
+                result = resume(Path(given[0]), kb=kb, **common)
+            else:
+                if kb is None or out is None:
+                    raise UsageError("found no --kb or no --out: expected both for a new run, or RUN alone to go on")
+                from realm.recipes import build
 
-            config = build(recipe, given)
-            result = work(kb, out, config, corpus=corpus, reporter=terminal, should_stop=should_stop)
-    print_json(result) if as_json else print_comparison(result)
+                result = work(kb, out, build(recipe, given), corpus=corpus, **common)
+    if ranks.first:
+        print_json(result) if as_json else print_comparison(result)
 
 
 @app.command()

@@ -37,49 +37,50 @@ def finetune(
 ) -> None:
     """Fine-tune retriever and reader on questions and answers."""
     from realm.console import Terminal, finish_step_on_interrupt
+    from realm.training.launch import joined
     from realm.workflows.finetuning.finetune import finetune as work
     from realm.workflows.finetuning.finetune import resume
 
     given = settings or []
-    terminal = Terminal(quiet=as_json)
-    with finish_step_on_interrupt(terminal) as should_stop:
-        if given and "=" not in given[0]:
-            if out or model or qa or dev or from_corpus or given[1:]:
-                raise UsageError("a run goes on with its own settings: give RUN alone, or all options for a new run")
-            result = resume(Path(given[0]), kb=kb, reporter=terminal, should_stop=should_stop)
-        else:
-            if model is None or kb is None or (qa is None and not from_corpus) or out is None:
-                asked = {"--model": model, "--kb": kb, "--qa": qa or from_corpus or None, "--out": out}
-                missing = ", ".join(name for name, value in asked.items() if value is None)
-                raise UsageError(
-                    f"found no {missing}: expected --model, --kb, --qa and --out for a new run (--from-corpus for "
-                    "--qa, where there are no questions), or RUN alone to go on"
-                )
-            from realm.recipes.finetuning import build_finetuning
-
-            own, of_corpus = corpus_settings(given)
-            config = build_finetuning(recipe, own)
-            common: dict[str, Any] = {
-                "dev": dev,
-                "licence": licence,
-                "reporter": terminal,
-                "should_stop": should_stop,
-            }
-            if from_corpus:
-                from realm.config import override
-                from realm.settings_corpus import CorpusQuestionsConfig
-                from realm.workflows.finetuning.from_corpus import finetune_from_corpus
-
-                if qa is not None:
-                    raise UsageError("found --qa and --from-corpus: expected one of them; leave one out")
-                made = override(CorpusQuestionsConfig(), of_corpus)
-                result = finetune_from_corpus(model, kb, out, config, made, **common)
+    with joined() as ranks:
+        terminal = Terminal(quiet=as_json or not ranks.first)
+        with finish_step_on_interrupt(terminal, passed_on=ranks.size > 1) as should_stop:
+            watched: dict[str, Any] = {"reporter": terminal, "should_stop": should_stop, "ranks": ranks}
+            if given and "=" not in given[0]:
+                if out or model or qa or dev or from_corpus or given[1:]:
+                    raise UsageError(
+                        "a run goes on with its own settings: give RUN alone, or all options for a new run"
+                    )
+                result = resume(Path(given[0]), kb=kb, **watched)
             else:
-                if of_corpus:
-                    raise UsageError(f"found corpus.{of_corpus[0]} without --from-corpus: expected both or neither")
-                assert qa is not None
-                result = work(model, kb, out, config, questions=qa, **common)
-    print_json(result) if as_json else _print_curve(result)
+                if model is None or kb is None or (qa is None and not from_corpus) or out is None:
+                    asked = {"--model": model, "--kb": kb, "--qa": qa or from_corpus or None, "--out": out}
+                    missing = ", ".join(name for name, value in asked.items() if value is None)
+                    raise UsageError(
+                        f"found no {missing}: expected --model, --kb, --qa and --out for a new run (--from-corpus for "
+                        "--qa, where there are no questions), or RUN alone to go on"
+                    )
+                from realm.recipes.finetuning import build_finetuning
+
+                own, of_corpus = corpus_settings(given)
+                config = build_finetuning(recipe, own)
+                common: dict[str, Any] = {"dev": dev, "licence": licence, **watched}
+                if from_corpus:
+                    from realm.config import override
+                    from realm.settings_corpus import CorpusQuestionsConfig
+                    from realm.workflows.finetuning.from_corpus import finetune_from_corpus
+
+                    if qa is not None:
+                        raise UsageError("found --qa and --from-corpus: expected one of them; leave one out")
+                    made = override(CorpusQuestionsConfig(), of_corpus)
+                    result = finetune_from_corpus(model, kb, out, config, made, **common)
+                else:
+                    if of_corpus:
+                        raise UsageError(f"found corpus.{of_corpus[0]} without --from-corpus: expected both or neither")
+                    assert qa is not None
+                    result = work(model, kb, out, config, questions=qa, **common)
+    if ranks.first:
+        print_json(result) if as_json else _print_curve(result)
 
 
 def corpus_settings(given: list[str]) -> tuple[list[str], list[str]]:

@@ -4,7 +4,7 @@ Given a sentence, pick the passage it was taken from among all passages of the b
 from its passage nine times in ten, so that the encoder learns what a passage is about and still some matching
 of words.
 
-Legend: B pairs of this process, W processes, D vector size.
+Legend: B pairs of this process, M of all processes, D vector size.
 """
 
 from __future__ import annotations
@@ -26,20 +26,18 @@ class InverseCloze:
         self,
         encoder: TrainableEncoder,
         *,
-        gather: Callable[[Tensor], Tensor] | None = None,
-        rank: int = 0,
+        gather: Callable[[Tensor], tuple[Tensor, int]] | None = None,
         chunk_tokens: int | None = None,
     ) -> None:
         """
         encoder: the embedder; one for queries and passages, or two towers inside.
-        gather: Float[B, D] of each process -> Float[W*B, D], differentiable; None for one process.
-        rank: which of the W blocks is ours.
+        gather: Float[B, D] of each process -> Float[M, D] of all, differentiable, and where ours begin; None for one
+            process.
         chunk_tokens: encode so many padded tokens at a time and compute them again in the backward pass, so that memory
             does not depend on the batch (GradCache, Gao et al. 2021); None keeps everything.
         """
         self.encoder = encoder
-        self.gather = gather or (lambda x: x)
-        self.rank = rank
+        self.gather = gather or (lambda x: (x, 0))
         self.chunk_tokens = chunk_tokens
 
     def loss(self, batch: PairBatch) -> Loss:
@@ -51,8 +49,8 @@ class InverseCloze:
         device = self.encoder.device
         query_BD = self._chunked(self.encoder.encode_queries, batch.query.to(device))
         passage_BD = self._chunked(self.encoder.encode_passages, batch.passage.to(device))
-        passage_MD = self.gather(passage_BD)  # M = W * B
-        label_B = torch.arange(len(query_BD), device=query_BD.device) + self.rank * len(query_BD)
+        passage_MD, first = self.gather(passage_BD)
+        label_B = torch.arange(first, first + len(query_BD), device=query_BD.device)
         allowed_BM = None if batch.copies is None else ~batch.copies.to(query_BD.device)
         loss = objectives.in_batch_softmax(query_BD, passage_MD, label_B, allowed_BM)
 
@@ -63,7 +61,8 @@ class InverseCloze:
             for name, chosen_B in (("accuracy_removed", removed_B), ("accuracy_kept", ~removed_B)):
                 if bool(chosen_B.any()):
                     stats[name] = right_B[chosen_B].mean()
-        return Loss(loss, stats)
+        whole = len(passage_MD) == len(query_BD)
+        return Loss(loss, stats, weight=None if whole else torch.tensor(len(query_BD)))
 
     def _chunked(self, encode: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
         """Float[B, D]. The softmax needs all vectors at once, but no activations: those are computed a second time."""

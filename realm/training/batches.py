@@ -113,7 +113,7 @@ class MaskedSentences:
         """Scan the corpus for usable passages.
 
         snapshot: the corpus that is masked (X). spans: its salient spans; None where the strategy needs none.
-        batch_size: of the global batch, a multiple of `world_size`. max_query_tokens: [CLS] and [SEP] counted.
+        batch_size: of the global batch, at least `world_size`. max_query_tokens: [CLS] and [SEP] counted.
         held_out: rows that are never masked. same_corpus: whether X is also what is searched (Z); if not, there
         is no source row and nothing to exclude. curriculum_steps: over so many first steps the longest sentence that is
         drawn grows from `SHORTEST` word pieces to all; a passage that has none so short gives its shortest.
@@ -153,7 +153,7 @@ class MaskedSentences:
         return dict(self._statistics)
 
     def batch(self, step: int) -> MaskedBatch:
-        """This rank's share of batch `step`: B = batch_size / world_size examples."""
+        """This rank's share of batch `step`: B is batch_size / world_size examples, rounded up or down."""
         picked = [self.example(step, place) for place in share(self._batch_size, self._rank, self._world_size)]
         query, target = collate([sentence for _, sentence in picked], self._snapshot.pad_id)
         rows_B = torch.tensor([row for row, _ in picked])

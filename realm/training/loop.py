@@ -54,6 +54,8 @@ class Hooks:
     describe: Callable[[Any, Tensor], list[str]] | None = None
     """(batch, Bool[B]) -> the text of those examples, for the report of a non-finite step."""
     should_stop: Callable[[], bool] | None = None
+    meet: Callable[[], None] | None = None
+    """Waits for the other ranks, however long rank 0 saves and what follows from it; torch's barrier by default."""
 
 
 def train(
@@ -79,6 +81,7 @@ def train(
     hooks = hooks or Hooks()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     parallel.broadcast(parameters)
+    seed = torch.initial_seed()
     for module in method.modules().values():
         # What nothing trains (the encoder of the index in use) has no business with dropout.
         module.train(any(parameter.requires_grad for parameter in module.parameters()))
@@ -92,7 +95,7 @@ def train(
             )
             if hooks.after_checkpoint:
                 hooks.after_checkpoint(path)
-        parallel.barrier()
+        (hooks.meet or parallel.barrier)()
 
     def report(event: dict[str, Any]) -> None:
         if parallel.rank() == 0:
@@ -110,6 +113,7 @@ def train(
             extra = dict(hooks.before_step(step)) if hooks.before_step else {}
             hooked = time.perf_counter()
 
+            parallel.own_draws(seed, step)
             found = _forward_backward(method, batches, step, schedule.accumulation, autocast, hooks)
             norm = torch.tensor(torch.nan)
             if found.finite:
@@ -122,7 +126,7 @@ def train(
                 optimizer.step()
                 bad_steps = 0
                 times = {"seconds": time.perf_counter() - started, "hook_seconds": hooked - started}
-                window.add(found.stats, extra, **times)
+                window.add(found.parts, {**extra, **times})
             else:
                 bad_steps += 1
                 queries = found.queries or _suspects(batches, step, found.sizes, hooks)
@@ -161,12 +165,23 @@ def train(
 
 
 @dataclass(frozen=True)
+class _Part:
+    """A part of a step on one rank."""
+
+    stats: Mapping[str, float]
+    weight: float
+    """Of its loss."""
+    examples: float
+    """What its other figures are means over; the weight where the method doesn't tell."""
+
+
+@dataclass(frozen=True)
 class _Step:
     """Forward and backward of one step; gradients, summed over `weight` terms, lie in ``.grad``."""
 
     finite: bool
     """On every rank: they all take the step or none does."""
-    stats: Mapping[str, float]
+    parts: Sequence[_Part]
     weight: float = 0.0
     queries: Sequence[str] = ()
     """Of the examples that were not finite, on any rank."""
@@ -182,8 +197,8 @@ def _forward_backward(
     autocast: Callable[[], AbstractContextManager[Any]],
     hooks: Hooks,
 ) -> _Step:
-    """One step's parts, each weighted with what its loss is the mean of; the mean of each stat."""
-    parts: list[dict[str, float]] = []
+    """One step's parts, each weighted with what its loss is the mean of."""
+    parts: list[_Part] = []
     sizes: list[int] = []
     total = 0.0
     for i in range(accumulation):
@@ -194,15 +209,13 @@ def _forward_backward(
             queries: list[str] = []
             if loss.per_example is not None and hooks.describe:
                 queries = hooks.describe(batch, ~torch.isfinite(loss.per_example))
-            return _Step(False, {}, queries=parallel.together(queries))
+            return _Step(False, (), queries=parallel.together(queries))
         weight = 1.0 if loss.weight is None else float(loss.weight)
         (loss.total * weight).backward()
         total += weight
         sizes.append(0 if loss.per_example is None else len(loss.per_example))
-        parts.append({name: float(value) for name, value in loss.stats.items()})
-    names = {name for part in parts for name in part}
-    stats = {n: sum(p[n] for p in parts if n in p) / sum(n in p for p in parts) for n in names}
-    return _Step(True, stats, total, sizes=sizes)
+        parts.append(_Part({name: float(value) for name, value in loss.stats.items()}, weight, sizes[-1] or weight))
+    return _Step(True, parts, total, sizes=sizes)
 
 
 def _suspects(batches: Batches, step: int, sizes: Sequence[int], hooks: Hooks) -> list[str]:
@@ -216,19 +229,40 @@ def _suspects(batches: Batches, step: int, sizes: Sequence[int], hooks: Hooks) -
 
 
 class _Window:
-    """Means over the steps since the last log line."""
+    """Means over the steps since the last log line, and over the ranks."""
 
     def __init__(self) -> None:
-        self._rows: list[dict[str, float]] = []
+        self._rows: list[tuple[Sequence[_Part], Mapping[str, float]]] = []
 
-    def add(self, stats: Mapping[str, float], extra: Mapping[str, float], **times: float) -> None:
-        self._rows.append({**stats, **extra, **times})
+    def add(self, parts: Sequence[_Part], extra: Mapping[str, float]) -> None:
+        """extra: figures that are this rank's own."""
+        self._rows.append((parts, extra))
 
     def flush(self) -> dict[str, float]:
-        names = list(dict.fromkeys(name for row in self._rows for name in row))
-        means = {n: _mean(row[n] for row in self._rows if n in row) for n in names}
-        self._rows = []
-        return means
+        """Every rank must ask, at the same step. A figure over some of the examples alone, such as the accuracy on kept
+        sentences, is over the ranks the mean of theirs, each weighing as many as all its examples."""
+        own, self._rows = self._rows, []
+        steps = zip(*parallel.everyone([parts for parts, _ in own]), strict=True)
+        rows = [{**_step_stats(step), **extra} for step, (_, extra) in zip(steps, own, strict=True)]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return {n: _mean(row[n] for row in rows if n in row) for n in names}
+
+
+def _step_stats(ranks: Sequence[Sequence[_Part]]) -> dict[str, float]:
+    """The mean of each figure over a step's parts, each of them over the ranks that have it."""
+    parts = [_over_ranks(part) for part in zip(*ranks, strict=True)]
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {n: _mean(part[n] for part in parts if n in part) for n in names}
+
+
+def _over_ranks(ranks: Sequence[_Part]) -> Mapping[str, float]:
+    if len(ranks) == 1:
+        return ranks[0].stats
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(name for part in ranks for name in part.stats):
+        known = [(p.stats[name], p.weight if name == "loss" else p.examples) for p in ranks if name in p.stats]
+        found[name] = sum(value * count for value, count in known) / max(sum(count for _, count in known), 1e-9)
+    return found
 
 
 def _mean(values: Iterator[float]) -> float:

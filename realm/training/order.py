@@ -33,9 +33,8 @@ class Order:
 
 
 def share(batch_size: int, rank: int, world_size: int) -> range:
-    """The places of the global batch that are this rank's."""
-    each = batch_size // world_size
-    return range(rank * each, (rank + 1) * each)
+    """The places of the global batch that are this rank's: as many as any other's, or one fewer or more."""
+    return range(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
 
 
 def check_ranks(batch_size: int, rank: int, world_size: int, seed: int) -> None:
@@ -44,7 +43,7 @@ def check_ranks(batch_size: int, rank: int, world_size: int, seed: int) -> None:
     found = ", ".join(f"{name}={value}" for name, value in facts.items())
     if world_size < 1 or not 0 <= rank < world_size:
         raise UsageError(f"{found}: expected 0 <= rank < world_size")
-    if batch_size < 1 or batch_size % world_size:
-        raise UsageError(f"{found}: expected a batch size that is a positive multiple of world_size")
+    if batch_size < world_size:
+        raise UsageError(f"{found}: expected a batch size of at least world_size, one example for each process")
     if seed < 0:
         raise UsageError(f"{found}: expected a seed of 0 or more")

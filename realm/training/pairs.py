@@ -42,7 +42,7 @@ class InverseCloze:
     ) -> None:
         """Count the sentences of every passage. Lengths count [CLS] and [SEP]; `batch_size` is the global one.
 
-        shrink: take a smaller batch where there are too few passages, as long as two are left for each rank.
+        shrink: take a smaller batch where there are too few passages: all of them, whatever the number of processes.
         Raises UsageError for impossible settings, DataError when there are fewer passages than a batch needs.
         """
         check_ranks(batch_size, rank, world_size, seed)
@@ -81,7 +81,7 @@ class InverseCloze:
         return dict(self._statistics)
 
     def batch(self, step: int) -> PairBatch:
-        """This rank's share of batch `step`: B = batch_size / world_size pairs."""
+        """This rank's share of batch `step`: B is batch_size / world_size pairs, rounded up or down."""
         epoch, first = self._order.locate(step, self._batch_size)
         order = self._order.permutation((self._seed, CLOZE, epoch))
         rng = np.random.default_rng((self._seed, CLOZE, epoch, 1))
@@ -160,7 +160,7 @@ class RandomCrops:
         return self._batch_size
 
     def batch(self, step: int) -> PairBatch:
-        """This rank's share of batch `step`: B = batch_size / world_size pairs."""
+        """This rank's share of batch `step`: B is batch_size / world_size pairs, rounded up or down."""
         epoch, first = self._order.locate(step, self._batch_size)
         order = self._order.permutation((self._seed, CROPS, epoch))
         places = share(self._batch_size, self._rank, self._world_size)
@@ -191,11 +191,12 @@ class Beside:
 
 def _fitting(batch_size: int, certain: int, what: str, world_size: int | None) -> int:
     """A batch size for which there are enough passages; a smaller one than asked for only where W processes are given.
+    It does not hang on W, so that a run may go on with another number of processes.
 
     Raises DataError when there is none.
     """
-    if world_size is not None and 2 * world_size <= certain < batch_size:
-        return certain // world_size * world_size
+    if world_size is not None and max(2, world_size) <= certain < batch_size:
+        return certain
     if certain < batch_size:
         raise DataError(
             f"{what}: expected at least batch_size={batch_size}, because a passage may be in a batch only once; lower "

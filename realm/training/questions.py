@@ -99,7 +99,7 @@ class QuestionBatches:
         world_size: int = 1,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> None:
-        """batch_size: of the global batch, a multiple of `world_size`. match, normalize: see `AnswerMatcher`.
+        """batch_size: of the global batch, at least `world_size`. match, normalize: see `AnswerMatcher`.
 
         max_query_tokens: [CLS] and [SEP] counted; longer questions are cut.
         drop_unmatched: look through the corpus first; for ``match="pieces"`` and for answers that are no patterns.
@@ -149,7 +149,7 @@ class QuestionBatches:
         return {**self._counts, "patterns_given_up": given_up, "patterns_refused": refused}
 
     def batch(self, step: int) -> QuestionBatch:
-        """This rank's share of batch `step`: B = batch_size / world_size questions."""
+        """This rank's share of batch `step`: B is batch_size / world_size questions, rounded up or down."""
         epoch, first = self._order.locate(step, self._batch_size)
         order = self._order.permutation((self._seed, QUESTIONS, epoch))
         places = share(self._batch_size, self._rank, self._world_size)

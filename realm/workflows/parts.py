@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from realm.answering.pretrained import locate
 from realm.config import DataConfig, EncoderConfig, PretrainConfig, ReaderConfig, from_json
-from realm.errors import DataError, MismatchError
+from realm.errors import DataError, MismatchError, UsageError
 from realm.files import MANIFEST, fingerprint, read_json, staged_folder
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.fetching import resolve_model
@@ -28,9 +28,11 @@ from realm.models.backbone import load_tokenizer
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.models.late import READERS
-from realm.search.embed import embed, embed_rows
+from realm.search.embed import ROWS_PER_SHARD, embed, embed_rows
 from realm.search.exact import ExactIndex
 from realm.search.postings import Bm25
+from realm.training.ranks import Ranks
+from realm.types import Progress
 from realm.workflows.reporting import Reporter
 
 SHAPING_ENCODER = ("layers", "dim", "pooling", "normalize", "tied", "segments", "temperature")
@@ -257,11 +259,28 @@ def build_reader(config: ReaderConfig, data: DataConfig, snapshot: Snapshot, see
     return reader
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, ranks: Ranks | None = None) -> torch.device:
+    """The device of a setting. ranks: of several processes each takes the accelerator of its number on its machine;
+    UsageError where there is none, or where the setting names one for all."""
     if name != "auto":
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
+        device = torch.device(name)
+    else:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = accelerator or torch.device("cpu")
+    if ranks is None or ranks.size == 1 or device.type == "cpu":
+        return device
+    if name != "auto" and device.index is not None:
+        raise UsageError(
+            f"found loop.device={name} with {ranks.size} processes: expected auto, cpu or {device.type}; LOCAL_RANK "
+            "chooses among a machine's devices"
+        )
+    if ranks.local_rank >= torch.accelerator.device_count():
+        raise UsageError(
+            f"found LOCAL_RANK={ranks.local_rank} on a machine of {torch.accelerator.device_count()} devices: start as "
+            "many processes a machine as it has devices, or give loop.device=cpu"
+        )
+    torch.accelerator.set_device_index(ranks.local_rank)
+    return torch.device(device.type, ranks.local_rank)
 
 
 def choose_bf16(setting: Any, device: torch.device) -> bool:
@@ -283,23 +302,54 @@ def embed_into(
     bf16: Any,
     device: torch.device,
     reporter: Reporter,
+    ranks: Ranks | None = None,
 ) -> Path:
     """Vectors of a snapshot's passages by an encoder of `step`, or what is there of them gone on with; the folder.
 
-    max_tokens: of a passage. bf16: the setting, see `choose_bf16`.
+    max_tokens: of a passage. bf16: the setting, see `choose_bf16`. ranks: share the work; each must call.
     """
+    settings: dict[str, Any] = {"max_tokens": max_tokens, "bf16": choose_bf16(bf16, device)}
     title = f"embed the passages (step {step})" if step else "embed the passages"
     with reporter.stage(title, "passages") as progress:
-        embed(
-            encoder,
-            snapshot,
-            folder,
-            max_tokens=max_tokens,
-            bf16=choose_bf16(bf16, device),
-            progress=progress,
-            facts=index_facts(encoder, step),
-        )
+        if ranks is not None and ranks.size > 1:
+            share_embedding(encoder, snapshot, folder, ranks, **settings, progress=progress)
+            settings["rows_per_shard"] = rows_per_shard(len(snapshot), ranks)
+        if ranks is None or ranks.first:
+            embed(encoder, snapshot, folder, **settings, progress=progress, facts=index_facts(encoder, step))
+        if ranks is not None:
+            ranks.wait("the index")
     return folder
+
+
+def share_embedding(
+    encoder: DenseEncoder,
+    snapshot: Snapshot,
+    folder: Path,
+    ranks: Ranks,
+    *,
+    max_tokens: int,
+    bf16: bool,
+    progress: Progress | None = None,
+) -> None:
+    """Each rank's shards of an index that is still unfinished; whoever embeds it next finds them all."""
+    embed(
+        encoder,
+        snapshot,
+        folder,
+        max_tokens=max_tokens,
+        bf16=bf16,
+        rows_per_shard=rows_per_shard(len(snapshot), ranks),
+        progress=progress,
+        facts={"encoder": encoder.fingerprint()},
+        rank=ranks.rank,
+        world_size=ranks.size,
+    )
+    ranks.wait("the passages that are embedded together")
+
+
+def rows_per_shard(rows: int, ranks: Ranks) -> int:
+    """As many as ever, but fewer where not every rank would have a shard."""
+    return ROWS_PER_SHARD if ranks.size == 1 else min(ROWS_PER_SHARD, max(1, -(-rows // ranks.size)))
 
 
 def embed_beside(

@@ -78,21 +78,8 @@ class Run:
         """
         settings = to_json(config)
         if self.exists:
-            facts = self.facts()
+            facts = self.check(config, parents)
             before = facts["parents"]
-            for name, found in parents.items():
-                if name not in PLACES and name in before and before[name] != found:
-                    raise MismatchError(
-                        f"{self.path} was begun with {name} {before[name]}: found {found}; "
-                        "give the same one, or another --out"
-                    )
-            # Through the class, so that a setting which came later has its default on both sides.
-            old_settings = to_json(from_json(type(config), files.read_json(self.path / "config.json")))
-            for name, old, new in _differences(old_settings, settings, ""):
-                raise MismatchError(
-                    f"{self.path} was begun with {name}={old}: found {name}={new}; "
-                    "leave the setting as it was, or give another --out"
-                )
             if any(before.get(name) != parents.get(name) for name in PLACES):
                 files.write_json(self.path / "run.json", {**facts, "parents": {**before, **parents}})
             return True
@@ -116,6 +103,25 @@ class Run:
             },
         )
         return False
+
+    def check(self, config: PretrainConfig | FinetuneConfig, parents: dict[str, Any]) -> dict[str, Any]:
+        """What run.json says. MismatchError names the first setting or parent that differs."""
+        facts = self.facts()
+        before = facts["parents"]
+        for name, found in parents.items():
+            if name not in PLACES and name in before and before[name] != found:
+                raise MismatchError(
+                    f"{self.path} was begun with {name} {before[name]}: found {found}; "
+                    "give the same one, or another --out"
+                )
+        # Through the class, so that a setting which came later has its default on both sides.
+        old_settings = to_json(from_json(type(config), files.read_json(self.path / "config.json")))
+        for name, old, new in _differences(old_settings, to_json(config), ""):
+            raise MismatchError(
+                f"{self.path} was begun with {name}={old}: found {name}={new}; "
+                "leave the setting as it was, or give another --out"
+            )
+        return facts
 
     def has_report(self, name: str) -> bool:
         return (self.evaluations / name / "report.json").exists()

@@ -26,10 +26,13 @@ from realm.training.loop import Schedule
 from realm.training.metrics import Metrics
 from realm.training.optim import BertAdam, bert_warmup_steps, parameter_groups
 from realm.training.probe import Probe, held_out_rows, with_copies
+from realm.training.ranks import Ranks
 from realm.training.rarity import SpansByRarity
+from realm.training.state import latest_checkpoint
 from realm.types import Spans, TrainableEncoder, TwoBatches
 from realm.workflows import parts
 from realm.workflows.parts import Text
+from realm.workflows.refreshing import embed_by_workers
 from realm.workflows.reporting import ProgressCall, Reporter
 from realm.workflows.run import Run
 
@@ -48,14 +51,17 @@ class Workbench:
         metrics: Metrics,
         reporter: Reporter,
         should_stop: Stop | None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """searched: Z. masked: X, the same object where there is one corpus."""
+        """searched: Z. masked: X, the same object where there is one corpus. ranks: that work on the run together."""
         self.run, self.config, self.searched, self.masked = run, config, searched, masked
         self.metrics, self.reporter, self.should_stop = metrics, reporter, should_stop
-        self.device = parts.choose_device(config.loop.device)
+        self.ranks = ranks or Ranks()
+        self.device = parts.choose_device(config.loop.device, self.ranks)
         self.same_corpus = searched.snapshot.fingerprint == masked.snapshot.fingerprint
         self.held_out = held_out_rows(masked.snapshot, config.data.held_out_fraction, config.loop.seed)
-        self.probe = self._probe()
+        with self.ranks.rank_0_first("the probe"):
+            self.probe = self._probe()
 
     def _probe(self) -> Probe:
         if self.run.probe.exists():
@@ -200,7 +206,7 @@ class Workbench:
         if self.config.encoder.null_bias == "learned" and self.config.realm.null_passage:
             training = method.encoder.training
             method.encoder.train(False)  # a level that is measured once should not hang on one draw of dropout
-            method.calibrate_null(replace(self.sentences.batch(0), seeds=None))
+            method.calibrate_null(replace(self.sentences.batch(0), seeds=None), parallel.total)
             method.encoder.train(training)
 
     def open_index(self, folder: Path) -> ExactIndex:
@@ -211,7 +217,17 @@ class Workbench:
     def embed(self, encoder: DenseEncoder, step: int) -> Path:
         """The index of `step`, made unless it is there and by this encoder: one of other parameters is replaced."""
         folder, facts = self.run.index / f"step-{step:06d}", parts.index_facts(encoder, step)
-        if (folder / MANIFEST).exists() and read_json(folder / MANIFEST).get("encoder") == facts["encoder"]:
+
+        def there() -> bool:
+            place = folder / MANIFEST
+            return place.exists() and read_json(place).get("encoder") == facts["encoder"]
+
+        if self.ranks.tell(there):
+            return folder
+        if self.config.refresh.mode == "ray":
+            with self.ranks.rank_0_first("the index"):
+                if not there():
+                    self._embed_by_workers(encoder, step)
             return folder
         return parts.embed_into(
             encoder,
@@ -222,9 +238,43 @@ class Workbench:
             bf16=self.config.loop.bf16,
             device=self.device,
             reporter=self.reporter,
+            ranks=self.ranks,
         )
 
+    def _embed_by_workers(self, encoder: DenseEncoder, step: int) -> None:
+        with self.reporter.stage(f"embed the passages (step {step}) on the cluster", "passages") as progress:
+            embed_by_workers(
+                self.run,
+                encoder,
+                self.searched.snapshot,
+                self.config.refresh,
+                self.config.loop,
+                device=self.device,
+                max_tokens=self.config.data.max_passage_tokens,
+                step=step,
+                on_event=self.reporter.note,
+                progress=progress,
+            )
+
     # ------------------------------------------------------------ training
+
+    def latest_checkpoint(self, checkpoints: Path) -> Path | None:
+        """The newest one, as rank 0 sees it."""
+
+        def name() -> str | None:
+            found = latest_checkpoint(checkpoints)
+            return found.name if found else None
+
+        told = self.ranks.tell(name)
+        return checkpoints / told if told else None
+
+    def meet(self) -> None:
+        """Wait for all ranks after a checkpoint."""
+        self.ranks.wait("the checkpoint")
+
+    def has_report(self, name: str) -> bool:
+        """Whether the run was evaluated, as rank 0 sees it."""
+        return self.ranks.tell(lambda: self.run.has_report(name))
 
     def optimizer(self, roles: Mapping[str, Any], rates: Mapping[str, float]) -> BertAdam:
         optim = self.config.optim
@@ -250,9 +300,14 @@ class Workbench:
 
     # ------------------------------------------------------------ telling
 
+    def rewind(self, stage: str, step: int, again: Callable[[dict[str, Any]], bool] = lambda event: False) -> None:
+        """Forget the events that will happen again: see `Metrics.rewind`."""
+        if self.ranks.first:
+            self.metrics.rewind(stage, step, again)
+
     def event(self, event: dict[str, Any]) -> None:
         """Into metrics.jsonl and to the reporter."""
-        if parallel.rank() == 0:
+        if self.ranks.first:
             self.metrics.write(event)
             self.reporter.event(event)
 

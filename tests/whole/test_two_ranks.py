@@ -88,7 +88,7 @@ def ict_on_a_rank(rank: int, folder: Path) -> Mapping[str, Tensor]:
     rows = ((0, 1, 2), (3, 4, 5))[rank]
     found: dict[str, Tensor] = {}
     for name, chunk in (("whole", None), ("chunks", 12)):
-        method, loss = ict(folder, rows, gather=parallel.gather, rank=rank, chunk_tokens=chunk)
+        method, loss = ict(folder, rows, gather=parallel.gather, chunk_tokens=chunk)
         loss.total.backward()
         parallel.average_gradients([p for p in method.encoder.parameters() if p.requires_grad])
         found[f"{name}/loss"] = loss.total.detach() / 2

@@ -23,18 +23,19 @@ import torch
 
 from realm import files
 from realm.config import from_json
-from realm.errors import DataError, UsageError
+from realm.errors import ArtefactError, DataError, UsageError
 from realm.evaluation.answers import NORMALIZERS
 from realm.knowledge.questions.files import read_questions
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
 from realm.models.span import SpanReader
 from realm.settings_finetune import FinetuneConfig
-from realm.training import parallel
+from realm.training.launch import one_process
 from realm.training.loop import Hooks, Schedule, train
 from realm.training.metrics import Metrics
 from realm.training.optim import BertAdam, bert_warmup_steps, parameter_groups
 from realm.training.questions import QuestionBatches
+from realm.training.ranks import Ranks
 from realm.training.state import latest_checkpoint, read_facts, restore
 from realm.types import Question
 from realm.workflows import parts
@@ -61,34 +62,43 @@ def finetune(
     licence: str = "",
     reporter: Reporter | None = None,
     should_stop: Stop | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Fine-tune into the run folder `out`, or go on with the run that is there.
 
     model: see `finetuning.start.find_start`. questions, dev: files that `read_questions` reads; without `dev`, a share
-    of `questions` judges. licence: what the model card says of it.
+    of `questions` judges. licence: what the model card says of it. ranks: of `joined`, for several processes that train
+    together: all call this with the same arguments, rank 0 writes and judges.
 
     Returns the curve on the dev questions, the best step and where the model lies. MismatchError when `out` was begun
     with other settings, text or questions; DataError when no question can be learnt from; KeyboardInterrupt after
     `should_stop`, with everything saved.
     """
     reporter = reporter or Silent()
-    if parallel.world_size() > 1:
-        raise UsageError(f"found {parallel.world_size()} processes: fine-tuning runs in one, as pre-training does")
+    ranks = ranks or one_process("fine-tuning by a call without `ranks` (realm.training.launch.joined)")
     start = starts.find_start(model)
     config = starts.settle(config, start)
-    run = Run(out, FINETUNING)
-    with run.alone(), threads(config.loop.threads):
-        run.check_place()
-        kb = open_knowledge_base(kb_path)
-        if run.exists:  # later edits don't change what a run stands on
-            kb = kb.at(run.facts()["parents"]["knowledge_base_version"])
-        snapshot = parts.prepare_snapshot(kb, starts.tokenizer_of(start), reporter)
-        train_set, dev_set = split(
-            read_questions(questions), read_questions(dev) if dev else None, config.questions.held_out_fraction
+    if config.qa.batch_size % ranks.size or (config.qa.read_batch or 0) % ranks.size:
+        raise UsageError(
+            f"found qa.batch_size={config.qa.batch_size}, qa.read_batch={config.qa.read_batch} with {ranks.size} "
+            "processes: expected multiples of their number"
         )
-        run.create_or_resume(
-            config,
-            {
+    run = Run(out, FINETUNING)
+    with run.alone() if ranks.first else nullcontext(), threads(config.loop.threads):
+        with ranks.rank_0_first("the run's text and its folder"):
+            if not ranks.first and not run.exists:
+                raise ArtefactError(
+                    f"no run {run.path} here, where rank 0 made it: expected a folder that all machines share as --out"
+                )
+            run.check_place()
+            kb = open_knowledge_base(kb_path)
+            if run.exists:  # later edits don't change what a run stands on
+                kb = kb.at(run.facts()["parents"]["knowledge_base_version"])
+            snapshot = parts.prepare_snapshot(kb, starts.tokenizer_of(start), reporter)
+            train_set, dev_set = split(
+                read_questions(questions), read_questions(dev) if dev else None, config.questions.held_out_fraction
+            )
+            parents = {
                 "licence": licence,
                 "knowledge_base": str(Path(kb_path).absolute()),
                 "knowledge_base_version": snapshot.version,
@@ -100,22 +110,32 @@ def finetune(
                 "questions_fingerprint": _fingerprint(train_set),
                 "dev": str(Path(dev).absolute()) if dev else None,
                 "dev_fingerprint": _fingerprint(dev_set),
-            },
-        )
-        done = _finished(run)
+            }
+            if ranks.first:
+                run.create_or_resume(config, parents)
+            else:
+                run.check(config, parents)
+        done = ranks.tell(lambda: _finished(run))
         if done is not None:
             return done
         with Metrics(run.path, tensorboard=config.loop.tensorboard) as metrics:
-            desk = _Desk(run, config, start, snapshot, metrics, reporter, should_stop, licence)
+            desk = _Desk(run, config, start, snapshot, metrics, reporter, should_stop, licence, ranks)
             result = desk.work(train_set, dev_set)
-        files.write_json(run.path / RESULT, result)
+        if ranks.first:
+            files.write_json(run.path / RESULT, result)
         return result
 
 
 def resume(
-    out: Path, *, kb: Path | None = None, reporter: Reporter | None = None, should_stop: Stop | None = None
+    out: Path,
+    *,
+    kb: Path | None = None,
+    reporter: Reporter | None = None,
+    should_stop: Stop | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Go on with a run by its folder alone. kb: where the knowledge base lies now, if it was moved."""
+    """Go on with a run by its folder alone. kb: where the knowledge base lies now, if it was moved. ranks: see
+    `finetune`."""
     run = Run(out, FINETUNING)
     parents = run.facts()["parents"]
     config = from_json(FinetuneConfig, files.read_json(run.path / "config.json"))
@@ -129,6 +149,7 @@ def resume(
         licence=parents.get("licence", ""),
         reporter=reporter,
         should_stop=should_stop,
+        ranks=ranks,
     )
 
 
@@ -176,10 +197,12 @@ class _Desk:
         reporter: Reporter,
         should_stop: Stop | None,
         licence: str,
+        ranks: Ranks,
     ) -> None:
         self.run, self.config, self.start, self.snapshot = run, config, start, snapshot
         self.metrics, self.reporter, self.should_stop, self.licence = metrics, reporter, should_stop, licence
-        self.device = parts.choose_device(config.loop.device)
+        self.ranks = ranks
+        self.device = parts.choose_device(config.loop.device, ranks)
         self.normalize = NORMALIZERS[config.questions.convention]
 
     def work(self, train_set: Sequence[Question], dev_set: Sequence[Question]) -> dict[str, Any]:
@@ -194,6 +217,8 @@ class _Desk:
                 normalize=self.normalize,
                 drop_unmatched=config.questions.drop_unmatched,
                 seed=config.loop.seed,
+                rank=self.ranks.rank,
+                world_size=self.ranks.size,
                 progress=progress,
             )
         outdated = batches.statistics()["labels_outdated"]
@@ -203,9 +228,10 @@ class _Desk:
         steps = config.qa.steps or max(1, math.ceil(config.qa.epochs * per_epoch))
         self.steps = steps
 
-        found = latest_checkpoint(checkpoints)
+        name = self.ranks.tell(lambda: newest.name if (newest := latest_checkpoint(checkpoints)) else None)
+        found = checkpoints / name if name else None
         begin = int(read_facts(found)["step"]) if found else 0
-        side = open_side(self.run, config, self.start, found, self.snapshot, self.device, self.reporter)
+        side = open_side(self.run, config, self.start, found, self.snapshot, self.device, self.reporter, self.ranks)
         with self.reporter.stage("load the reader"):
             reader = starts.open_reader(found, config, self.snapshot, self.device)
         method = self._method(side, reader)
@@ -216,13 +242,15 @@ class _Desk:
         optimizer = self._optimizer(method)
         if found:
             restore(found, optimizer)
+        if found and self.ranks.first:
             judge.forget(begin)
             anew = not (self.run.evaluations / f"{found.name}.json").exists()
             self.metrics.rewind(STAGE, begin, lambda event: anew and event["kind"] == "dev" and event["step"] == begin)
             self._tell(judge, found)  # a run that was killed in between has its checkpoint, but not what it is worth
+        self.ranks.wait("the judgement of the newest checkpoint")
         if begin < steps:
             self._train(method, side, batches, optimizer, judge, begin)
-        return judge.result()
+        return self.ranks.tell(judge.result)
 
     def _tell(self, judge: Judge, checkpoint: Path) -> None:
         event = judge(checkpoint)
@@ -241,7 +269,7 @@ class _Desk:
             self.snapshot,
             normalize=self.normalize,
             num_passages=config.qa.num_passages,
-            read_batch=config.qa.read_batch,
+            read_batch=config.qa.read_batch and config.qa.read_batch // self.ranks.size,
             num_early=config.qa.num_early if config.qa.retriever == "dense" else 0,
             early_weight=config.qa.early_weight,
             level=config.qa.level,
@@ -309,6 +337,7 @@ class _Desk:
                             batches.questions[n].text for n in batch.numbers[bad_B.cpu().numpy()].tolist()
                         ],
                         should_stop=self.should_stop,
+                        meet=lambda: self.ranks.wait("the checkpoint and its judgement"),
                     ),
                 )
         finally:

@@ -13,6 +13,8 @@ from realm.config import to_json
 from realm.errors import MismatchError
 from realm.settings_corpus import CorpusQuestionsConfig
 from realm.settings_finetune import FinetuneConfig
+from realm.training.launch import one_process
+from realm.training.ranks import Ranks
 from realm.workflows.finetuning.finetune import finetune
 from realm.workflows.questions.make import about_of, make_questions
 from realm.workflows.reporting import Reporter
@@ -31,17 +33,19 @@ def finetune_from_corpus(
     licence: str = "",
     reporter: Reporter | None = None,
     should_stop: Stop | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Make questions of a knowledge base's passages and fine-tune on them into `out`, or go on with what is there.
 
     made: which questions. The rest, what is returned and what is raised: see `finetune` and `make_questions`. Without
     `dev` some of the made questions judge; their exact match tells checkpoints apart, and is no measure of the model.
     """
+    ranks = ranks or one_process("fine-tuning by a call without `ranks` (realm.training.launch.joined)")
     run = Run(Path(out), FINETUNING)
     questions = run.path / MADE
     if run.exists:  # it stands on what it was begun with, whatever became of the knowledge base
         _check(run, made)
-    else:
+    elif ranks.first:
         run.check_place()
         make_questions(
             model,
@@ -53,6 +57,7 @@ def finetune_from_corpus(
             reporter=reporter,
             should_stop=should_stop,
         )
+    ranks.wait("the questions")
     return finetune(
         model,
         kb_path,
@@ -63,6 +68,7 @@ def finetune_from_corpus(
         licence=licence,
         reporter=reporter,
         should_stop=should_stop,
+        ranks=ranks,
     )
 
 

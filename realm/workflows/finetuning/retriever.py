@@ -21,6 +21,7 @@ from realm.methods.retrievers import DenseRetriever, QuestionRetriever, WordRetr
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
 from realm.settings_finetune import FinetuneConfig
+from realm.training.ranks import Ranks
 from realm.training.state import read_facts
 from realm.workflows import parts
 from realm.workflows.finetuning import start as starts
@@ -62,11 +63,12 @@ def open_side(
     snapshot: Snapshot,
     device: torch.device,
     reporter: Reporter,
+    ranks: Ranks | None = None,
 ) -> Side:
     """The side that the settings name, as the checkpoint `found` has it or as the start gives it."""
     if config.qa.retriever == "bm25":
         return WordSide(config, snapshot, reporter)
-    return DenseSide(run, config, start, found, snapshot, device, reporter)
+    return DenseSide(run, config, start, found, snapshot, device, reporter, ranks)
 
 
 class WordSide:
@@ -103,7 +105,9 @@ class DenseSide:
         snapshot: Snapshot,
         device: torch.device,
         reporter: Reporter,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         self.run, self.config, self.snapshot, self.device, self.reporter = run, config, snapshot, device, reporter
         self.begun_with = read_facts(found) if found else {}
         self.refreshing: Refreshing | None = None
@@ -145,6 +149,7 @@ class DenseSide:
                 begin=step,
                 facts=self.begun_with,
                 on_event=self.reporter.note,
+                ranks=self.ranks,
             )
 
     def before_step(self, step: int) -> Mapping[str, float]:
@@ -163,7 +168,7 @@ class DenseSide:
     def _index(self, encoder: Any, step: int) -> ExactIndex:
         """The index of `step`: there already, or embedded now. Frozen passages give the same vectors at any time."""
         folder = self.run.index / f"step-{step:06d}"
-        if not (folder / files.MANIFEST).exists():
+        if not self.ranks.tell((folder / files.MANIFEST).exists):
             parts.embed_into(
                 encoder,
                 self.snapshot,
@@ -173,5 +178,6 @@ class DenseSide:
                 bf16=self.config.loop.bf16,
                 device=self.device,
                 reporter=self.reporter,
+                ranks=self.ranks,
             )
         return ExactIndex.open(folder, snapshot=self.snapshot.fingerprint, device=self.device)

@@ -8,13 +8,15 @@ wherever it was stopped.
 
 from __future__ import annotations
 
-import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from realm.config import PretrainConfig
-from realm.errors import UsageError
+from realm.errors import ArtefactError, UsageError
+from realm.training.launch import one_process
 from realm.training.metrics import Metrics
+from realm.training.ranks import Ranks
 from realm.training.state import read_facts
 from realm.workflows import parts
 from realm.workflows.parts import Text
@@ -37,91 +39,116 @@ def pretrain(
     corpus: Path | None = None,
     reporter: Reporter | None = None,
     should_stop: Stop | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Pre-train on a knowledge base; with `corpus`, mask the text of another one (X and Z differ).
+
+    ranks: of `joined`, for several processes that train together: all call this with the same arguments, rank 0 writes.
 
     Returns the before/after comparison. MismatchError when `out` was begun with other settings or other text;
     ArtefactError when `out` holds something else; DataError when there is nothing to learn from; KeyboardInterrupt
     after `should_stop`, with everything saved.
     """
     reporter = reporter or Silent()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            f"found WORLD_SIZE={os.environ['WORLD_SIZE']}: pre-training runs in one process; the loop and the "
-            "methods take several (training/parallel.py), the run folder and the refresher do not yet"
-        )
+    ranks = ranks or one_process("pre-training by a call without `ranks` (realm.training.launch.joined)")
     run = Run(out)
-    with run.alone(), threads(config.loop.threads):
-        run.check_place()
-        begun = run.facts()["parents"] if run.exists else {}
-
-        def text(place: Path, version: int | None) -> Text:
-            kb = open_knowledge_base(place)
-            if version is not None:  # later edits don't change what a run stands on
-                kb = kb.at(version)
-            return parts.prepare_text(kb, config.encoder.model, config.data, reporter)
-
-        searched = masked = text(Path(kb_path), begun.get("knowledge_base_version"))
+    with run.alone() if ranks.first else nullcontext(), threads(config.loop.threads):
         corpus = corpus or (Path(config.data.corpus) if config.data.corpus else None)
-        if corpus is not None:
-            masked = text(corpus, begun.get("corpus_version"))
-        # Looked at before anything is written: a run folder that was begun with a wrong start could not go on.
-        kept = (run.start / "config.json").exists()
-        start = (
-            None
-            if config.start is None
-            else run.start
-            if kept
-            else parts.find_start(config, searched.snapshot.tokenizer)
-        )
-        run.create_or_resume(
-            config,
-            {
-                "knowledge_base": str(Path(kb_path).absolute()),
-                "knowledge_base_version": searched.snapshot.version,
-                "snapshot": searched.snapshot.fingerprint,
-                "corpus": str(corpus.absolute()) if corpus else None,
-                "corpus_version": masked.snapshot.version if corpus else None,
-                "corpus_snapshot": masked.snapshot.fingerprint,
-                "corpus_spans": masked.spans.fingerprint,
-                "start": parts.start_fingerprint(start) if start else None,
-            },
-        )
-        if start is not None and not kept:
-            parts.keep_start(start, run.start)
-        pretrain_texts(run, config, searched, masked, reporter, should_stop)
+        with ranks.rank_0_first("the run's text and its folder"):
+            searched, masked = _begin(run, Path(kb_path), corpus, config, reporter, ranks)
+        pretrain_texts(run, config, searched, masked, reporter, should_stop, ranks)
+        ranks.wait("the evaluation")
     return compare(run)
 
 
+def _begin(
+    run: Run, kb_path: Path, corpus: Path | None, config: PretrainConfig, reporter: Reporter, ranks: Ranks
+) -> tuple[Text, Text]:
+    """What is searched and what is masked; the run folder, made or found to be the same one."""
+    if not ranks.first and not run.exists:
+        raise ArtefactError(
+            f"no run {run.path} here, where rank 0 made it: expected a folder that all machines share as --out"
+        )
+    run.check_place()
+    begun = run.facts()["parents"] if run.exists else {}
+
+    def text(place: Path, version: int | None) -> Text:
+        kb = open_knowledge_base(place)
+        if version is not None:  # later edits don't change what a run stands on
+            kb = kb.at(version)
+        return parts.prepare_text(kb, config.encoder.model, config.data, reporter)
+
+    searched = masked = text(kb_path, begun.get("knowledge_base_version"))
+    if corpus is not None:
+        masked = text(corpus, begun.get("corpus_version"))
+    # Looked at before anything is written: a run folder that was begun with a wrong start could not go on.
+    kept = (run.start / "config.json").exists()
+    start = (
+        None if config.start is None else run.start if kept else parts.find_start(config, searched.snapshot.tokenizer)
+    )
+    parents = {
+        "knowledge_base": str(kb_path.absolute()),
+        "knowledge_base_version": searched.snapshot.version,
+        "snapshot": searched.snapshot.fingerprint,
+        "corpus": str(corpus.absolute()) if corpus else None,
+        "corpus_version": masked.snapshot.version if corpus else None,
+        "corpus_snapshot": masked.snapshot.fingerprint,
+        "corpus_spans": masked.spans.fingerprint,
+        "start": parts.start_fingerprint(start) if start else None,
+    }
+    if not ranks.first:
+        run.check(config, parents)
+        return searched, masked
+    run.create_or_resume(config, parents)
+    if start is not None and not kept:
+        parts.keep_start(start, run.start)
+    return searched, masked
+
+
 def pretrain_texts(
-    run: Run, config: PretrainConfig, searched: Text, masked: Text, reporter: Reporter, should_stop: Stop | None = None
+    run: Run,
+    config: PretrainConfig,
+    searched: Text,
+    masked: Text,
+    reporter: Reporter,
+    should_stop: Stop | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
     """The stages of a run over snapshots that are there already, as on a machine that has no knowledge base."""
+    ranks = ranks or one_process("pre-training without `ranks`")
     with Metrics(run.path, tensorboard=config.loop.tensorboard) as metrics:
-        bench = Workbench(run, config, searched, masked, metrics, reporter, should_stop)
+        bench = Workbench(run, config, searched, masked, metrics, reporter, should_stop, ranks)
         if len(searched.snapshot) > BM25_PASSAGES:
             reporter.note(f"no BM25 beside: more than {BM25_PASSAGES:,} passages")
-        elif not run.has_report("bm25"):
+        elif ranks.first and not run.has_report("bm25"):
             with reporter.stage("BM25 on the probe"):
                 save_report(run, "bm25", bm25_report(bench.probe, searched, masked, config))
         warm = warm_start(bench)
-        if not run.has_report("warm-start"):
+        if not bench.has_report("warm-start"):
             _evaluate(bench, "warm-start", warm)
         if config.realm.steps:
             final = pretrain_jointly(bench, warm)
-            if not run.has_report("realm"):
+            if not bench.has_report("realm"):
                 _evaluate(bench, "realm", final)
 
 
 def resume(
-    out: Path, *, kb: Path | None = None, reporter: Reporter | None = None, should_stop: Stop | None = None
+    out: Path,
+    *,
+    kb: Path | None = None,
+    reporter: Reporter | None = None,
+    should_stop: Stop | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Go on with a run by its folder alone. kb: where the knowledge base lies now, if it was moved."""
+    """Go on with a run by its folder alone, in as many processes as there are now.
+
+    kb: where the knowledge base lies now, if it was moved. ranks: see `pretrain`.
+    """
     run = Run(out)
     parents = run.facts()["parents"]
     corpus = Path(parents["corpus"]) if parents["corpus"] else None
     kb_path, config = kb or Path(parents["knowledge_base"]), run.config()
-    return pretrain(kb_path, out, config, corpus=corpus, reporter=reporter, should_stop=should_stop)
+    return pretrain(kb_path, out, config, corpus=corpus, reporter=reporter, should_stop=should_stop, ranks=ranks)
 
 
 def evaluate_run(path: Path, *, kb: Path | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -140,7 +167,7 @@ def evaluate_run(path: Path, *, kb: Path | None = None, reporter: Reporter | Non
 
 
 def _evaluate(bench: Workbench, name: str, checkpoint: Path) -> None:
-    """Embed with a checkpoint's parameters and judge it on the probe."""
+    """Embed with a checkpoint's parameters, all ranks together, and let rank 0 judge it on the probe."""
     trained = name == "realm"
     encoder = bench.encoder(checkpoint, training=False)
     step = int(read_facts(checkpoint)["step"]) if trained else 0
@@ -148,6 +175,8 @@ def _evaluate(bench: Workbench, name: str, checkpoint: Path) -> None:
     method = bench.method(encoder, bench.reader(checkpoint if trained else None).eval(), folder)
     if not trained:
         bench.calibrate_null(method)
+    if not bench.ranks.first:
+        return
     with bench.reporter.stage(f"evaluate {name}", "parts") as progress:
         index = bench.open_index(folder)
         report = evaluate_index(encoder, index, bench.probe, bench.searched, bench.masked, bench.config)

@@ -56,6 +56,7 @@ def warm_start(bench: Workbench) -> Path:
                 checkpoint_facts=lambda: {"snapshot": bench.searched.snapshot.fingerprint},
                 on_event=bench.follow(progress),
                 should_stop=bench.should_stop,
+                meet=bench.meet,
             ),
         )
     return _last(bench, checkpoints)
@@ -160,6 +161,7 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
                     on_event=bench.follow(progress),
                     describe=bench.describe,
                     should_stop=bench.should_stop,
+                    meet=bench.meet,
                 ),
             )
     finally:

@@ -127,7 +127,9 @@ def test_the_right_passage_is_in_our_own_block(folder: Path, batch: PairBatch) -
     """Rank 1 of two: its passages come second."""
     encoder = encoder_of(folder)
     other = encoder.encode_passages(batch.passage).detach().flip(0)
-    method = InverseCloze(encoder, gather=lambda x: torch.cat([other, x]), rank=1)
+    method = InverseCloze(encoder, gather=lambda x: (torch.cat([other, x]), 6))
     query, passage = encoder.encode_queries(batch.query), encoder.encode_passages(batch.passage)
     wanted = torch.nn.functional.cross_entropy(query @ torch.cat([other, passage]).T, torch.arange(6, 12))
-    torch.testing.assert_close(method.loss(batch).total, wanted, rtol=1e-10, atol=0)
+    found = method.loss(batch)
+    torch.testing.assert_close(found.total, wanted, rtol=1e-10, atol=0)
+    assert found.weight is not None and int(found.weight) == 6, "what it is the mean of, for the mean over the ranks"

@@ -142,7 +142,7 @@ def test_nothing_usable_says_why(corpus: Corpus) -> None:
     "settings",
     [
         {"batch_size": 0},
-        {"batch_size": 3, "world_size": 2},
+        {"batch_size": 1, "world_size": 2},
         {"batch_size": 2, "rank": 1},
         {"batch_size": 2, "seed": -1},
         {"batch_size": 2, "max_targets": 0},
@@ -316,6 +316,19 @@ def test_on_a_real_snapshot_every_mask_is_its_text(tmp_path: Path) -> None:
     assert pairs.passage.lengths.max() <= 24
     probe = Probe.build(snapshot, spans, rows=held_out_rows(snapshot, 0.5, 0), size=5, seed=0)
     assert all(item.sentence[slice(*item.span)] == item.answer for item in probe.items)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_a_batch_is_shared_by_any_number_of_ranks(corpus: Corpus, table: Table, world: int) -> None:
+    kinds: list[Any] = [
+        lambda **ranks: MaskedSentences(corpus, table, batch_size=5, **ranks).batch(3),
+        lambda **ranks: InverseCloze(corpus, batch_size=5, **ranks).batch(3),
+    ]
+    for kind in kinds:
+        whole, parts = kind(), [kind(rank=rank, world_size=world) for rank in range(world)]
+        sizes = [len(part.query.lengths) for part in parts]
+        assert max(sizes) - min(sizes) <= 1 and sum(sizes) == 5
+        assert [text for part in parts for text in texts_of(part.query)] == texts_of(whole.query)
 
 
 def test_an_example_s_own_seed_is_of_its_step_and_place(corpus: Corpus) -> None:
