@@ -20,8 +20,8 @@ from realm.answering.constraints import Constraints
 from realm.knowledge.base import Match
 from realm.knowledge.table.filters import Filter
 
-Search = Callable[[Tensor, int, Filter], list[list[Match]]]
-"""Vectors Float[B, D], how many, and among which: the best for each, best first."""
+Search = Callable[[Sequence[int], int, Filter], list[list[Match]]]
+"""Numbers of queries, how many, and among which: the best for each, best first."""
 Vectors = Callable[[Sequence[Match]], Mapping[str, np.ndarray]]
 """The vectors float[D] of found passages, by text hash."""
 
@@ -39,11 +39,11 @@ def choose(
     """k passages for each query, in the order in which they were chosen; fewer only where no more satisfy it all."""
     pool = k if constraints.mmr is None else max(POOL * k, LEAST_POOL)
     depth = DEEPER * pool if constraints.limited else pool
-    found = search(query_BD, depth, among)
+    found = search(range(len(query_BD)), depth, among)
     if constraints.limited:
         found = [
-            spread(partial(_one, search, query_D), mine, depth, pool, among, constraints)
-            for query_D, mine in zip(query_BD, found, strict=True)
+            spread(partial(_one, search, number), mine, depth, pool, among, constraints)
+            for number, mine in enumerate(found)
         ]
     if constraints.mmr is None:
         return found
@@ -54,8 +54,8 @@ def choose(
     ]
 
 
-def _one(search: Search, query_D: Tensor, k: int, among: Filter) -> list[Match]:
-    return search(query_D[None], k, among)[0]
+def _one(search: Search, number: int, k: int, among: Filter) -> list[Match]:
+    return search([number], k, among)[0]
 
 
 def spread(

@@ -57,7 +57,7 @@ def asked(kb: KnowledgeBase, query_BD: torch.Tensor, k: int, where: str | None, 
     recency = constraints.recency(constraints.now)
     held = HeldVectors()
     return choose(
-        lambda query, count, among: search_version(kb, held, query, count, among, "e", How(recency)),
+        lambda numbers, k, among: search_version(kb, held, query_BD[list(numbers)], k, among, "e", How(recency)),
         query_BD,
         k,
         constraints.filter(where, constraints.now),
