@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from realm.errors import TrainingError
 from realm.training import parallel
+from realm.training.ahead import Ahead
 from realm.training.metrics import Metrics
 from realm.training.optim import linear_schedule, set_learning_rate
 from realm.training.state import save_checkpoint
@@ -105,6 +106,7 @@ def train(
 
     bad_steps = 0
     window = _Window()
+    ahead = Ahead(batches, schedule.num_steps * schedule.accumulation)
     if start_step == 0:
         save(0)
     try:
@@ -114,13 +116,15 @@ def train(
             hooked = time.perf_counter()
 
             parallel.own_draws(seed, step)
-            found = _forward_backward(method, batches, step, schedule.accumulation, autocast, hooks)
+            found = _forward_backward(method, ahead, step, schedule.accumulation, autocast, hooks)
             norm = torch.tensor(torch.nan)
             if found.finite:
                 parallel.average_gradients(parameters, found.weight)
-                norm = nn.utils.clip_grad_norm_(parameters, schedule.clip_norm)
+                norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             good = bool(torch.isfinite(norm))
             if good:
+                if float(norm) > schedule.clip_norm:  # else the gradients would be read and written for nothing
+                    nn.utils.clip_grads_with_norm_(parameters, schedule.clip_norm, norm)
                 multiplier = linear_schedule(step, schedule.num_steps, schedule.warmup_steps)
                 set_learning_rate(optimizer, multiplier)
                 optimizer.step()
@@ -159,6 +163,7 @@ def train(
             if stop:
                 raise KeyboardInterrupt
     finally:
+        ahead.close()
         for module in method.modules().values():
             module.train(False)
     return schedule.num_steps - start_step
@@ -191,7 +196,7 @@ class _Step:
 
 def _forward_backward(
     method: Method,
-    batches: Batches,
+    batches: Ahead,
     step: int,
     accumulation: int,
     autocast: Callable[[], AbstractContextManager[Any]],
@@ -211,7 +216,8 @@ def _forward_backward(
                 queries = hooks.describe(batch, ~torch.isfinite(loss.per_example))
             return _Step(False, (), queries=parallel.together(queries))
         weight = 1.0 if loss.weight is None else float(loss.weight)
-        (loss.total * weight).backward()
+        with batches.meanwhile(step * accumulation + i + 1):
+            (loss.total * weight).backward()
         total += weight
         sizes.append(0 if loss.per_example is None else len(loss.per_example))
         parts.append(_Part({name: float(value) for name, value in loss.stats.items()}, weight, sizes[-1] or weight))

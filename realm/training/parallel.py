@@ -87,9 +87,8 @@ def average_gradients(parameters: Iterable[nn.Parameter], weight: float = 1.0) -
             parts = flat.split([gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
-    for parameter in learning:
-        assert parameter.grad is not None
-        parameter.grad /= max(weight, 1.0)
+    if weight > 1.0:
+        torch._foreach_div_([p.grad for p in learning if p.grad is not None], weight)
 
 
 def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:

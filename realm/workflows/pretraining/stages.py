@@ -186,7 +186,8 @@ def _told_ranks(bench: Workbench, stage: str, step: int) -> None:
 
 def _cloze(bench: Workbench, encoder: DenseEncoder) -> InverseCloze:
     """The warm start's task, over the pairs of all ranks."""
-    chunk_tokens = bench.config.ict.chunk_tokens
+    # A bag of word pieces keeps little for its backward pass; every chunk would make a gradient as large as its table.
+    chunk_tokens = None if encoder.query_tower.is_bag else bench.config.ict.chunk_tokens
     return InverseCloze(encoder, gather=parallel.gather, chunk_tokens=chunk_tokens)
 
 
