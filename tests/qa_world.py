@@ -29,6 +29,7 @@ SETTINGS = {
     "encoder.freeze_word_embeddings": "true",
     "reader.freeze_word_embeddings": "true",
     "questions.max_passage_tokens": "40",
+    "qa.retriever": "dense",
     "qa.steps": "120",
     "qa.batch_size": "16",
     "qa.num_passages": "2",

@@ -29,7 +29,7 @@ FEW = (
     "loop.threads=1 encoder.dim=16 corpus.pipeline=pattern corpus.min_content=2 corpus.count=60"
 )
 
-UNTAUGHT = "qa.learning_rate=1e-6 qa.reader_learning_rate=1e-6 qa.head_learning_rate=1e-6"
+UNTAUGHT = "qa.retriever=dense qa.learning_rate=1e-6 qa.reader_learning_rate=1e-6 qa.head_learning_rate=1e-6"
 
 
 class World:

@@ -116,7 +116,7 @@ def ablate(
             leg = bench.leg(name, seed)
             facts = {"row": name, "seed": seed, "start": leg.start}
             early = [replace(test, name=f"{ZERO_SHOT}{test.name}") for test in sets]
-            train_tuned(leg)
+            train_tuned(leg, ["qa.retriever=dense"])
             judge_leg(leg.folder, tuned_fingerprint(leg), partial(open_tuned, leg), sets, how, reporter, facts)
             judge_leg(leg.folder, untuned_fingerprint(leg), partial(_untuned, leg), early, how, reporter, facts)
             done.setdefault(name, []).append(seed)
