@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from realm.errors import ArtefactError, RealmError
+from realm.addresses import address_of
+from realm.errors import ArtefactError, RealmError, UsageError
 
 MANIFEST = "manifest.json"
 
@@ -176,7 +177,10 @@ def has_sizes(folder: Path, sizes: object) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """ArtefactError where `folder` neither is one nor can be made, because it or one above it is a file."""
+    """ArtefactError where `folder` neither is one nor can be made, because it or one above it is a file; UsageError for
+    the address of an object store."""
+    if (address := address_of(folder)) is not None:
+        raise UsageError(f"found {address}: expected a folder; only a knowledge base may lie in an object store")
     above = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not above.is_dir():
         raise ArtefactError(f"{above} is a file: expected a folder; give another place, nothing was written")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from realm.addresses import address_of
 from realm.files import check_folder
 
 docs = typer.Typer(help="Add, edit, delete and list documents, and see their history.", no_args_is_help=True)
@@ -27,7 +28,12 @@ def file_place(file: Path | None) -> Path | None:
     return file
 
 
-KB = Annotated[Path, typer.Option("--kb", help="The knowledge base, a folder.", callback=folder_place)]
+def kb_place(place: Path | None) -> Path | None:
+    """An option that names a knowledge base: a folder, or an address of an object store."""
+    return place if place is not None and address_of(place) is not None else folder_place(place)
+
+
+KB = Annotated[Path, typer.Option("--kb", help="The knowledge base: a folder, or s3://bucket/path.", callback=kb_place)]
 WHERE = Annotated[str | None, typer.Option(help="A predicate: \"source = 'reuters' and date >= date '2024-01-01'\".")]
 
 
@@ -203,7 +209,8 @@ def docs_compact(
         return
     typer.echo(f"version {found['version']}")
     if keep_versions is not None or older_than is not None:
-        typer.echo(f"{found['versions_removed']:,} versions removed, {found['bytes_freed'] / 1e6:,.1f} MB freed")
+        freed = "" if found["bytes_freed"] is None else f", {found['bytes_freed'] / 1e6:,.1f} MB freed"
+        typer.echo(f"{found['versions_removed']:,} versions removed{freed}")
 
 
 def print_json(value: Any) -> None:

@@ -17,6 +17,7 @@ from realm.knowledge.table.changes import Changes
 from realm.knowledge.table.columns import OnMisfit
 from realm.knowledge.table.filters import Where
 from realm.knowledge.table.laying import lay
+from realm.knowledge.table.places import Anywhere, place_of
 from realm.knowledge.table.reading import Match, Page, Revision
 from realm.knowledge.table.recency import Recency
 from realm.knowledge.table.sourced import SourceDocuments
@@ -31,7 +32,7 @@ __all__ = ["Counts", "KnowledgeBase", "Match", "Page", "PassageEncoder", "Revisi
 
 
 class KnowledgeBase:
-    """Documents and passages in a folder: ``kb.json`` and a Lance table.
+    """Documents and passages in a folder, or in an object store (``s3://bucket/kb``): Lance tables, and what they are.
 
     Make one with `create` or `open`. Reads see the newest version at each call; `at` gives a fixed one. A write is one
     commit for each batch of documents (one for `update` and `delete`), and a document is never half in it. Any number
@@ -48,7 +49,7 @@ class KnowledgeBase:
     @classmethod
     def create(
         cls,
-        path: str | Path,
+        path: Anywhere,
         *,
         split: Split | None = None,
         splitter: Mapping[str, Any] | None = None,
@@ -62,39 +63,45 @@ class KnowledgeBase:
         text_search: settings of Lance's full-text index, as ``{"language": "English", "stem": True}``.
         Raises KnowledgeBaseError when the folder is not empty, UsageError for settings Lance doesn't know.
         """
-        path = Path(path).absolute()
-        config = lay(path, splitter, text_search)
-        return cls(Store(path), config, split, lock_timeout)
+        place = place_of(path)
+        config = lay(place, splitter, text_search)
+        return cls(Store(place), config, split, lock_timeout)
 
     @classmethod
     def open(
-        cls, path: str | Path, *, split: Split | None = None, as_of: AsOf | None = None, lock_timeout: float = 60.0
+        cls, path: Anywhere, *, split: Split | None = None, as_of: AsOf | None = None, lock_timeout: float = 60.0
     ) -> Self:
         """Open a knowledge base; without `split` it can be read, and documents deleted, but not added.
 
         as_of: a version to look at instead of the newest, or a time (see `version_at`); then nothing can be written.
         Raises KnowledgeBaseError when there is none, or no such version.
         """
-        path = Path(path).absolute()
-        config = read_config(path)
-        newest = cls(Store(path), config, split, lock_timeout)
+        place = place_of(path)
+        config = read_config(place)
+        newest = cls(Store(place), config, split, lock_timeout)
         return newest if as_of is None else newest.at(as_of)
 
     @staticmethod
-    def splitter_of(path: str | Path) -> dict[str, Any]:
+    def splitter_of(path: Anywhere) -> dict[str, Any]:
         """The splitter settings of a knowledge base, to build `split` before opening it."""
-        return dict(read_config(Path(path).absolute())["splitter"])
+        return dict(read_config(place_of(path))["splitter"])
 
     def at(self, as_of: AsOf) -> Self:
         """The knowledge base as of a version or a time (see `version_at`), for reading."""
         version = self.version_at(as_of) if isinstance(as_of, datetime) else as_of
-        return type(self)(Store(self.path, version), self._config, None, 0.0)
+        return type(self)(Store(self._store.place, version), self._config, None, 0.0)
 
     # ------------------------------------------------------------ facts
 
     @property
     def path(self) -> Path:
+        """The folder of this machine for what is made from it: its own, or for an address one in the cache."""
         return self._store.path
+
+    @property
+    def address(self) -> str:
+        """What messages and manifests name it by: its folder, or its address in an object store."""
+        return self._store.address
 
     @property
     def splitter(self) -> dict[str, Any]:
@@ -133,14 +140,7 @@ class KnowledgeBase:
         return moment_of(self._store, as_of)
 
     def version_at(self, time: datetime) -> int:
-        """The newest version not later than a time; a time without a zone is local.
-
-        A version counts from its commit on, or from the time that its documents carry (`Revision.time`), which is a
-        little earlier. Where the machine's clock was set back between two versions, those made until it caught up count
-        from the moment that it was set back from: so no version is given that holds an edit with a later time on it.
-        UsageError before the first version and in the future. Takes about a millisecond for each version, and next to
-        nothing once a later version than that time was seen.
-        """
+        """The newest version not later than a time; a time without a zone is local. See `times.version_at`."""
         return version_at(self._store, time)
 
     def __len__(self) -> int:
@@ -348,7 +348,7 @@ class KnowledgeBase:
         then = self.at(as_of)
         document = then.get(document_id)
         if document is None:
-            raise AbsentError(f"no document {document_id!r} in version {then.version} of {self.path} to restore")
+            raise AbsentError(f"no document {document_id!r} in version {then.version} of {self.address} to restore")
         if document == self.get(document_id):
             return Counts(unchanged=1, version=self.version)
         # Vectors are committed after a text: the last version that shows this one has the most of them.

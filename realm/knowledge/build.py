@@ -85,7 +85,9 @@ def build_snapshot(
     base = base.at(base.version)
     total = base.num_passages()
     if total == 0:
-        raise DataError(f"the knowledge base {base.path} has no passages (version {base.version}): add documents first")
+        raise DataError(
+            f"the knowledge base {base.address} has no passages (version {base.version}): add documents first"
+        )
     loaded = load_tokenizer(tokenizer)
     backend, special = bare_backend(loaded), special_ids(loaded)
     vocab_size = max(len(loaded), backend.get_vocab_size(with_added_tokens=True))
@@ -110,7 +112,7 @@ def build_snapshot(
             format=FORMAT,
             version=FORMAT_VERSION,
             fingerprint=fingerprint(contents, tokenizer_fingerprint),
-            knowledge_base=str(base.path),
+            knowledge_base=base.address,
             knowledge_base_version=base.version,
             rows=writer.rows,
             documents=writer.documents,

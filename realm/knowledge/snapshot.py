@@ -292,7 +292,7 @@ class Snapshot:
             row = first_M[document] + batch["number"].to_numpy()
             if not (position_M[document] == position).all() or not (row < first_M[document + 1]).all():
                 raise MismatchError(
-                    f"{base.path} version {self.version} does not hold the passages of snapshot {self.path}: "
+                    f"{base.address} version {self.version} does not hold the passages of snapshot {self.path}: "
                     f"expected the knowledge base that it was built from, {self._manifest['knowledge_base']}"
                 )
             allowed_N[row] = True

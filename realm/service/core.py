@@ -262,6 +262,7 @@ class Service:
         try:
             model = self._open_model()
             self._take(model, self._embed(model))
+            self._upkeep.edited()  # the vectors were written: their index may want bringing up to date
             log.info("ready: version %d of the knowledge base", self.kb.version)
         except Closing:
             pass

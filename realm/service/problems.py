@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from realm.errors import AbsentError, ChangedError, DataError, PresentError, RealmError, UsageError
+from realm.errors import AbsentError, ChangedError, DataError, PresentError, RealmError, UnavailableError, UsageError
 from realm.knowledge.table.predicates import PredicateError
 from realm.knowledge.table.store import DiskFullError, InUseError, NoVersionError, ReadOnlyError
 
@@ -39,6 +39,7 @@ KINDS: tuple[tuple[type[RealmError], int, str], ...] = (
     (NoVersionError, 404, "no_such_version"),
     (ReadOnlyError, 403, "read_only"),
     (DiskFullError, 507, "disk_full"),
+    (UnavailableError, 503, "unavailable"),
     (PresentError, 409, "document_exists"),
     (ChangedError, 412, "document_changed"),
     (DataError, 400, "bad_document"),

@@ -14,6 +14,7 @@ from types import FrameType
 
 from realm.answering.questions import open_model
 from realm.errors import MissingLibraryError, UsageError
+from realm.knowledge.table.places import place_of
 from realm.knowledge.table.store import CanNotWriteError, Store
 from realm.service.core import Service
 from realm.service.frame import Frame
@@ -87,7 +88,7 @@ def serve(
         if on_listen is not None:
             shown = f"[{host}]" if ":" in host else host
             on_listen(f"http://{shown}:{listening.getsockname()[1]}")
-        _warn_of_place(opened.path)
+        _warn_of_place(kb)
         with _on_hangup(service.change_model):
             server.run(sockets=[listening])
     finally:
@@ -111,7 +112,7 @@ def _on_hangup(work: Callable[[], None]) -> Iterator[None]:
 
 def _warn_of_place(kb: Path) -> None:
     try:
-        Store(kb).check_place()
+        Store(place_of(kb)).check_place()
     except CanNotWriteError as error:
         log.warning("edits will be refused: %s", error)
 

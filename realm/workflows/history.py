@@ -40,7 +40,9 @@ def history_of(
     """
     revisions = kb.history(document_id, limit=limit, before=before)
     if not revisions and (before is None or kb.revision(document_id) is None):
-        raise AbsentError(f"no document {document_id!r} in {kb.path}, now or before; `realm docs list` shows the ids")
+        raise AbsentError(
+            f"no document {document_id!r} in {kb.address}, now or before; `realm docs list` shows the ids"
+        )
     left = _left_by(kb, revisions, characters)
     if not left:
         return []

@@ -18,6 +18,7 @@ from realm.knowledge.formats.sources import SourceReport, check_reading, read_do
 from realm.knowledge.syncing import Synced, sync
 from realm.knowledge.table.columns import Misfit, OnMisfit
 from realm.knowledge.table.filters import at_moment
+from realm.knowledge.table.places import place_of
 from realm.knowledge.table.times import AsOf
 from realm.types import Document
 from realm.workflows.reporting import ProgressCall, Reporter, Silent
@@ -54,9 +55,10 @@ def ingest_sources(
     check_reading(format, on_error)
     if allow_empty and not keep_in_step:
         raise UsageError("found allow_empty without sync: expected both, for without sync nothing is deleted")
+    # Where there is a knowledge base, it tells whether documents came from a source that is gone.
+    may_be_gone = keep_in_step and place_of(kb_path).is_laid()
     for source in sources:
         path = Path(source).expanduser()
-        may_be_gone = keep_in_step and kb_path.exists()  # the knowledge base tells whether documents came from it
         named = path.is_absolute() or source.startswith(".") or (keep_in_step and not source.startswith("hf:"))
         if named and not path.exists() and not may_be_gone:
             raise DataError(f"no file or folder {source}: expected documents to ingest")
@@ -165,7 +167,7 @@ def update_document(
     document = kb.get(document_id)
     if document is None:
         raise AbsentError(
-            f"no document {document_id!r} in {kb_path}: expected one to update; `realm docs list` shows the ids"
+            f"no document {document_id!r} in {kb.address}: expected one to update; `realm docs list` shows the ids"
         )
     if sum(bool(given) for given in (text is not None, file, replace_pieces)) + (title is not None) == 0:
         raise UsageError("found nothing to change: expected --text, --file, --replace or --title")

@@ -23,6 +23,7 @@ from realm.files import MANIFEST, fingerprint, read_json, staged_folder
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.fetching import resolve_model
 from realm.knowledge.snapshot import Snapshot
+from realm.knowledge.table.places import place_of
 from realm.knowledge.text.spans import SpanTable, find_spans
 from realm.models.backbone import load_tokenizer
 from realm.models.cloze import ClozeReader
@@ -67,7 +68,7 @@ def prepare_snapshot(kb: KnowledgeBase, tokenizer: Any, reporter: Reporter) -> S
     once. DataError when it is empty.
     """
     if kb.num_passages() == 0:
-        raise DataError(f"{kb.path} holds no passages: ingest some documents first")
+        raise DataError(f"{kb.address} holds no passages: ingest some documents first")
     # Embedding and housekeeping are versions too; the same text needs no second snapshot.
     kb = kb.at(kb.content_version)
     folder = kb.path / "snapshots" / f"v{kb.version:06d}-{tokenizer_fingerprint(tokenizer)[:8]}"
@@ -110,8 +111,12 @@ def _alone(folder: Path, reporter: Reporter) -> Iterator[None]:
 
 
 def has_snapshot(kb_path: Path, fingerprint: str) -> bool:
-    """Whether a snapshot of this fingerprint was made from the knowledge base in a folder."""
-    manifests = (Path(kb_path) / "snapshots").glob(f"v*/{MANIFEST}")
+    """Whether a snapshot of this fingerprint was made, on this machine, from the knowledge base at a path or an
+    address."""
+    place = place_of(kb_path)
+    if not place.is_laid():
+        return False
+    manifests = (place.folder / "snapshots").glob(f"v*/{MANIFEST}")
     return any(read_json(path).get("fingerprint") == fingerprint for path in manifests)
 
 

@@ -6,21 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realm import files
 from realm.errors import MismatchError, UsageError
 from realm.knowledge.base import KnowledgeBase
+from realm.knowledge.table.places import Place, place_of
 from realm.knowledge.table.times import AsOf
 from realm.types import Document, Passage
 
 TOKENIZER = "tokenizer"
-"""Folder in the knowledge base: the tokenizer that counts word pieces, kept so that no edit needs the hub."""
+"""Folder kept with the knowledge base: the tokenizer that counts word pieces, so that no edit needs the hub."""
 
 
 class LazySplitter:
     """Builds the splitter that kb.json describes when the first document is split: most openings only read."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path = path
+    def __init__(self, place: Place, settings: Mapping[str, Any]) -> None:
+        """place: of the knowledge base."""
+        self.place = place
         self.settings = settings
         self._split: Any = None
 
@@ -35,9 +36,10 @@ class LazySplitter:
 
         if self.settings.get("splitter") == "words":
             return WordSplitter(int(self.settings["num_words"]))
-        folder = self.path / TOKENIZER
-        if not folder.exists():  # interrupted between creating the knowledge base and keeping its tokenizer
-            keep_tokenizer(self.path, str(self.settings["tokenizer"]))
+        folder = self.place.kept(TOKENIZER)
+        if folder is None:  # interrupted between creating the knowledge base and keeping its tokenizer
+            keep_tokenizer(self.place, str(self.settings["tokenizer"]))
+            folder = self.place.kept(TOKENIZER)
         return SentenceSplitter(load_tokenizer(str(folder)), int(self.settings["max_tokens"]))
 
 
@@ -49,21 +51,20 @@ def load_tokenizer(source: str) -> Any:
     return load(resolve_model(source))
 
 
-def keep_tokenizer(path: Path, source: str) -> None:
+def keep_tokenizer(place: Place, source: str) -> None:
     tokenizer = load_tokenizer(source)
-    with files.staged_folder(path / TOKENIZER) as staged:
+    with place.keep(TOKENIZER) as staged:
         tokenizer.save_pretrained(staged)
 
 
-def open_knowledge_base(path: Path, *, as_of: AsOf | None = None, lock_timeout: float = 60.0) -> KnowledgeBase:
-    """Open a knowledge base so that it can also be written (unless `as_of` is given)."""
-    path = Path(path)
-    settings = KnowledgeBase.splitter_of(path)
-    split = LazySplitter(path.absolute(), settings)
-    return KnowledgeBase.open(path, split=split, as_of=as_of, lock_timeout=lock_timeout)
+def open_knowledge_base(path: str | Path, *, as_of: AsOf | None = None, lock_timeout: float = 60.0) -> KnowledgeBase:
+    """Open a knowledge base, in a folder or at an address, so that it can also be written (unless `as_of` is given)."""
+    place = place_of(path)
+    split = LazySplitter(place, KnowledgeBase.splitter_of(place))
+    return KnowledgeBase.open(place, split=split, as_of=as_of, lock_timeout=lock_timeout)
 
 
-def create_or_open(path: Path, *, passages: str, max_tokens: int, tokenizer: str) -> KnowledgeBase:
+def create_or_open(path: str | Path, *, passages: str, max_tokens: int, tokenizer: str) -> KnowledgeBase:
     """The knowledge base at `path`, made if there is none. MismatchError when it was made with another splitter."""
     if passages not in ("sentences", "words"):
         raise UsageError(f"found passages={passages!r}: expected sentences or words")
@@ -72,14 +73,16 @@ def create_or_open(path: Path, *, passages: str, max_tokens: int, tokenizer: str
         if passages == "words"
         else {"splitter": "sentences", "max_tokens": max_tokens, "tokenizer": tokenizer}
     )
-    if (Path(path) / "kb.json").exists():
-        found = KnowledgeBase.splitter_of(path)
+    place = place_of(path)
+    if place.is_laid():
+        found = KnowledgeBase.splitter_of(place)
         if found != wanted:
             raise MismatchError(
-                f"{path} was made with {found}: found {wanted}; leave these settings as they were, or give another --kb"
+                f"{place.address} was made with {found}: found {wanted}; leave these settings as they were, or give "
+                "another --kb"
             )
         return open_knowledge_base(path)
-    kb = KnowledgeBase.create(path, split=LazySplitter(Path(path).absolute(), wanted), splitter=wanted)
+    kb = KnowledgeBase.create(place, split=LazySplitter(place, wanted), splitter=wanted)
     if passages == "sentences":
-        keep_tokenizer(kb.path, tokenizer)
+        keep_tokenizer(place, tokenizer)
     return kb

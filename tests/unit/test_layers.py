@@ -18,6 +18,7 @@ import pytest
 
 TIERS = (
     ("errors",),
+    ("addresses",),
     ("files", "settings"),
     ("types", "config"),
     ("settings_finetune", "settings_corpus"),

@@ -17,12 +17,13 @@ def files_of(folder: Path) -> Names:
     return {Path(root): frozenset(names) for root, _, names in os.walk(folder)}
 
 
-def flush_new(folder: Path, before: Mapping[Path, frozenset[str]]) -> None:
-    """Flush what was not there `before`: files first, then the folders that name them.
+def flush_new(folder: Path, before: Mapping[Path, frozenset[str]]) -> Names:
+    """Flush what was not there `before`: files first, then the folders that name them. What is there now.
 
     Lance never writes to a file again, so new names are all there is to look for. Raises OSError.
     """
-    for place, names in files_of(folder).items():
+    now = files_of(folder)
+    for place, names in now.items():
         new = names - before.get(place, frozenset())
         for name in new:
             with suppress(FileNotFoundError):  # a file of a write that came to nothing, cleared away meanwhile
@@ -31,3 +32,4 @@ def flush_new(folder: Path, before: Mapping[Path, frozenset[str]]) -> None:
             flush(place.parent)
         if new:
             flush(place)
+    return now

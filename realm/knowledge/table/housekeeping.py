@@ -12,23 +12,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from realm.errors import UsageError
 from realm.knowledge.table import near
+from realm.knowledge.table import schema as sc
 from realm.knowledge.table.keys import GONE, has_keys, lay_indexes
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
+    from realm.knowledge.table.places import Place
+
 MANY_FRAGMENTS = 32
 SMALL = 1024
 """Rows up to which a fragment is always folded."""
 UNINDEXED = 10_000
-"""Rows that the text index may lack, besides a tenth of what it has."""
+"""Rows that an index which is searched may lack, besides a tenth of what it has."""
 GRACE = timedelta(minutes=10)
 """Versions younger than this are never let go: somebody may be reading them."""
 _FOR_EVER = timedelta(days=36_500)
@@ -41,12 +43,13 @@ class Reclaimed:
     """What was let go."""
 
     versions: int
-    bytes: int
+    bytes: int | None
+    """None where it can't be told, as in an object store."""
 
 
 def tidy(table: LanceTable) -> bool:
     """Do what is worth its time now; whether anything was. Old versions stay. table: held for writing."""
-    if _unindexed(table) > max(UNINDEXED, table.count_rows() // 10):
+    if _lacks_index(table):
         _optimize(table, _FOR_EVER)
         return True
     if _small_fragments(table) <= MANY_FRAGMENTS:
@@ -54,6 +57,11 @@ def tidy(table: LanceTable) -> bool:
     if not fold(table):
         _optimize(table, _FOR_EVER)
     return True
+
+
+def is_worth_tidying(table: LanceTable) -> bool:
+    """Whether `tidy` would do anything; nobody need be held up to know it."""
+    return _small_fragments(table) > MANY_FRAGMENTS or _lacks_index(table)
 
 
 def fold(table: LanceTable) -> bool:
@@ -86,12 +94,12 @@ def compact(table: LanceTable) -> int:
     return int(table.version)
 
 
-def reclaim(table: LanceTable, folder: Path, older_than: timedelta | None, keep_versions: int | None) -> Reclaimed:
+def reclaim(table: LanceTable, place: Place, older_than: timedelta | None, keep_versions: int | None) -> Reclaimed:
     """Let old versions go, and the files that they alone need.
 
     older_than: those made longer ago than this. keep_versions: all but so many, the newest. With both, what either
     keeps stays. Never let go are the newest version and those of the last GRACE: somebody may be reading them.
-    table: held for writing. folder: of the knowledge base. UsageError with neither, for a number below 1 and for a
+    table: held for writing. place: of the knowledge base. UsageError with neither, for a number below 1 and for a
     negative time.
     """
     if older_than is None and keep_versions is None:
@@ -101,9 +109,11 @@ def reclaim(table: LanceTable, folder: Path, older_than: timedelta | None, keep_
     if older_than is not None and older_than < timedelta(0):
         raise UsageError(f"found older_than={older_than}: expected no negative time")
     age = max(_age_to_keep(table, older_than, keep_versions), GRACE)
-    versions, size = len(table.list_versions()), _size(folder)
+    versions, size = len(table.list_versions()), place.size()
     _optimize(table, age, leftovers=True)
-    return Reclaimed(max(0, versions - len(table.list_versions())), max(0, size - _size(folder)))
+    left = place.size()
+    freed = None if size is None or left is None else max(0, size - left)
+    return Reclaimed(max(0, versions - len(table.list_versions())), freed)
 
 
 def _age_to_keep(table: LanceTable, older_than: timedelta | None, keep_versions: int | None) -> timedelta:
@@ -125,14 +135,18 @@ def _optimize(table: LanceTable, keep: timedelta, leftovers: bool = False) -> No
     table.optimize(cleanup_older_than=keep, delete_unverified=leftovers)
 
 
-def _size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _lacks_index(table: LanceTable) -> bool:
+    unindexed = _unindexed(table)
+    return unindexed > UNINDEXED and unindexed > table.count_rows() // 10
 
 
 def _unindexed(table: LanceTable) -> int:
-    index = table.index_stats("text_idx")
-    return 0 if index is None else int(index.num_unindexed_rows)
+    """Rows that the index of the texts lacks, or one of vectors: what comes later, and the whole of every fragment some
+    of whose rows were embedded since. They are searched one by one until they are taken in."""
+    columns = {index.name: index.columns[0] for index in table.list_indices()}
+    searched = [name for name, column in columns.items() if name == "text_idx" or column.startswith(sc.VECTOR)]
+    stats = [table.index_stats(name) for name in searched]
+    return max((int(found.num_unindexed_rows) for found in stats if found is not None), default=0)
 
 
 def _small_fragments(table: LanceTable) -> int:

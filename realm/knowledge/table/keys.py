@@ -47,7 +47,7 @@ def lay_keys(store: Store, table: LanceTable) -> None:
     if not has_keys(table.schema):
         with store.errors("written"):
             # Said first: a library that knows nothing of keys would write rows without any.
-            raise_format(store.path)
+            raise_format(store.place)
             table.add_columns({KEY: _EXPRESSION})
             lay_indexes(table)
 

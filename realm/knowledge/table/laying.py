@@ -1,24 +1,21 @@
-"""Laying an empty knowledge base: its table, the indexes of it, and kb.json."""
+"""Laying an empty knowledge base: its table, the indexes of it, and what describes it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from realm.errors import KnowledgeBaseError, UsageError
-from realm.files import staged_folder, write_json
+from realm.errors import UsageError
 from realm.knowledge.table import keys
 from realm.knowledge.table import schema as sc
-from realm.knowledge.table.store import CONFIG, FORMAT, FORMAT_VERSION, Store
+from realm.knowledge.table.places import Place
+from realm.knowledge.table.store import FORMAT, FORMAT_VERSION, Store
 
 
-def lay(path: Path, splitter: Mapping[str, Any] | None, text_search: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What kb.json says of the new one; see `KnowledgeBase.create`."""
+def lay(place: Place, splitter: Mapping[str, Any] | None, text_search: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What describes the new one; see `KnowledgeBase.create`."""
     from lancedb.index import FTS
 
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise KnowledgeBaseError(f"{path} is there already and not empty: open it, or give another path")
     try:
         text_index = FTS(**{"with_position": False, **(text_search or {})})
     except TypeError as error:
@@ -29,11 +26,11 @@ def lay(path: Path, splitter: Mapping[str, Any] | None, text_search: Mapping[str
         "splitter": dict(splitter or {}),
         "text_search": dict(text_search or {}),
     }
-    with staged_folder(path) as staged:
+    with place.laying(config) as staged:
         Store.create(staged, sc.CORE)
-        table = Store(staged).table
-        for column in ("text", "title"):
-            table.create_index(column, config=text_index)
-        keys.lay_indexes(table)
-        write_json(staged / CONFIG, config)
+        store = Store(staged)
+        with store.errors("laid"):
+            for column in ("text", "title"):
+                store.table.create_index(column, config=text_index)
+            keys.lay_indexes(store.table)
     return config

@@ -53,7 +53,14 @@ def versions(store: Store) -> list[Version]:
 
 
 def version_at(store: Store, time: datetime) -> int:
-    """The newest version none of whose commits is later than a time; see `KnowledgeBase.version_at`."""
+    """The newest version none of whose commits is later than a time; a time without a zone is local.
+
+    A version counts from its commit on, or from the time that its documents carry (`Revision.time`), which is a
+    little earlier. Where the machine's clock was set back between two versions, those made until it caught up count
+    from the moment that it was set back from: so no version is given that holds an edit with a later time on it.
+    UsageError before the first version and in the future. Takes about a millisecond for each version, and next to
+    nothing once a later version than that time was seen.
+    """
     try:
         time = time.astimezone()
     except (OverflowError, ValueError, OSError) as error:
@@ -71,7 +78,7 @@ def version_at(store: Store, time: datetime) -> int:
 
 def _last_within(store: Store, listed: Sequence[Version], time: datetime) -> int:
     if not listed:
-        raise KnowledgeBaseError(f"{store.path} has no version that can be opened: expected at least one")
+        raise KnowledgeBaseError(f"{store.address} has no version that can be opened: expected at least one")
     if time > max(sc.now(), *(version.time for version in listed)):
         raise UsageError(f"found as_of={time.isoformat()}: expected a time that has been, it is {_now_told()} now")
     within = num_within(listed, time)
@@ -99,7 +106,7 @@ def moment_of(store: Store, as_of: AsOf | None) -> datetime:
     found = next((version.time for version in versions(store) if version.version == as_of), None)
     if found is None:
         store.at(as_of)  # tells which versions there are
-        raise KnowledgeBaseError(f"{store.path} has no time of version {as_of}: expected one that versions() lists")
+        raise KnowledgeBaseError(f"{store.address} has no time of version {as_of}: expected one that versions() lists")
     return found
 
 

@@ -29,4 +29,4 @@ class Upkeep:
         """Let old versions go, and their files; see `housekeeping.reclaim`. What they held can't be had again."""
         store = self.writer.store
         with store.writing(self.writer.timeout) as table, store.errors("compacted"):
-            return housekeeping.reclaim(table, store.path, older_than, keep_versions)
+            return housekeeping.reclaim(table, store.place, older_than, keep_versions)

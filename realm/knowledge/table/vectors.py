@@ -233,6 +233,7 @@ def _commit(
             table.add_columns(fields)
         names = pa.array([sc.row_key(*places[at]) for at in stay], pa.string())
         data = pa.table({sc.KEY: names, sc.VECTOR + encoder.fingerprint: fixed_size(vector_ND[stay])})
+        store.check_held()
         table.merge_insert(sc.KEY).when_matched_update_all().execute(data)
         keys.index_keys(table)
     return len(stay)

@@ -9,8 +9,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from realm.errors import AbsentError, ChangedError, DataError, KnowledgeBaseError, PresentError, UsageError
+from realm.errors import (
+    AbsentError,
+    ChangedError,
+    DataError,
+    KnowledgeBaseError,
+    PresentError,
+    UnavailableError,
+    UsageError,
+)
 from realm.files import fingerprint
 from realm.knowledge.table import housekeeping, keys, origins
 from realm.knowledge.table import schema as sc
@@ -159,7 +168,7 @@ class Writer:
             with self.store.errors("written"):
                 if fields:
                     table.add_columns(fields)
-                _commit(table, data, any(i in headers for i in changes))
+                self._commit(table, data, version, any(i in headers for i in changes))
             return replace(counts, version=table.version)
 
     def take_over(self, documents: Sequence[Document], origin: Origin) -> None:
@@ -172,6 +181,7 @@ class Writer:
                 if fields := origins.new_columns(table.schema):
                     table.add_columns(fields)
                 data = origins.origin_rows([by_id[i] for i in ids], origin)
+                self.store.check_held()
                 table.merge_insert(sc.KEY).when_matched_update_all().execute(data)
 
     def delete(self, ids: Sequence[str], source: str | None = None, expected: int | None = None) -> Counts:
@@ -203,21 +213,35 @@ class Writer:
             ]
             for i in ids:
                 rows += keys.emptied(i, range(headers[i]["num_passages"]))
-            _commit(table, sc.table_of(rows, table.schema), True)
+            self._commit(table, sc.table_of(rows, table.schema), version, True)
         if self.tidies:
             self.tidy_behind()
         return Counts(deleted=len(ids), version=self.store.version)
+
+    def _commit(self, table: LanceTable, data: pa.Table, version: int, replaces: bool) -> None:
+        """One commit of rows that are stamped with `version`. KnowledgeBaseError where another writer came between, as
+        only one can who took the hold for lost in the moment of the commit."""
+        self.store.check_held()
+        made = _commit(table, data, replaces)
+        if made != version and not _holds(self.store.at(version), data):
+            raise KnowledgeBaseError(
+                f"{self.store.address}: what was to be version {version} became version {made}, because another writer "
+                f"came between: look at the documents of both (`realm docs history`) and edit them again"
+            )
 
     def tidy_behind(self) -> None:
         """`tidy` after a commit: what is committed has not failed because the housekeeping did, which the next write
         tries again."""
         try:
             self.tidy()
-        except KnowledgeBaseError as error:
+        except (KnowledgeBaseError, UnavailableError) as error:
             log.warning("housekeeping is put off: %s", error)
 
     def tidy(self) -> bool:
         """`housekeeping.tidy`, where it is worth its time and nobody else writes; whether anything was done."""
+        with self.store.errors("tidied"):
+            if not housekeeping.is_worth_tidying(self.store.table):
+                return False
         with suppress(InUseError), self.store.writing(0.0) as table, self.store.errors("tidied"):
             return housekeeping.tidy(table)
         return False
@@ -227,7 +251,8 @@ class Writer:
             return []
         if self.split is None:
             raise UsageError(
-                f"{self.store.path} was opened without its splitter: expected split=, built from kb.splitter, to write"
+                f"{self.store.address} was opened without its splitter: expected split=, built from kb.splitter, to "
+                "write"
             )
         result = self.split(documents)
         if len(result) != len(documents):
@@ -264,17 +289,28 @@ def _changes(by_id: Mapping[str, Document], headers: Mapping[str, Mapping[str, A
     return changes
 
 
-def _commit(table: LanceTable, data: pa.Table, replaces: bool) -> None:
-    """One commit: rows in, each in the place of the row with its key.
+def _commit(table: LanceTable, data: pa.Table, replaces: bool) -> int:
+    """One commit: rows in, each in the place of the row with its key; its version.
 
     replaces: whether there may be such rows. A row without a vector (a document's own, a passage not embedded yet) is
     what LanceDB calls a bad vector: from 10 numbers on it refuses one unless told to keep it as null.
     """
     if not replaces:
-        table.add(data, on_bad_vectors="null")
-        return
+        return int(table.add(data, on_bad_vectors="null").version)
     merge = table.merge_insert(sc.KEY).when_matched_update_all().when_not_matched_insert_all()
-    merge.execute(data, on_bad_vectors="null")
+    return int(merge.execute(data, on_bad_vectors="null").version)
+
+
+def _holds(table: LanceTable, data: pa.Table) -> bool:
+    """Whether the documents that were to be written stand in a version, as after a store that did what it was asked and
+    whose answer was lost: Lance then asks again."""
+    heads = data.filter(pc.equal(data["number"], sc.HEADER)).select(["document_id", "version", "document_hash"])
+    found = read_headers(table, heads["document_id"].to_pylist())
+    return all(
+        found.get(head["document_id"], {}).get("version") == head["version"]
+        and found[head["document_id"]]["document_hash"] == head["document_hash"]
+        for head in heads.to_pylist()
+    )
 
 
 def read_headers(table: LanceTable, ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from realm import files
+from realm.addresses import address_or_path
 from realm.config import explain, from_json, override, to_json
 from realm.errors import UsageError
 from realm.knowledge.questions.files import read_questions
@@ -91,14 +92,15 @@ def compare_systems(
         reporter.note(f"{name}, seed {seed}: {leg.folder}")
         system = find_system(name, runs)
         system.train(leg)
-        facts = {"system": name, "seed": seed, "start": leg.start, "knowledge_base": str(leg.knowledge_base.absolute())}
+        facts = {"system": name, "seed": seed, "start": leg.start}
+        facts["knowledge_base"] = address_or_path(leg.knowledge_base)
         place = Path(out) / f"{name}-s{seed}"
         judge_leg(place, system.fingerprint(leg), partial(system.open, leg), sets, how, reporter, facts)
         done.setdefault(name, {})[seed] = leg
         result = {
             "format": FORMAT,
             "format_version": 1,
-            "knowledge_base": str(Path(kb_path).absolute()),
+            "knowledge_base": address_or_path(kb_path),
             "questions": str(Path(questions).absolute()),
             "systems": {n: {"title": find_system(n, runs).title, "seeds": list(found)} for n, found in done.items()},
             "taught_too": taught,

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from realm import files
+from realm.addresses import address_of, address_or_path
 from realm.answering.answerer import answerer_folder, is_answerer, model_fingerprint
 from realm.answering.ask import Realm
 from realm.answering.confidence import FILE as CALIBRATION
@@ -85,6 +86,10 @@ def edit_test(
     if min(edits, k) < 1 or only not in ONLY:
         raise UsageError(f"found edits={edits}, k={k}, only={only!r}: expected sizes of at least 1, {', '.join(ONLY)}")
     reporter = reporter or Silent()
+    if address_of(kb_path) is not None:
+        raise UsageError(
+            f"found --kb {address_or_path(kb_path)}: expected a folder, for the edits are tried on a copy of it"
+        )
     model, kb_path, qa, out = Path(model), Path(kb_path).absolute(), Path(qa), Path(out)
     questions = read_questions(qa, format=format)
     settings = {

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from realm import files
+from realm.addresses import address_or_path
 from realm.config import from_json
 from realm.errors import ArtefactError, DataError, UsageError
 from realm.evaluation.answers import NORMALIZERS
@@ -100,7 +101,7 @@ def finetune(
             )
             parents = {
                 "licence": licence,
-                "knowledge_base": str(Path(kb_path).absolute()),
+                "knowledge_base": address_or_path(kb_path),
                 "knowledge_base_version": snapshot.version,
                 "snapshot": snapshot.fingerprint,
                 "model": model if not Path(model).exists() else str(Path(model).absolute()),

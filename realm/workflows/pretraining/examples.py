@@ -20,10 +20,12 @@ import regex
 import torch
 
 from realm import __version__, files, objectives
+from realm.addresses import address_or_path
 from realm.errors import ArtefactError, UsageError
 from realm.evaluation.probe import judge, probe_hits
 from realm.evaluation.retrieval import answer_in_text
 from realm.knowledge.snapshot import Snapshot
+from realm.knowledge.table.places import place_of
 from realm.methods.realm import RealmPretraining
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex
@@ -205,8 +207,10 @@ def _texts(run: Run, kb: Path | None, reporter: Reporter) -> tuple[Text, Text]:
             "leave --kb out, or say where that knowledge base lies now"
         )
     place = kb or Path(parents["knowledge_base"])
-    if not (place / "kb.json").exists():
-        raise ArtefactError(f"{run.path} was trained on {place}, which is no longer there: name its place with --kb")
+    if not place_of(place).is_laid():
+        raise ArtefactError(
+            f"{run.path} was trained on {address_or_path(place)}, which is no longer there: name its place with --kb"
+        )
     searched = text(place, parents.get("knowledge_base_version"), parents["snapshot"])
     if not parents.get("corpus"):
         return searched, searched

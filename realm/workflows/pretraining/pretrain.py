@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from realm.addresses import address_or_path
 from realm.config import PretrainConfig
 from realm.errors import ArtefactError, UsageError
 from realm.training.launch import one_process
@@ -57,8 +58,7 @@ def pretrain(
         with ranks.rank_0_first("the run's text and its folder"):
             searched, masked = _begin(run, Path(kb_path), corpus, config, reporter, ranks)
         pretrain_texts(run, config, searched, masked, reporter, should_stop, ranks)
-        ranks.wait("the evaluation")
-    return compare(run)
+        return ranks.tell(lambda: compare(run))
 
 
 def _begin(
@@ -87,10 +87,10 @@ def _begin(
         None if config.start is None else run.start if kept else parts.find_start(config, searched.snapshot.tokenizer)
     )
     parents = {
-        "knowledge_base": str(kb_path.absolute()),
+        "knowledge_base": address_or_path(kb_path),
         "knowledge_base_version": searched.snapshot.version,
         "snapshot": searched.snapshot.fingerprint,
-        "corpus": str(corpus.absolute()) if corpus else None,
+        "corpus": address_or_path(corpus) if corpus else None,
         "corpus_version": masked.snapshot.version if corpus else None,
         "corpus_snapshot": masked.snapshot.fingerprint,
         "corpus_spans": masked.spans.fingerprint,

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from realm import files
+from realm.addresses import address_or_path
 from realm.config import to_json
 from realm.errors import ArtefactError, DataError, MismatchError
 from realm.evaluation.answers import token_f1
@@ -100,14 +101,15 @@ def make_questions(
     if not records:
         reasons = ", ".join(f"{name} {count:,}" for name, count in maker.counts.most_common(4))
         raise DataError(
-            f"{kb.path}: found no question to make from {maker.passages:,} passages ({reasons or 'no name, no date'}): "
-            "expected sentences with names, dates or numbers; loosen the settings, or give questions with --qa"
+            f"{kb.address}: found no question to make from {maker.passages:,} passages "
+            f"({reasons or 'no name, no date'}): expected sentences with names, dates or numbers; loosen the settings, "
+            "or give questions with --qa"
         )
     told = {
         "format": FORMAT,
         "format_version": VERSION,
         "fingerprint": key,
-        "knowledge_base": str(Path(kb_path).absolute()),
+        "knowledge_base": address_or_path(kb_path),
         "knowledge_base_version": snapshot.version,
         "model": model if not Path(model).exists() else str(Path(model).absolute()),
         **facts,

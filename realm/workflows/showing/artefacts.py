@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from realm import files
+from realm.addresses import address_of
 from realm.errors import ArtefactError
 
 Facts = dict[str, Any]
@@ -77,14 +78,15 @@ def _snapshot(path: Path, manifest: Facts) -> Facts:
             open_array(path, name, array)
         except ArtefactError as error:
             damage.append(str(error))
-    base, version = Path(str(manifest.get("knowledge_base"))), manifest.get("knowledge_base_version")
+    base, version = str(manifest.get("knowledge_base")), manifest.get("knowledge_base_version")
+    gone = address_of(base) is None and not Path(base).exists()
     return {
         "passages": manifest.get("rows"),
         "documents": manifest.get("documents"),
         "fingerprint": manifest.get("fingerprint"),
         "tokenizer": manifest.get("tokenizer_fingerprint"),
         "vocabulary": manifest.get("vocab_size"),
-        "made_from": f"{base}, version {version}" + ("" if base.exists() else " (no longer there)"),
+        "made_from": f"{base}, version {version}" + (" (no longer there)" if gone else ""),
         "splitter": manifest.get("splitter"),
         "damaged": damage,
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from realm import files
+from realm.addresses import address_of
 from realm.config import PretrainConfig
 from realm.errors import ArtefactError, RealmError
 from realm.training.metrics import read_metrics
@@ -44,6 +45,8 @@ def describe(path: Path) -> Facts:
     is nothing that this library makes; KnowledgeBaseError when a knowledge base can't be opened.
     """
     path = Path(path)
+    if address_of(path) is not None:
+        return _knowledge_base(path)
     if not path.exists():
         raise ArtefactError(f"nothing at {path}: expected {EXPECTED}")
     if path.is_file() and path.name in NAMED_FILES:
@@ -100,7 +103,7 @@ def _knowledge_base(path: Path) -> Facts:
         encoders[name] = f"{dim} numbers a passage, {passages - missing:,} passages"
         if missing:
             waiting.append(f"{missing:,} passages have no vector of {name} yet")
-    snapshots = path / "snapshots"
+    snapshots = kb.path / "snapshots"
     finished = sorted(p.name for p in snapshots.glob("v*") if _is(p, "realm snapshot"))
     facts = {
         "version": kb.version,
@@ -116,6 +119,8 @@ def _knowledge_base(path: Path) -> Facts:
             *sorted(f"snapshots/{p.name}" for p in snapshots.glob(".*") if _UNFINISHED.match(p.name)),
         ],
     }
+    if address_of(path) is not None:
+        return {"kind": "realm knowledge base", "path": kb.address, **facts}
     config = files.read_json(path / "kb.json")
     return _facts("realm knowledge base", path, facts, config)
 
