@@ -3,8 +3,8 @@
 Documents are made, or those of a knowledge base (--kb), over and over with new ids until there are enough. The estimate
 takes the lengths of passages from the first of them, as `--sample` does, is made right before each size's run, and
 knows the settings of the run. Then the run is done: `realm ingest`, and `realm pretrain` with a few steps; each of its
-stages is timed as its bar is. What would take hours is done on the first passages, and the estimate is of as many: the
-spaCy tagger, embedding through six layers, indexes of faiss above --indexed.
+stages is timed as its bar is, and each step as its log tells. What would take hours is done on the first passages, and
+the estimate is of as many: the spaCy tagger, embedding through six layers, indexes of faiss above --indexed.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ from realm.knowledge.text.passages import SentenceSplitter
 from realm.knowledge.text.spans import find_spans
 from realm.models.encoders import DenseEncoder
 from realm.recipes import small
+from realm.search import codes
 from realm.search.embed import embed_rows
 from realm.search.exact import ExactIndex
 from realm.types import Document
 from realm.workflows.estimating import texts
 from realm.workflows.estimating.estimate import estimate
-from realm.workflows.estimating.indexes import LINKS, cells, index_cost
+from realm.workflows.estimating.indexes import CODED_LINKS, cells, index_cost
 from realm.workflows.estimating.machine import Machine, Work, calibrate
 from realm.workflows.estimating.texts import Text
 from realm.workflows.ingest import ingest_sources
@@ -53,13 +54,13 @@ STAGES = (
     ("snapshot", "snapshot"),
     ("spans", "salient spans"),
     ("scan", "find what can be masked"),
-    ("ict", "warm start"),
     ("embed", "embed the passages"),
-    ("realm", "REALM pre-training"),
     ("judging", "evaluate"),
 )
 """The estimate's name of a time, and how the title of a run's stage begins."""
 GOAL = 0.2
+MIN_CODED = 5_000
+"""Fewer vectors are no index's business."""
 
 
 def arguments(parser: _ArgumentGroup) -> None:
@@ -85,6 +86,8 @@ class Stages:
 
     seconds: dict[str, float] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds of each step of a training."""
 
     @contextmanager
     def stage(self, title: str, unit: str = "") -> Iterator[Any]:
@@ -95,7 +98,8 @@ class Stages:
         self.times[name] = self.times.get(name, 0) + 1
 
     def event(self, event: Any) -> None:
-        return None
+        if event["kind"] == "train":
+            self.steps.setdefault(event["stage"], []).append(event["seconds"])
 
     def note(self, text: str) -> None:
         return None
@@ -217,9 +221,7 @@ def _at_size(
     bench.say(f"{n:,} passages: pre-training")
     stages = Stages()
     with Held() as held:
-        began = time.perf_counter()
         pretrain(folder / "kb", folder / "run", config, reporter=stages)
-        trained = time.perf_counter() - began
     snapshots = folder / "kb" / "snapshots"
     compared.size("disk: snapshot and spans", n, numbers["snapshot_bytes"], _size(snapshots))
     for name, _ in STAGES:
@@ -227,7 +229,8 @@ def _at_size(
         if name == "embed" and seconds:
             seconds /= stages.times[name]
         compared.time(name, n, numbers[f"{name}_seconds"], seconds)
-    compared.time("pre-training in all", n, numbers["total_seconds"] - numbers["ingest_seconds"], trained)
+    for stage, steps in stages.steps.items():
+        compared.time(f"{stage} step", n, numbers[f"{stage}_step_seconds"], float(np.median(steps[1:] or steps)))
     compared.size("disk: indexes of the run", n, numbers["index_bytes"] * 2, _size(folder / "run" / "index"))
     checkpoints = _size(folder / "run" / "checkpoints") + _size(folder / "run" / "warm-start")
     compared.size("disk: checkpoints", n, numbers["checkpoints_bytes"], checkpoints)
@@ -251,7 +254,7 @@ def _config(model: Path, options: Namespace) -> PretrainConfig:
             f"model={model}", "data.spans_pipeline=pattern", f"ict.steps={options.steps}",
             f"ict.batch_size={4 * options.batch}", f"realm.steps={options.steps}", f"realm.batch_size={options.batch}",
             "refresh.mode=off", f"loop.threads={options.threads}", "loop.tensorboard=false", "probe.size=1000",
-            "loop.checkpoint_every=1000000", "data.max_span_documents=none",
+            "loop.checkpoint_every=1000000", "loop.log_every=1", "data.max_span_documents=none",
         ],
     )  # fmt: skip
 
@@ -298,29 +301,22 @@ def _indexes(
     for kind, dtype in (("bf16", "bfloat16"), ("int8", "int8")):
         ExactIndex(vector_ND, dtype=dtype).save(folder / kind)
         compared.size(f"disk: index {kind}", n, index_cost(kind, n, dim, None).disk, _size(folder / kind))
-    faiss = bench.peer("faiss")
-    if faiss is None or n > options.indexed or n < 40 * 256:
+    if bench.peer("faiss") is None or n > options.indexed or n < MIN_CODED:
         return
-    faiss.omp_set_num_threads(machine.threads)
-    for kind, factory in _factories(n, dim).items():
-        made_index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    sample_SD = vector_ND[: 64 * cells(n)].numpy()
+    for kind in codes.KINDS:
+        lists = 0 if kind == "hnsw-sq" else cells(n)
+        plan = codes.Plan(
+            kind, dim, lists=lists, pieces=dim if kind == "ivf-pq" else 0, links=0 if lists else CODED_LINKS
+        )
         began = time.perf_counter()
-        if not made_index.is_trained:
-            made_index.train(vector_ND.numpy())
-        made_index.add(vector_ND.numpy())
+        shared = codes.cells(sample_SD, [vector_ND.numpy()], lists, dim) if lists else None
+        coded = codes.Codes.build(plan, sample_SD, [vector_ND.numpy()], shared)
         seconds = time.perf_counter() - began
+        coded.write(folder / kind)
         cost = index_cost(kind, n, dim, machine)
-        compared.time(f"index {kind}", n, cost.seconds, seconds, factory)
-        compared.size(f"memory: index {kind}", n, cost.memory, len(faiss.serialize_index(made_index)), factory)
-
-
-def _factories(n: int, dim: int) -> dict[str, str]:
-    return {
-        "pq": f"PQ{dim // 2}x4fs",
-        "ivf-pq": f"IVF{cells(n)},PQ{dim // 4}",
-        "ivf-sq8": f"IVF{cells(n)},SQ8",
-        "hnsw": f"HNSW{LINKS},Flat",
-    }
+        compared.time(f"index {kind}", n, cost.seconds, seconds)
+        compared.size(f"memory: index {kind}", n, cost.memory, (folder / kind).stat().st_size)
 
 
 def _deep(

@@ -18,7 +18,9 @@ def estimate(
     ] = None,
     recipe: Annotated[str, typer.Option(help="The settings to start from.")] = "small",
     encoder: Annotated[str | None, typer.Option(help="The model to start from; same as model=NAME.")] = None,
-    index: Annotated[str, typer.Option(help="exact, bf16, int8, pq, ivf-pq, ivf-sq8, hnsw or lance.")] = "exact",
+    index: Annotated[
+        str, typer.Option(help="exact, bf16, int8, ivf-pq, ivf-rabitq, ivf-sq, hnsw-sq, hnsw or lance.")
+    ] = "exact",
     hardware: Annotated[
         list[str] | None,
         typer.Option(

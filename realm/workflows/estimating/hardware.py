@@ -97,6 +97,7 @@ def computed(machine: Machine, hardware: Hardware, work: Work, config: PretrainC
         matmul=rate,
         bandwidth=read,
         parameter_update=UPDATE_BYTES / read,
+        search_call=machine.search_call,
         search_one=vector / read,
         search_batch=max(vector / read, 2.0 * queries * machine.dim / rate) + 4.0 * queries / read,
         distance=max(vector, 64) / read,

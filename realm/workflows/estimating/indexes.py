@@ -1,8 +1,9 @@
 """What an index of each kind takes, from its layout, and what building it costs.
 
-Layouts are those of `realm.search` and of faiss (its wiki, "Faiss indexes"; Douze et al. 2024, "The Faiss library"):
-a code of m bytes and an id of 8 in an inverted file, 2 M links of 4 bytes in the lowest layer of a graph. Building is
-k-means (10 rounds over at most 256 rows a cell), one look for each row's cell, and the codes.
+Compressed kinds are those of `realm.search.codes`, whose bytes a row they are; `hnsw` is a graph over the float32
+vectors as faiss has it (M links of 4 bytes, twice as many in the lowest layer; Malkov & Yashunin 2018), `lance` the
+inverted file that a knowledge base keeps. Building is k-means (10 rounds over 64 rows a cell), one look for each row's
+cell, and codes of 16 words; or a walk through the graph for each row.
 
 Legend: N rows, D vector size, C cells, M links.
 """
@@ -13,16 +14,17 @@ import math
 from dataclasses import dataclass
 
 from realm.errors import UsageError
+from realm.search.codes import PER_LIST, Plan
 from realm.workflows.estimating.machine import Machine
 
 LINKS, BREADTH = 32, 80
-"""Of the graph: M, and how many candidates it is built with."""
+"""Of the graph over float32: M, and how many candidates it is built with."""
+CODED_LINKS = 16
+"""Of the graph over bytes."""
 LOOKS = 1.25
-"""Distances for each link and candidate of a row's way into the graph: 4,100 at a million rows (M 32, breadth 100)."""
-ROUNDS, CODE_ROUNDS, ROWS_A_CELL, CODE_ROWS = 10, 25, 256, 65_536
-CODES = 256
-"""Codewords of a byte."""
-KINDS = ("exact", "bf16", "int8", "pq", "ivf-pq", "ivf-sq8", "hnsw", "lance")
+"""Distances for each link and candidate of a row's way into a graph: 4,100 at a million rows (M 32, breadth 100)."""
+ROUNDS, CODE_ROUNDS, CODE_ROWS, CODE_WORDS = 10, 25, 65_536, 16
+KINDS = ("exact", "bf16", "int8", "ivf-pq", "ivf-rabitq", "ivf-sq", "hnsw-sq", "hnsw", "lance")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class IndexCost:
 
 
 def cells(rows: int) -> int:
-    """About four times the root of the rows, and 39 rows to learn each from."""
-    return max(1, min(int(4 * math.sqrt(rows)), rows // 39))
+    """About twice the root of the rows, and a power of two, as `realm.search.tuning` has it."""
+    return 1 << max(4, round(math.log2(max(1.0, 2 * math.sqrt(rows)))))
 
 
 def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, documents: float = 0.0) -> IndexCost:
@@ -53,44 +55,35 @@ def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, docum
     """
     if kind not in KINDS:
         raise UsageError(f"found the index {kind!r}: expected one of {', '.join(KINDS)}")
-    n, d, c = rows, dim, cells(rows)
+    n, d = rows, dim
     exact = 4.0 * n * d
-    inverted = c * 4.0 * d
-    codebook = CODES * 4.0 * d
-    rate = None if machine is None else machine.matmul / 2
-    learn = ROUNDS * 2.0 * min(n, ROWS_A_CELL * c) * c * d + 2.0 * n * c * d
-    code = CODE_ROUNDS * 2.0 * min(n, CODE_ROWS) * CODES * d + 2.0 * n * CODES * d
-    written = "written by embedding"
-
-    def by(operations: float) -> float | None:
-        return None if rate is None else operations / rate
-
-    if kind == "exact":
-        return IndexCost(kind, exact, exact, 0.0, "4 N D", written)
-    if kind == "bf16":
-        return IndexCost(kind, exact / 2, exact / 2, 0.0, "2 N D", written)
-    if kind == "int8":
-        return IndexCost(kind, n * (d + 4.0), n * (d + 4.0), 0.0, "N (D + 4): a scale a row", written)
-    if kind == "pq":
-        size = n * d / 4 + codebook / 16
-        told = "25 rounds over 65,536 rows, 16 codewords"
-        return IndexCost(kind, size, size + exact, by(code / 16), "N D / 4: D / 2 codes of 4 bits", told)
-    if kind == "ivf-pq":
-        size = n * (d / 4 + 8.0) + inverted + codebook
-        told = "k-means of C cells, then 256 codewords"
-        return IndexCost(kind, size, size + exact, by(learn + code), "N (D / 4 + 8) + 4 D C, C = 4 sqrt(N)", told)
-    if kind == "ivf-sq8":
-        size = n * (d + 8.0) + inverted
-        return IndexCost(kind, size, size, by(learn), "N (D + 8) + 4 D C, C = 4 sqrt(N)", "k-means of C cells")
+    plain = {"exact": (exact, "4 N D"), "bf16": (exact / 2, "2 N D"), "int8": (n * (d + 4.0), "N (D + 4)")}
+    if kind in plain:
+        size, formula = plain[kind]
+        return IndexCost(kind, size, size, 0.0, formula, "written by embedding")
+    if kind in ("hnsw", "hnsw-sq"):
+        links = LINKS if kind == "hnsw" else CODED_LINKS
+        row = 4.0 * d + 8.0 * links + 4.0 * links / (links - 1) + 12.0
+        formula = f"N (4 D + 8 M + 16), M = {links}"
+        if kind == "hnsw-sq":
+            row, formula = Plan(kind, d, links=links).bytes_a_row(), f"N (D + 8.5 M + 12), M = {links}"
+        looks = LOOKS * links * BREADTH
+        took = None if machine is None else n * looks * machine.distance / max(1, machine.threads)
+        told = f"{looks:,.0f} distances a row: {LOOKS:g} x M x {BREADTH}"
+        return IndexCost(kind, n * row, n * row + (exact if kind == "hnsw-sq" else 0.0), took, formula, told)
+    c = cells(n) if kind != "lance" else max(1, round(math.sqrt(n)))
     if kind == "lance":
-        c = max(1, round(math.sqrt(n)))
-        size = n * (d + 8.0) + c * 4.0 * d
-        learn = ROUNDS * 2.0 * min(n, ROWS_A_CELL * c) * c * d + 2.0 * n * c * d
-        disk = size + 4.0 * d * (n + documents)
-        return IndexCost(kind, size, disk, by(learn), "N (D + 8) + 4 D C, C = sqrt(N)", "k-means of C cells")
-    links = 8.0 * LINKS + 4.0 * LINKS / (LINKS - 1) + 12.0
-    size = n * (4.0 * d + links)
-    took = None if machine is None else n * LOOKS * LINKS * BREADTH * machine.distance / max(1, machine.threads)
+        row, formula = d + 8.0, "N (D + 8) + 4 D C, C = sqrt(N)"
+    else:
+        row = Plan(kind, d, lists=c, pieces=d if kind == "ivf-pq" else 0).bytes_a_row()
+        code = {"ivf-pq": "D / 2 + 8", "ivf-rabitq": "D / 8 + 20", "ivf-sq": "D + 8"}[kind]
+        formula = f"N ({code}) + 4 D C, C = 2 sqrt(N)"
+    size = n * row + c * 4.0 * d
+    learn = ROUNDS * 2.0 * min(n, PER_LIST * c) * c * d + 2.0 * n * c * d
+    coded = (CODE_ROUNDS * min(n, CODE_ROWS) + n) * 2.0 * CODE_WORDS * d if kind == "ivf-pq" else 0.0
+    # Both are products of many rows with few: at about half of the best rate.
+    seconds = None if machine is None else (learn + coded) / (machine.matmul / 2)
+    told = "10 rounds of k-means over 64 rows a cell, each row's cell" + (", codes of 16 words" if coded else "")
     return IndexCost(
-        kind, size, size, took, f"N (4 D + 8 M + 16), M = {LINKS}", f"{LOOKS:g} x M x {BREADTH} distances a row"
+        kind, size, size + (4.0 * d * (n + documents) if kind == "lance" else exact), seconds, formula, told
     )

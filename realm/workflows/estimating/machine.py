@@ -76,6 +76,8 @@ class Machine:
     """Bytes of text read, cut and committed."""
     tidied: float
     """Bytes of text whose words are indexed and whose files are folded, behind it."""
+    passed: float
+    """Rows passed over while the ids of a batch are looked for; see `preparing`."""
     laid: float
     """Word pieces laid out in a snapshot."""
     scanned: float
@@ -94,6 +96,10 @@ class Machine:
     """Seconds of the optimizer for one parameter."""
     exchange: float = 0.0
     """Bytes a second between workers; 0 where there is one."""
+    judged: float
+    """Seconds of looking for a probe sentence's answer in the passages that were found."""
+    search_call: float
+    """Seconds of a search of next to nothing."""
     search_one: float
     """Seconds a passage for one query."""
     search_batch: float
@@ -127,6 +133,7 @@ class Machine:
             "tidied_bytes_a_second": round(self.tidied),
             "laid_pieces_a_second": round(self.laid),
             "tagged_bytes_a_second": None if self.tagged is None else round(self.tagged),
+            "passed_rows_a_second": round(self.passed),
             "snapshot_passages_a_second": round(self.laid / lengths.pieces, 1),
             "scanned_passages_a_second": round(self.scanned, 1),
             "tagged_passages_a_second": None if self.tagged is None else round(self.tagged / lengths.bytes, 1),
@@ -172,9 +179,12 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             torch.empty(INDEX_ROWS, encoder.dim).uniform_(-1, 1), device=None if device.type == "cpu" else device
         )
         k = config.realm.num_candidates - 1
-        one = networks.search_seconds(index, 1, k)
+        few = ExactIndex(torch.ones(k, encoder.dim), device=index.device)
+        call = networks.search_seconds(few, 1, k)
+        one = max(0.0, networks.search_seconds(index, 1, k) - call)
         some = min(config.realm.batch_size, 64)
-        batch = networks.search_seconds(index, some, k * config.realm.over_retrieve) * config.realm.batch_size / some
+        wide = k * config.realm.over_retrieve
+        batch = max(0.0, networks.search_seconds(index, some, wide) - call) * config.realm.batch_size / some
         limit = max_tokens(encoder.query_tower.backbone)
         length = min(int(text.lengths.tokens(config.data.max_passage_tokens)), limit or 1 << 30)
         activation = 16.0 * shape.hidden
@@ -201,6 +211,7 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             reader_activation=a_layer * max(reader_shape.layers, 1) * reader_shape.hidden,
             ingested=small.ingested,
             tidied=small.tidied,
+            passed=small.passed,
             laid=small.laid,
             scanned=small.scanned,
             tagged=small.tagged,
@@ -212,6 +223,8 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             matmul=matmul,
             bandwidth=measuring.bandwidth(device),
             parameter_update=measuring.update_seconds(device),
+            judged=networks.judging_seconds(small, max(config.probe.ks)),
+            search_call=call,
             search_one=one / len(index),
             search_batch=batch / len(index),
             distance=_distance(index),

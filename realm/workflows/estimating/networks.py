@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from realm.config import PretrainConfig
+from realm.evaluation.probe import judge
 from realm.methods.ict import InverseCloze
 from realm.methods.proposing import Proposer
 from realm.methods.realm import RealmPretraining
@@ -161,6 +162,17 @@ def search_seconds(index: ExactIndex, queries: int, k: int) -> float:
     """Of one call."""
     query_BD = torch.empty(queries, index.dim).uniform_(-1, 1)
     return seconds_of(lambda: index.search(query_BD, k), index.device)
+
+
+def judging_seconds(small: Prepared, k: int) -> float:
+    """Of one sentence of the probe: whether its answer stands in one of k passages."""
+    snapshot, size = small.snapshot, 64
+    rows_PK = torch.randint(len(snapshot), (size, k))
+
+    def look() -> None:
+        judge(rows_PK, ["Quallenberg"] * size, lambda row: f"{snapshot.title(row)}\n{snapshot.text(row)}", (k,))
+
+    return seconds_of(look, torch.device("cpu")) / size
 
 
 def activation_bytes(encoder: DenseEncoder, length: int, bf16: bool) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from realm.recipes import paper
 from realm.workflows.estimating.hardware import Hardware, known
 from realm.workflows.estimating.indexes import KINDS, index_cost
+from realm.workflows.estimating.preparing import IDS_PER_QUERY
 from realm.workflows.estimating.shapes import Shape
 from realm.workflows.estimating.sizes import (
     COMMITS,
@@ -30,6 +31,7 @@ from realm.workflows.estimating.sizes import (
 from realm.workflows.estimating.steps import TARGET_PIECES
 from realm.workflows.estimating.table import duration
 from realm.workflows.estimating.texts import BYTES_A_PIECE, SPANS_A_PIECE, WIKIPEDIA, Lengths
+from realm.workflows.estimating.times import looking_up
 from realm.workflows.showing.artefacts import size_text
 
 COUNTS = (13_353_718, 100_000_000, 1_000_000_000)
@@ -115,7 +117,7 @@ def _memory() -> Iterator[Sequence[str]]:
 
 def _devices() -> Iterator[Sequence[str]]:
     machines = known()
-    for kind in ("exact", "bf16", "int8", "ivf-pq", "hnsw"):
+    for kind in ("exact", "bf16", "int8", "ivf-pq", "ivf-rabitq", "hnsw"):
         for name in ("h200", "cpu-64"):
             if kind == "hnsw" and name == "h200":
                 continue  # a graph is walked on a processor
@@ -158,8 +160,10 @@ def _training() -> Iterator[Sequence[str]]:
 
 def _bringing_in(measured: Mapping[str, Any], lengths: Lengths) -> Iterator[Sequence[str]]:
     ingest = 1 / (1 / measured["ingested_bytes_a_second"] + 1 / measured["tidied_bytes_a_second"])
-    text = [count * lengths.bytes for count in COUNTS]
-    yield ("ingest", f"{ingest / 1e6:,.1f} MB", *(duration(size / ingest) for size in text), "T / rate")
+    passed = measured["passed_rows_a_second"]
+    seconds = [count * lengths.bytes / ingest + looking_up(count, lengths) / passed for count in COUNTS]
+    formula = f"T / {ingest / 1e6:,.3g}M + (documents / {IDS_PER_QUERY:,}) (R / 2) / {passed / 1e6:,.3g}M"
+    yield ("ingest", f"{ingest / 1e6:,.1f} MB", *map(duration, seconds), formula)
     for what, name, unit in (
         ("snapshot", "laid_pieces_a_second", lengths.pieces),
         ("salient spans, one process", "tagged_bytes_a_second", lengths.bytes),

@@ -14,6 +14,8 @@ from realm.workflows.estimating.table import Table
 from realm.workflows.estimating.texts import Lengths
 from realm.workflows.showing.artefacts import size_text
 
+TOKENIZER = 23.5
+"""Bytes of a word piece in a tokenizer's file."""
 TOO_LITTLE = "TOO LITTLE"
 DISTINCT = 0.35
 """Distinct spans of all."""
@@ -57,7 +59,7 @@ def snapshot_bytes(passages: int, lengths: Lengths, vocabulary: int) -> float:
     ids = 2 if vocabulary <= 1 << 16 else 4
     passage = lengths.bytes + lengths.pieces * (ids + 8) + 8 * lengths.sentences + 72
     document = lengths.title_bytes + lengths.id_bytes + lengths.title_pieces * ids + 48
-    return passages * (passage + lengths.documents * document)
+    return passages * (passage + lengths.documents * document) + TOKENIZER * vocabulary
 
 
 def spans_bytes(passages: int, lengths: Lengths, pipeline: str) -> float:
@@ -84,7 +86,7 @@ def disk(table: Table, passages: int, config: PretrainConfig, machine: Machine, 
     total = table.size(
         "knowledge_base",
         "disk: text and its word index",
-        data + words,
+        data + words + TOKENIZER * machine.vocabulary,
         f"{lengths.bytes:,.0f} bytes of text a passage; files as written and as folded (`docs compact` lets the first "
         f"go), {size_text(words)} of indexes",
     )
@@ -112,7 +114,7 @@ def disk(table: Table, passages: int, config: PretrainConfig, machine: Machine, 
     total += table.size(
         "answers",
         "disk: vectors for answering",
-        copies * (passages + documents) * machine.dim * 4.0,
+        (passages + documents) * (copies * machine.dim * 4.0 + KEYS),
         f"the last encoder's, in the knowledge base; written {copies:.2g} times, until `docs compact`",
     )
     saved = machine.encoder_parameters + machine.reader_parameters

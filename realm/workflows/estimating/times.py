@@ -5,7 +5,7 @@ from __future__ import annotations
 from realm.config import PretrainConfig
 from realm.workflows.estimating.indexes import index_cost
 from realm.workflows.estimating.machine import Machine, Work
-from realm.workflows.estimating.preparing import PROCESS_SHARE, processes
+from realm.workflows.estimating.preparing import IDS_PER_QUERY, PROCESS_SHARE, processes
 from realm.workflows.estimating.steps import masked_pieces, pair_flops, realm_flops, tokens_of_step
 from realm.workflows.estimating.table import Table, duration
 from realm.workflows.estimating.texts import Lengths
@@ -18,12 +18,13 @@ def times(
     """Rows of what takes time."""
     threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
     size = passages * lengths.bytes
+    looked = looking_up(passages, lengths) / machine.passed
     total = table.time(
         "ingest",
         "time: ingest",
-        size / machine.ingested + size / machine.tidied,
-        f"{size / 1e6:,.0f} MB at {machine.ingested / 1e6:,.1f} MB/s, then words indexed at "
-        f"{machine.tidied / 1e6:,.1f} MB/s",
+        size / machine.ingested + size / machine.tidied + looked,
+        f"{size / 1e6:,.0f} MB at {machine.ingested / 1e6:,.1f} MB/s, indexed at {machine.tidied / 1e6:,.1f} MB/s, "
+        f"{duration(looked)} to see which documents are there",
     )
     laid = machine.laid / lengths.pieces
     total += table.time(
@@ -47,7 +48,7 @@ def times(
     cost = index_cost(kind, passages, machine.dim, machine)
     built = table.time("index", f"time: index {kind}", cost.seconds, cost.building)
     ict = _ict(table, config, machine, work, threads)
-    question = passages * machine.search_one
+    question = machine.search_call + passages * machine.search_one
     table.time(
         "search_question",
         "time: exact search, a question",
@@ -60,15 +61,21 @@ def times(
     realm = table.time("realm", "time: REALM without refresh", steps * step, f"{steps:,} steps")
     swaps = (max(steps - 1, 0) // config.refresh.every_steps) if config.refresh.mode != "off" else 0
     refreshing, because = _refreshing(config, machine, swaps, embed, step)
-    table.time("refresh", "time: refreshes", refreshing, because)
-    judged = 2 * config.probe.size + 2 * min(LIVE_SENTENCES, config.probe.size) * (swaps + 1)
-    read = 4 * min(READ_SENTENCES, config.probe.size) * realm_flops(config, machine, work).all / 3
+    sentence = machine.judged + queries + work.query * machine.encoder.flops(work.query) / 3 / machine.embed_rate
+    live = (swaps + 1) * 2 * min(LIVE_SENTENCES, config.probe.size) * sentence if steps else 0.0
+    refreshing = table.time(
+        "refresh",
+        "time: refreshes",
+        refreshing + live,
+        f"{because}; {duration(live)} of it to look at the probe",
+    )
+    parts = realm_flops(config, machine, work).all / config.realm.batch_size / machine.realm_rate
+    reading = 4 * min(READ_SENTENCES, config.probe.size) * parts / 3
     judging = table.time(
         "judging",
-        "time: judging on the probe",
-        judged * (queries + work.query * machine.encoder.flops(work.query) / machine.ict_rate)
-        + read / config.realm.batch_size / machine.realm_rate,
-        f"{judged:,} searches: all sentences before and after, up to {LIVE_SENTENCES:,} twice at a refresh",
+        "time: judging before and after",
+        2 * config.probe.size * sentence + reading,
+        f"{config.probe.size:,} sentences of the probe: searched, and looked for in what was found",
     )
     table.time(
         "total",
@@ -77,6 +84,12 @@ def times(
         "the rows above, the first and the last embedding"
         + ("; without the spans, whose time is not known" if machine.tagged is None else ""),
     )
+
+
+def looking_up(passages: int, lengths: Lengths) -> float:
+    """Rows passed over by an ingest into an empty knowledge base: half of them all for each query of ids."""
+    documents = passages * lengths.documents
+    return documents / IDS_PER_QUERY * (passages + documents) / 2
 
 
 def _spans(table: Table, passages: int, config: PretrainConfig, machine: Machine, lengths: Lengths) -> float:
@@ -91,6 +104,7 @@ def _spans(table: Table, passages: int, config: PretrainConfig, machine: Machine
 def _ict(table: Table, config: PretrainConfig, machine: Machine, work: Work, threads: str) -> float:
     pairs = min(config.ict.batch_size, max(2, work.passages))
     step = pairs * pair_flops(machine, work) / machine.ict_rate + machine.step_overhead(machine.encoder_trained)
+    table.numbers["ict_step_seconds"] = float(f"{step:.4g}")
     return table.time(
         "ict",
         "time: warm start (ICT)",
@@ -103,7 +117,7 @@ def _realm_step(
     table: Table, passages: int, config: PretrainConfig, machine: Machine, work: Work, threads: str
 ) -> tuple[float, float]:
     """Seconds of a step, and of one query of a batch's search."""
-    part = passages * machine.search_batch
+    part = machine.search_call + passages * machine.search_batch
     search = table.time(
         "search_step",
         "time: exact search, a step",

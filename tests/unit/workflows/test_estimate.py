@@ -89,7 +89,7 @@ def test_the_whole_takes_as_long_as_its_parts(found: dict[str, Any]) -> None:
     parts = ("ingest", "snapshot", "spans", "scan", "index", "ict", "realm", "refresh", "judging")
     assert seconds["total"] == pytest.approx(sum(seconds[n] for n in parts) + 2 * seconds["embed"], rel=0.01)
     assert seconds["realm"] == pytest.approx(6 * seconds["realm_step"], rel=0.01)
-    assert seconds["refresh"] == pytest.approx(2 * seconds["embed"], rel=0.01)  # sync, at steps 2 and 4 of 6
+    assert seconds["refresh"] >= 2 * seconds["embed"]  # sync, at steps 2 and 4 of 6; the probe is looked at besides
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -147,11 +147,11 @@ def _tensor_bytes(file: Path) -> int:
 def test_more_passages_take_more(model: Path, machine: Machine, found: dict[str, Any]) -> None:
     config, two = override(small(), story.settings(model)), found["numbers"]
     ten = estimate(20_000, config, machine=machine)["numbers"]
-    for name in ("index_bytes", "snapshot_bytes"):
-        assert ten[name] == pytest.approx(10 * two[name], abs=10)
+    assert ten["index_bytes"] == 10 * two["index_bytes"]
+    assert ten["snapshot_bytes"] == pytest.approx(10 * two["snapshot_bytes"], rel=0.01)  # but for the tokenizer
     assert ten["knowledge_base_bytes"] > 20 * two["knowledge_base_bytes"]  # it is folded, and its words are indexed
     assert ten["checkpoints_bytes"] == two["checkpoints_bytes"]
-    for name in ("ingest", "snapshot", "spans", "scan", "embed", "search_question"):
+    for name in ("snapshot", "spans", "scan", "embed"):
         assert ten[f"{name}_seconds"] == pytest.approx(10 * two[f"{name}_seconds"], rel=0.01)
 
 
