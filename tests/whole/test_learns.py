@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import pytest
 import tiny
 
 from realm.config import PretrainConfig, override
+from realm.training.metrics import read_metrics
 from realm.workflows.ingest import ingest_sources
 from realm.workflows.pretraining.pretrain import pretrain
 
@@ -131,3 +133,50 @@ def test_masking_at_random_teaches_less(world: World, figures: Mapping[str, Mapp
     assert at_random["warm-start"]["recall@5"] == figures["warm-start"]["recall@5"]
     assert at_random["realm"]["recall@5"] <= figures["realm"]["recall@5"]
     assert at_random["realm"]["retrieval_utility_top1"] < figures["realm"]["retrieval_utility_top1"]
+
+
+def test_a_refresh_by_drift_goes_on_where_it_was_stopped(world: World) -> None:
+    """Interrupted and resumed equals uninterrupted, bit for bit: also when it refreshes by what it measured."""
+    values = {
+        **{"model": str(world.model), **SETTINGS, "realm.steps": "50", "probe.size": "10", "loop.log_every": "5"},
+        **{"refresh.drift": "0.2", "refresh.every_steps": "20", "refresh.min_steps": "3"},
+    }
+    config = override(PretrainConfig(), [f"{key}={value}" for key, value in values.items()])
+    kb, whole, parts = world.folder / "kb", world.folder / "drift", world.folder / "drift-in-parts"
+    pretrain(kb, whole, config)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 23
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(kb, parts, config, should_stop=stop)
+    pretrain(kb, parts, config)
+
+    def told(run: Path, kind: str) -> list[dict[str, Any]]:
+        """Events without what clocks say."""
+        events = [event for event in read_metrics(run / "metrics.jsonl") if event["kind"] == kind]
+        return [{k: v for k, v in event.items() if "seconds" not in k} for event in events]
+
+    refreshed = [event["index_step"] for event in told(whole, "refresh")]
+    waits = [after - before for before, after in pairwise(refreshed)]
+    assert len(set(waits)) > 1 and all(3 <= wait <= 20 for wait in waits), "called for by drift, within both bounds"
+    assert told(parts, "refresh") == told(whole, "refresh")
+    assert told(parts, "train")[-1]["loss"] == told(whole, "train")[-1]["loss"]
+    saved = [sorted((run / "checkpoints" / "step-000050").rglob("*.safetensors")) for run in (whole, parts)]
+    assert [path.read_bytes() for path in saved[0]] == [path.read_bytes() for path in saved[1]]
+
+
+def test_a_refresh_in_parts_is_asked_for_and_trained_with(world: World) -> None:
+    changed = {"realm.steps": "30", "probe.size": "10", "refresh.mode": "async", "refresh.partial": "0.25"}
+    values = {"model": str(world.model), **SETTINGS, **changed, "refresh.every_steps": "5"}
+    config = override(PretrainConfig(), [f"{key}={value}" for key, value in values.items()])
+    run = world.folder / "partial"
+    pretrain(world.folder / "kb", run, config)
+    assert json.loads((run / "refresh" / "job.json").read_text())["partial"] == 0.25
+    events = read_metrics(run / "metrics.jsonl")
+    assert all(0 <= event["top_drift"] <= 1 for event in events if event["kind"] == "train")
+    shares = [event["embedded"] for event in events if event["kind"] == "partial-refresh"]
+    assert all(0 < share < 1 for share in shares), "how many there are depends on who is faster"
