@@ -12,7 +12,7 @@ from toy_realm import ToyCorpus, close, gradients, masked_batch, networks, pair_
 
 from realm.methods.ict import InverseCloze
 from realm.methods.together import Together
-from realm.types import TwoBatches
+from realm.types import Loss, TwoBatches
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +66,21 @@ def test_what_is_trained_and_saved_is_the_first_one_s(folder: Path) -> None:
     method = Together(realm, InverseCloze(encoder), weight=1.0, name="ict")
     assert method.modules() == realm.modules()
     assert method.parameter_groups().keys() == realm.parameter_groups().keys()
+
+
+def test_over_processes_each_loss_is_the_mean_of_its_own_examples() -> None:
+    """The first loss weighs the processes, with 2 and 3 terms; the second has 4 and 1 of its own."""
+    first_W, second_W = torch.tensor([2.0, 3.0]), torch.tensor([4.0, 1.0])
+    second_loss_W = torch.tensor([0.5, 7.0])
+
+    def loss(value: torch.Tensor, weight: torch.Tensor) -> Loss:
+        return Loss(value, {}, weight=weight)
+
+    sums = torch.stack([first_W.sum(), second_W.sum()]).double()
+    shares = [
+        Together._share(loss(torch.zeros(()), first), loss(second_loss, second), lambda own: sums)
+        for first, second, second_loss in zip(first_W, second_W, second_loss_W, strict=True)
+    ]
+    found = sum(first_W * torch.tensor(shares) * second_loss_W) / first_W.sum()
+    torch.testing.assert_close(found, (second_W * second_loss_W).sum() / second_W.sum())
+    assert Together._share(loss(found, first_W[0]), loss(found, second_W[0]), lambda own: own) == 1.0
