@@ -170,6 +170,32 @@ def test_compacting_where_no_row_after_the_index_has_a_vector(kb: KnowledgeBase,
     assert [len(mine) for mine in found] == [3 * left + 1] * 2
 
 
+def test_rows_that_an_embedding_takes_out_of_the_index_are_found_and_come_back(
+    kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "UNINDEXED", 0)
+    kb.index_vectors()
+    (index,) = [one for one in kb._store.table.list_indices() if one.columns[0].startswith(sc.VECTOR)]
+
+    def lacking() -> int:
+        stats = kb._store.table.index_stats(index.name)
+        assert stats is not None
+        return int(stats.num_unindexed_rows)
+
+    assert lacking() == 0
+    kb.upkeep.leave_to_tidy()
+    kb.compact()
+    kb.update(Document("d0", "", "one. new. and newer."))  # without vectors
+    kb.embed_missing(ENCODER)
+    assert lacking() > 0
+    vector = np.ones(2, np.float32)
+    found = [kb.search_vectors(vector, 99, approximate=approximate) for approximate in (True, False)]
+    assert [m.passage.id for m in found[0]] == [m.passage.id for m in found[1]] and len(found[0]) == 12
+    assert kb.upkeep.tidy() and lacking() == 0
+    found = [kb.search_vectors(vector, 99, approximate=approximate) for approximate in (True, False)]
+    assert {m.passage.id for m in found[0]} == {m.passage.id for m in found[1]} and len(found[0]) == 12
+
+
 def test_the_command_compacts_and_says_what_went(kb: KnowledgeBase) -> None:
     told = command("docs", "compact", "--kb", kb.path)
     assert told.code == 0 and told.out == f"version {kb.version}\n"
