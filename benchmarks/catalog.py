@@ -15,6 +15,7 @@ SUITES = {
     "step": "benchmarks.suites.step",
     "embed": "benchmarks.suites.embed",
     "search": "benchmarks.suites.search",
+    "ondisk": "benchmarks.suites.ondisk",
     "bm25": "benchmarks.suites.bm25",
     "ask": "benchmarks.suites.ask",
     "ingest": "benchmarks.suites.ingest",

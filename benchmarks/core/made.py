@@ -99,11 +99,22 @@ def clustered(count: int, dim: int, *, queries: int = 0, seed: int = 0, intrinsi
 
     queries: so many further ones, drawn alike, stand behind them.
     """
+    out_ND = np.empty((count + queries, dim), np.float32)
+    first = 0
+    for part_ND in clustered_parts(count, dim, queries=queries, seed=seed, intrinsic=intrinsic):
+        out_ND[first : first + len(part_ND)] = part_ND
+        first += len(part_ND)
+    return out_ND
+
+
+def clustered_parts(
+    count: int, dim: int, *, queries: int = 0, seed: int = 0, intrinsic: int = 24
+) -> Iterator[np.ndarray]:
+    """The same in parts of 131,072 rows at most, of which one is in memory."""
     shape = np.random.default_rng((3, dim, intrinsic))
     axes_ID = shape.standard_normal((intrinsic, dim), dtype=np.float32)
     total = count + queries
     centre_CI = shape.standard_normal((max(8, count // 300), intrinsic), dtype=np.float32)
-    out_ND = np.empty((total, dim), np.float32)
     for first in range(0, total, 1 << 17):
         last = min(first + (1 << 17), total)
         draw = np.random.default_rng((seed, first))
@@ -111,5 +122,4 @@ def clustered(count: int, dim: int, *, queries: int = 0, seed: int = 0, intrinsi
         own_NI = own_NI + 0.6 * draw.standard_normal(own_NI.shape, dtype=np.float32)
         part_ND = own_NI @ axes_ID
         part_ND += 0.5 * draw.standard_normal(part_ND.shape, dtype=np.float32)
-        out_ND[first:last] = part_ND / np.linalg.norm(part_ND, axis=1, keepdims=True)
-    return out_ND
+        yield part_ND / np.linalg.norm(part_ND, axis=1, keepdims=True)

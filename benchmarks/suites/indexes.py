@@ -1,7 +1,8 @@
 """The peers' compressed and approximate indexes behind one interface.
 
 Each is built as its own documentation recommends for the number of rows, and has settings from the cheapest to the
-dearest, of which `search.tune` takes the first that reaches a recall.
+dearest, of which `search.tune` takes the fastest of the first that reach a recall. `bytes_a_row` is what it holds when
+it is built, by its own count where it has one, else by what its parts are.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def faiss_ivf_pq(vector_ND: np.ndarray, threads: int, folder: Path) -> Approxima
         return np.asarray(found[1])
 
     settings = [{"nprobe": probes, "k_factor": factor} for probes in _probes(cells) for factor in (2, 5, 10, 30)]
-    return Approximate("faiss IVF-PQ", search, settings, {"kind": kind})
+    return Approximate("faiss IVF-PQ", search, settings, {"kind": kind, "bytes_a_row": dim // 4 + 8 + 4 * dim})
 
 
 def faiss_ivf_sq(vector_ND: np.ndarray, threads: int, folder: Path) -> Approximate:
@@ -88,7 +89,12 @@ def faiss_ivf_sq(vector_ND: np.ndarray, threads: int, folder: Path) -> Approxima
     def search(query_BD: np.ndarray, k: int, *, nprobe: int) -> np.ndarray:
         return np.asarray(index.search(query_BD, k, params=faiss.SearchParametersIVF(nprobe=nprobe))[1])
 
-    return Approximate("faiss IVF-SQ", search, [{"nprobe": probes} for probes in _probes(cells)], {"kind": kind})
+    return Approximate(
+        "faiss IVF-SQ",
+        search,
+        [{"nprobe": probes} for probes in _probes(cells)],
+        {"kind": kind, "bytes_a_row": dim + 8},
+    )
 
 
 BREADTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -107,7 +113,8 @@ def faiss_hnsw(vector_ND: np.ndarray, threads: int, folder: Path) -> Approximate
     def search(query_BD: np.ndarray, k: int, *, efSearch: int) -> np.ndarray:
         return np.asarray(index.search(query_BD, k, params=faiss.SearchParametersHNSW(efSearch=efSearch))[1])
 
-    return Approximate("faiss HNSW", search, [{"efSearch": breadth} for breadth in BREADTHS], {"kind": "HNSW32,Flat"})
+    facts = {"kind": "HNSW32,Flat", "bytes_a_row": 4 * vector_ND.shape[1] + 4 * 66}
+    return Approximate("faiss HNSW", search, [{"efSearch": breadth} for breadth in BREADTHS], facts)
 
 
 def usearch_hnsw(vector_ND: np.ndarray, threads: int, folder: Path) -> Approximate:
@@ -123,7 +130,8 @@ def usearch_hnsw(vector_ND: np.ndarray, threads: int, folder: Path) -> Approxima
         return np.asarray(found.keys).reshape(len(query_BD), -1).astype(np.int64)
 
     settings = [{"expansion": breadth} for breadth in BREADTHS]
-    return Approximate("usearch HNSW", search, settings, {"kind": "bf16"})
+    facts = {"kind": "bf16", "bytes_a_row": round(index.memory_usage / len(vector_ND))}
+    return Approximate("usearch HNSW", search, settings, facts)
 
 
 def scann_tree(vector_ND: np.ndarray, threads: int, folder: Path) -> Approximate:
@@ -147,7 +155,8 @@ def scann_tree(vector_ND: np.ndarray, threads: int, folder: Path) -> Approximate
         return np.asarray(found[0]).astype(np.int64)
 
     settings = [{"leaves": probes, "reorder": reorder} for probes in _probes(leaves) for reorder in (30, 100, 300)]
-    return Approximate("ScaNN", search, settings, {"kind": f"tree {leaves}, AH2, reorder"})
+    facts = {"kind": f"tree {leaves}, AH2, reorder", "bytes_a_row": vector_ND.shape[1] // 4 + 4 * vector_ND.shape[1]}
+    return Approximate("ScaNN", search, settings, facts)
 
 
 def lance_ivf_pq(vector_ND: np.ndarray, threads: int, folder: Path) -> Approximate:
@@ -179,7 +188,8 @@ def lance_ivf_pq(vector_ND: np.ndarray, threads: int, folder: Path) -> Approxima
         return out
 
     settings = [{"nprobes": probes, "refine_factor": factor} for probes in _probes(cells) for factor in (2, 5, 10, 30)]
-    return Approximate("LanceDB IVF-PQ", search, settings, {"partitions": cells})
+    held = sum(file.stat().st_size for file in (folder / "lance").rglob("*") if file.is_file())
+    return Approximate("LanceDB IVF-PQ", search, settings, {"partitions": cells, "bytes_a_row": round(held / rows)})
 
 
 def _exact_and(more: float) -> Callable[[np.ndarray], float]:

@@ -23,16 +23,20 @@ def index(
             callback=folder_place,
         ),
     ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="Questions to measure with, a file; stored vectors, moved a little, if none.")
+    ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Compress a run's vectors: the fastest kind that reaches a recall.
+    """Compress a run's vectors to a recall.
 
-    Several kinds are built and measured on held-out queries. For a knowledge base's own vectors: realm docs index.
+    Several kinds are built and measured on held-out queries; the fastest is taken. For a knowledge base's own vectors:
+    realm docs index.
     """
     from realm.console import Terminal, table
     from realm.workflows.compressing import compress
 
-    result = compress(place, recall=recall, out=out, reporter=Terminal(quiet=as_json))
+    result = compress(place, recall=recall, out=out, queries=queries, reporter=Terminal(quiet=as_json))
     if as_json:
         print_json(result)
         return

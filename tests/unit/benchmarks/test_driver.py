@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SECONDS = st.floats(min_value=1e-6, max_value=1e3)
 TOYS = {
     "search": ["--rows", "150", "--dim", "16", "--batches", "1", "6", "--dtypes", "float32", "int8", "--approximate"],
+    "ondisk": ["--rows", "2000", "--dim", "16", "--batches", "1", "4"],
     "bm25": ["--passages", "20", "--batches", "1", "4"],
     "embed": ["--texts", "4", "--hidden", "16"],
     "ingest": ["--documents", "6"],

@@ -251,3 +251,25 @@ def test_the_command_refuses_what_it_would_harm(saved: Path, tmp_path: Path) -> 
         told = realm("index", place, *more)
         assert told.code and message in told.err and len(told.err.strip().splitlines()) == 1
     assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_run_is_measured_with_the_questions_that_it_is_given(exact: ExactIndex, tmp_path: Path) -> None:
+    from tiny import tiny_bert
+
+    from realm.files import write_json
+    from realm.models.encoders import DenseEncoder
+    from realm.training.optim import BertAdam
+    from realm.training.state import save_checkpoint
+
+    exact.save(tmp_path / "index" / "step-000003")
+    questions = tmp_path / "questions.txt"
+    questions.write_text("who painted guernica ?\nwhere does the danube flow ?\n" * 20)
+    with pytest.raises(ArtefactError, match="no encoder in"):
+        compress(tmp_path, recall=0.8, queries=questions)
+    encoder = DenseEncoder.from_pretrained(tiny_bert(tmp_path / "bert"), layers=1, dim=DIM)
+    optimizer = BertAdam([{"params": list(encoder.parameters()), "role": "retriever"}], lr=0.1)
+    (tmp_path / "checkpoints").mkdir()
+    save_checkpoint(tmp_path / "checkpoints", 3, {"encoder": encoder}, optimizer, facts={})
+    write_json(tmp_path / "config.json", {"data": {"max_query_tokens": 8}})
+    result = compress(tmp_path, recall=0.8, queries=questions)
+    assert Path(result["path"]).name == "compressed" and result["tried"]

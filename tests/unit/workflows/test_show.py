@@ -26,7 +26,7 @@ from realm.knowledge.snapshot import Snapshot
 from realm.knowledge.text import spans
 from realm.models import cloze, encoders, late, span
 from realm.recipes import small
-from realm.search import postings, shards
+from realm.search import compressed, postings, shards
 from realm.search.embed import EmbeddingStopped, embed
 from realm.training import state
 from realm.training.optim import BertAdam
@@ -98,6 +98,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_every_format_that_is_written_can_be_shown() -> None:
     written = {snapshots.FORMAT, spans.FORMAT, shards.FORMAT, postings.FORMAT, state.FORMAT, pretrained.FORMAT}
     written |= {encoders.KIND, span.KIND, answerer.FORMAT, *(reader.KIND for reader in late.READERS.values())}
+    written.add(compressed.FORMAT)
     assert set(DESCRIBERS) == written
 
 
