@@ -259,6 +259,8 @@ class RefreshConfig:
     """With mode=ray: how many, each with an accelerator of its own where the device is one."""
     device: str | None = None
     """Where it embeds ("cuda:1"); the trainer's device when none."""
+    bf16: bool | None = None
+    """Embed in bfloat16; none follows loop.bf16. On a CPU that has it (avx512_bf16, AMX) nearly twice as fast."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -234,7 +234,7 @@ def _job(
         snapshot=str(snapshot.path),
         opener="realm.workflows.parts:open_for_refresh",
         options={"max_tokens": max_tokens, "device": place},
-        bf16=parts.choose_bf16(loop.bf16, parts.choose_device(place)),
+        bf16=parts.choose_bf16(loop.bf16 if config.bf16 is None else config.bf16, parts.choose_device(place)),
         threads=config.threads,
         workers=config.workers,
         gpus=float(config.mode == "ray" and place != "cpu"),

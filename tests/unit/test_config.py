@@ -25,6 +25,7 @@ from realm.config import (
 )
 from realm.errors import UsageError
 from realm.settings import Range, check
+from realm.settings_finetune import FinetuneConfig
 
 CONFIGS = [cls for name in config_module.__all__ if dataclasses.is_dataclass(cls := getattr(config_module, name))]
 
@@ -219,6 +220,12 @@ def test_any_dataclass_will_do() -> None:
         (["realm.objective=perplexity-distillation", "realm.marginal=token"], "expected sequence"),
         (["ict.crop_shares=0.5,0.1"], "found ict.crop_shares=0.5,0.1: expected the smaller share first"),
         (["realm.objective=atlas"], "expected marginal, emdr2, perplexity-distillation or leave-one-out"),
+        (["refresh.partial=0.2", "refresh.mode=sync"], "refresh.mode=sync: expected async, where training goes on"),
+        (["refresh.partial=1"], "found refresh.partial=1: expected a number above 0 and below 1 or none"),
+        (
+            ["refresh.drift=0.1", "refresh.min_steps=9", "refresh.every_steps=8"],
+            "found refresh.min_steps=9 with refresh.every_steps=8: the shortest wait can't be longer than the longest",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_in_one_line(assignments: list[str], complaint: str) -> None:
@@ -237,3 +244,11 @@ def test_settings_that_go_together_may_come_in_any_order() -> None:
         PretrainConfig(reader=ReaderConfig(copy_head=False)), ["reader.interaction=late", "reader.copy_head=on"]
     )
     assert late.reader.interaction == "late"
+
+
+@pytest.mark.parametrize("setting", ["refresh.drift=0.1", "refresh.partial=0.25"])
+def test_fine_tuning_refuses_what_only_pre_training_measures(setting: str) -> None:
+    name, _, value = setting.partition("=")
+    with pytest.raises(UsageError) as caught:
+        override(FinetuneConfig(), [setting])
+    assert f"found {name}={value}: expected none" in str(caught.value)

@@ -12,13 +12,16 @@ import pytest
 import torch
 from toy_search import ToyEncoder, ToySource, open_toy
 
+from realm.config import LoopConfig, RefreshConfig
 from realm.search.exact import ExactIndex
 from realm.search.partial import build_in_parts
 from realm.search.priorities import Priorities
 from realm.search.refresh import open_refresh, reference
 from realm.search.refresher import Job
 from realm.training.cadence import Cadence
-from realm.workflows.refreshing import Refreshing, Swap
+from realm.training.ranks import Ranks
+from realm.workflows.refreshing import Refreshing, Swap, _job
+from realm.workflows.run import Run
 
 
 @pytest.fixture
@@ -111,3 +114,23 @@ def test_a_partial_index_tells_the_age_of_its_rows_and_keeps_the_copy(job: Job, 
     tokens = ToySource(30).passages(torch.arange(30), 16)
     made = whole.encoder.encode_passages(tokens)
     assert torch.allclose(ExactIndex.open(whole.folder).vectors(torch.arange(30)), made, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "refresher", "wanted"), [(False, None, False), (False, True, True), (True, False, False)]
+)
+def test_the_refresher_has_an_arithmetic_of_its_own(
+    trainer: bool, refresher: bool | None, wanted: bool, tmp_path: Path
+) -> None:
+    config, loop = RefreshConfig(bf16=refresher, mode="sync"), LoopConfig(bf16=trainer)
+    job = _job(Run(tmp_path), Sized(), config, loop, torch.device("cpu"), 16, Ranks())  # type: ignore[arg-type]
+    assert job.bf16 is wanted
+
+
+class Sized:
+    """As much of a snapshot as a job names."""
+
+    path = Path("snapshot")
+
+    def __len__(self) -> int:
+        return 5
