@@ -25,7 +25,9 @@ SUITES = {
     "serve": "benchmarks.bench_serve",
     "edits": "benchmarks.bench_edits",
     "filters": "benchmarks.bench_filters",
+    "objects": "benchmarks.bench_objects",
     "together": "benchmarks.bench_together",
+    "cluster": "benchmarks.cluster_scaling",
 }
 """Name to module."""
 

@@ -20,7 +20,7 @@ from realm.files import check_folder
         ("s3://my.bucket-1", "s3://my.bucket-1"),
         ("gs://bucket//kb", "gs://bucket/kb"),
         ("az://container/kb", "az://container/kb"),
-        ("s3://bucket/지식 기반", "s3://bucket/지식 기반"),
+        ("s3://bucket/지식-기반", "s3://bucket/지식-기반"),
     ],
 )
 def test_an_address_has_one_spelling_also_as_a_path(given: str, address: str) -> None:

@@ -213,6 +213,7 @@ def test_what_is_committed_has_not_failed_because_housekeeping_did(
     def full(table: object) -> bool:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setattr(housekeeping, "is_worth_tidying", lambda table: True)
     monkeypatch.setattr(housekeeping, "tidy", full)
     kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split, splitter=dots.SETTINGS)
     assert kb.add([Document("a", "Seine", "A river.")]).added == 1
