@@ -62,6 +62,8 @@ class Ranks:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self._store, self._hosts_store, self._patience = store, hosts_store, patience or Patience()
         self._abort = abort
+        self.at = "the start"
+        """Where this rank is, in words: told of all where they don't come together."""
         self._count = 0
         self._ended, self._failing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -89,6 +91,7 @@ class Ranks:
         """
         if self._store is None:
             return
+        self.at = f"the wait for {what}"
         self._meet(self._store, what, self._patience.silence)
 
     def tell(self, make: Callable[[], T]) -> T:
@@ -166,6 +169,7 @@ class Ranks:
         try:
             while not self._ended.wait(self._patience.beat):
                 store.add(f"beat/{self.rank}", 1)
+                store.set(f"at/{self.rank}", self.at)
                 if self._abort is None or self._failing.is_set() or not store.check(["failed"]):
                     continue
                 if not self._failing.wait(3 * self._patience.beat) and not self._ended.is_set():
@@ -210,6 +214,8 @@ class Ranks:
                 self._watch(store, 5 * self._patience.beat)
             except TrainingError as reason:
                 error = reason
+            else:
+                error = self._late(store) if "timed out" in str(error).lower() else error
         if store.add("failures", 1) > 1:
             return None
         told = str(error) or type(error).__name__
@@ -217,6 +223,18 @@ class Ranks:
         if self.rank and isinstance(error, RealmError):
             error.args = (f"{self._name(store, self.rank)}: {error}",)
         return error
+
+    def _late(self, store: Store) -> TrainingError:
+        """For a sum over the ranks that did not come about although all of them live."""
+        places: dict[str, list[str]] = {}
+        for rank in range(self.size):
+            at = store.get(f"at/{rank}").decode() if store.check([f"at/{rank}"]) else "an unknown place"
+            places.setdefault(at, []).append(str(rank))
+        found = "; ".join(f"rank {', '.join(ranks)} at {at}" for at, ranks in places.items())
+        return TrainingError(
+            f"the ranks did not come together within {self._patience.collective:g} seconds, and all live: found "
+            f"{found}; look at what holds up the one behind, and give the same command again"
+        )
 
     def _watch(self, store: Store, seconds: float) -> None:
         """Look for so long whether another rank failed or went. TrainingError: it did."""
@@ -226,7 +244,7 @@ class Ranks:
             self._raise_failed(store)
             for rank in range(self.size):
                 if rank != self.rank and not store.check([f"gone/{rank}"]):
-                    self._look(store, rank, signs, 3 * self._patience.beat, "a step")
+                    self._look(store, rank, signs, 3 * self._patience.beat, "its part of a step")
             time.sleep(min(0.05, self._patience.beat))
 
     def _until_gone(self, store: Store, seconds: float) -> None:

@@ -268,6 +268,11 @@ class Workbench:
         told = self.ranks.tell(name)
         return checkpoints / told if told else None
 
+    def at(self, step: int, of: str) -> dict[str, float]:
+        """Say where this rank is; for a hook before each step."""
+        self.ranks.at = f"step {step} of {of}"
+        return {}
+
     def meet(self) -> None:
         """Wait for all ranks after a checkpoint."""
         self.ranks.wait("the checkpoint")

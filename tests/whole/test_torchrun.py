@@ -1,4 +1,4 @@
-"""`realm pretrain` under torchrun: two processes do what one does, whoever goes on with whose run.
+"""`realm pretrain` and `realm finetune` under torchrun: two processes do what one does, whoever goes on with whose run.
 
 Losses, gradient norms and figures are compared to `CLOSE`: sums of float32 in another order. Nothing is dropped out,
 because two processes draw two masks.
@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import qa_world
 import story
 
 from realm.files import read_json
 from realm.training.metrics import read_metrics
+from realm.workflows.ingest import ingest_sources
 
 CLOSE = 2e-4
 """Relative, of a figure; absolute below 1."""
@@ -153,6 +155,38 @@ def test_two_processes_are_one_and_each_goes_on_with_the_other_s_run(settings: S
     assert json.loads(zeroth.stdout)["run"] == str(two) and first.stdout == first.stderr == ""
     agree(two, one)
     assert likelihoods(two) == pytest.approx(likelihoods(one), rel=CLOSE, abs=CLOSE)
+
+
+def test_fine_tuning_by_two_is_that_of_one(tmp_path: Path) -> None:
+    model, kb = qa_world.write_model(tmp_path / "bert", masked_head=False), tmp_path / "kb"
+    ingest_sources([str(qa_world.write_documents(tmp_path / "documents.jsonl"))], kb, tokenizer=str(model))
+    asked = qa_world.questions()
+    teach = qa_world.write_questions(tmp_path / "train.jsonl", asked[:60])
+    judge = qa_world.write_questions(tmp_path / "dev.jsonl", asked[60:76])
+    changed = {
+        "qa.steps": "4",
+        "qa.documents": "refreshed",
+        "qa.num_early": "6",
+        "refresh.mode": "sync",
+        "refresh.every_steps": "2",
+        "reader.dropout": "0",
+        "optim.eps": "1e-3",
+        "loop.checkpoint_every": "2",
+        "loop.log_every": "1",
+    }
+    settings = [f"{name}={value}" for name, value in {**qa_world.SETTINGS, **changed}.items()]
+    given = ("finetune", "--model", model, "--kb", kb, "--qa", teach, "--dev", judge, *settings, "--json", "--out")
+    one, two = tmp_path / "one", tmp_path / "two"
+    wanted = story.result(*(part for part in given if part != "--json"), one)
+    zeroth, first = by_hand(*given, two)
+    assert (zeroth.returncode, first.returncode) == (0, 0), zeroth.stderr + first.stderr
+    assert first.stdout == first.stderr == ""
+    agree(two, one)
+    found = json.loads(zeroth.stdout)
+    for ours, theirs in zip(found["curve"], wanted["curve"], strict=True):
+        same = {name: value for name, value in theirs.items() if name != "seconds"}
+        assert {name: ours[name] for name in same} == pytest.approx(same, rel=CLOSE, abs=CLOSE)
+    assert found["best_step"] == wanted["best_step"] and (two / "model" / "manifest.json").exists()
 
 
 def test_an_error_of_all_is_told_once(tmp_path: Path) -> None:

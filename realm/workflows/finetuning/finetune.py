@@ -319,6 +319,10 @@ class _Desk:
                     if event["kind"] == "train":
                         progress(int(event["step"]), int(event["num_steps"]))
 
+                def before_step(step: int) -> Mapping[str, float]:
+                    self.ranks.at = f"step {step} of fine-tuning"
+                    return side.before_step(step)
+
                 train(
                     method,
                     batches,
@@ -330,7 +334,7 @@ class _Desk:
                     start_step=begin,
                     autocast=lambda: torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext(),
                     hooks=Hooks(
-                        before_step=side.before_step,
+                        before_step=before_step,
                         checkpoint_facts=lambda: {**side.facts(), "snapshot": self.snapshot.fingerprint},
                         after_checkpoint=lambda checkpoint: self._tell(judge, checkpoint),
                         on_event=on_event,

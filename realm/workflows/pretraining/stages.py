@@ -53,6 +53,7 @@ def warm_start(bench: Workbench) -> Path:
             start_step=start,
             autocast=bench.autocast,
             hooks=Hooks(
+                before_step=lambda step: bench.at(step, "the warm start"),
                 checkpoint_facts=lambda: {"snapshot": bench.searched.snapshot.fingerprint},
                 on_event=bench.follow(progress),
                 should_stop=bench.should_stop,
@@ -125,6 +126,7 @@ def pretrain_jointly(bench: Workbench, warm: Path) -> Path:
         """Swap when an index came back; how old the one in use is."""
         nonlocal at
         at = step
+        bench.at(step, "REALM")
         swap = refreshing.before_step(step)
         if swap is not None:
             index = bench.open_index(swap.folder)

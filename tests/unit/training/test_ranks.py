@@ -6,6 +6,7 @@ The ranks are threads over one store here; two real processes stand in tests/who
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -191,3 +192,15 @@ def test_a_fault_of_one_s_own_stays_what_it_is(opened: Callable[..., Ranks]) -> 
     first, _ = opened(0, patience=patience), opened(1, patience=patience)
     error = RuntimeError("shapes do not match")
     assert first.fail(error) is error
+
+
+def test_a_sum_that_never_came_says_who_is_behind(opened: Callable[..., Ranks]) -> None:
+    patience = Patience(beat=0.4, collective=7)
+    ranks = [opened(rank, 3, patience) for rank in range(3)]
+    for rank, step in enumerate((37, 36, 37)):
+        ranks[rank].at = f"step {step} of REALM"
+    time.sleep(1.0)  # a beat tells
+    told = ranks[0].fail(RuntimeError("Timed out waiting 7000ms for recv operation to complete"))
+    assert isinstance(told, TrainingError)
+    assert "within 7 seconds" in str(told)
+    assert "found rank 0, 2 at step 37 of REALM; rank 1 at step 36 of REALM" in str(told)
