@@ -25,6 +25,7 @@ SUITES = {
     "serve": "benchmarks.bench_serve",
     "edits": "benchmarks.bench_edits",
     "filters": "benchmarks.bench_filters",
+    "precision": "benchmarks.bench_precision",
     "objects": "benchmarks.bench_objects",
     "together": "benchmarks.bench_together",
     "cluster": "benchmarks.cluster_scaling",
