@@ -144,14 +144,16 @@ class ModelChange:
         log.info("model: %s answers from version %d on", encoder.fingerprint, self._kb.version)
 
 
-def embed_all(kb: KnowledgeBase, model: Model, progress: Progress) -> int:
+def embed_all(kb: KnowledgeBase, model: Model, progress: Progress, written: Callable[[], None] | None = None) -> int:
     """Give all passages their vectors, and read them, so that no question waits for either.
 
     Where nothing can be written they are made in memory, and the version that they are of is given; else -1: whether
-    every passage has its vector is to be seen in the knowledge base. progress: may raise to end it.
+    every passage has its vector is to be seen in the knowledge base. progress: may raise to end it. written: told when
+    vectors were committed, whose index may want bringing up to date.
     """
     try:
-        kb.embed_missing(model.passage_encoder, progress=progress)
+        if kb.embed_missing(model.passage_encoder, progress=progress) and written is not None:
+            written()
         model.retrieval.hold(kb)
     except CanNotWriteError as error:
         log.warning("not embedded: %s", error)

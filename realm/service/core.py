@@ -262,7 +262,6 @@ class Service:
         try:
             model = self._open_model()
             self._take(model, self._embed(model))
-            self._upkeep.edited()  # the vectors were written: their index may want bringing up to date
             log.info("ready: version %d of the knowledge base", self.kb.version)
         except Closing:
             pass
@@ -284,7 +283,7 @@ class Service:
 
         complete = -1
         try:
-            complete = embed_all(self.kb, model, progress)
+            complete = embed_all(self.kb, model, progress, self._upkeep.edited)
         except InUseError as error:  # the next look whether it is ready tries again
             log.warning("not embedded yet: %s", error)
         self._embedded = None

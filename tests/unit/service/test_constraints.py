@@ -53,6 +53,11 @@ def test_a_request_is_held_to_its_lists_and_limits(client: Client, dated: Knowle
     assert sorted(search(mmr=0.3, max_per_document=1)) == ["curie", "danube", "guernica", "new", "old"]
     assert set(search(by="words", max_per_document=1, deny=["old"])) <= {"guernica", "new", "curie", "danube"}
     assert search(mmr=1.0) == search()
+    assert set(search(sources=["news", "art"])) == {"guernica", "new", "old"} and search(sources=[]) == []
+    day, before = NOW.date().isoformat(), (NOW.date() - timedelta(days=730)).isoformat()
+    assert set(search(since=day)) == set(search(since=day, until=day)) == {"new"}
+    assert set(search(until=day)) == {"new", "old"} and set(search(until=before, sources=["news"])) == {"old"}
+    assert set(search(by="words", since=before, where="source = 'news'", deny=["new"])) <= {"old"}
 
 
 def test_what_a_request_can_not_ask(client: Client, dated: KnowledgeBase) -> None:
@@ -60,7 +65,14 @@ def test_what_a_request_can_not_ask(client: Client, dated: KnowledgeBase) -> Non
     assert "by words" in error(client.post("/v1/search", {**words, "mmr": 0.5}), 400, "bad_request")
     assert "by words" in error(client.post("/v1/search", {**words, "half_life_days": 9}), 400, "bad_request")
     assert "docs index" in error(client.post("/v1/ask", {"question": BLANK, "approximate": True}), 400, "bad_request")
-    for wrong in ({"mmr": 2}, {"max_per_document": 0}, {"half_life_days": 0}, {"allow": [""]}, {"deny": "a"}):
+    for wrong in (
+        {"mmr": 2},
+        {"max_per_document": 0},
+        {"half_life_days": 0},
+        {"allow": [""]},
+        {"deny": "a"},
+        {"since": "x"},
+    ):
         error(client.post("/v1/ask", {"question": BLANK, **wrong}), 422, "malformed")
     dated.index_vectors()
     found = client.post("/v1/ask", {"question": BLANK, "approximate": True, "k": 3}).json()
@@ -111,6 +123,20 @@ def test_now_is_that_of_the_version_or_the_time_asked_of(client: Client, dated: 
 
 
 def test_the_command_line_takes_them(dated: KnowledgeBase) -> None:
+    options = [
+        "--kb",
+        str(dated.path),
+        "--json",
+        "--source",
+        "news",
+        "--until",
+        "2025-01-01",
+        "--max-per-document",
+        "1",
+    ]
+    result = CliRunner().invoke(app, ["search", "Guernica", *options])
+    assert result.exit_code == 0, result.output
+    assert [hit["document_id"] for hit in json.loads(result.output)] == ["old"]
     options = ["--kb", str(dated.path), "--json", "--max-per-document", "1", "--deny", "old", "--k", "9"]
     result = CliRunner().invoke(app, ["search", "Guernica", *options])
     assert result.exit_code == 0, result.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import pytest
@@ -69,6 +70,27 @@ def test_search_and_documents_name_their_versions(service: Service, kb: Knowledg
     assert now.structured_content["document"]["text"].endswith("in Paris.")
     assert before.structured_content["document"]["text"] == "Radium was discovered by Marie Curie."
     assert before.structured_content["version"] == then < now.structured_content["version"]
+
+
+def test_passages_keep_to_a_source_and_to_days(service: Service, kb: KnowledgeBase, realm: Realm) -> None:
+    text = "Guernica was painted by Anna Weir. " * 30
+    kb.add([Document("weir", "", text, "news", date(2026, 3, 1))], encoder=realm.passage_encoder)
+    days = {"since": "2026-03-01", "until": "2026-03-01"}
+    asked, found, words, none, wrong, turned = call(
+        service,
+        ("ask", {"question": BLANK, "source": "news", "max_per_source": 1}),
+        ("search", {"query": BLANK, "k": 20, **days}),
+        ("search", {"query": "Guernica", "by": "words", "source": "art", "since": "", "until": ""}),
+        ("search", {"query": BLANK, "since": "2026-03-02"}),
+        ("search", {"query": BLANK, "since": "March"}),
+        ("ask", {"question": BLANK, "since": "2026-03-02", "until": "2026-03-01"}),
+    )
+    assert [e["passage"]["document_id"] for e in asked.structured_content["evidence"]] == ["weir"]
+    assert {hit["document_id"] for hit in found.structured_content["hits"]} == {"weir"}
+    assert len(found.structured_content["hits"]) > 1
+    assert [hit["document_id"] for hit in words.structured_content["hits"]] == ["guernica"]
+    assert none.structured_content["hits"] == []
+    assert "expected a day" in refusal(wrong) and "the earlier day first" in refusal(turned)
 
 
 def test_what_is_refused_is_told_in_one_line(service: Service, kb: KnowledgeBase) -> None:

@@ -179,6 +179,21 @@ def test_documents_that_disagree(page: Any, kb: KnowledgeBase) -> None:
         page.get_by_role("button", name="Ask", exact=True).click()
     assert answered.value.request.post_data_json["half_life_days"] == 30
     page.locator(".evidence .soft", has_text="for its age ×").first.wait_for()
+    kept_to = {"Only from the source": "rumours", "Passages of a source at most": "1"}
+    kept_to |= {"Dated from": "2026-03-01", "Dated up to": "2026-12-31"}
+    for label, value in kept_to.items():
+        page.get_by_label(label).fill(value)
+    with page.expect_response("**/v1/ask") as answered:
+        page.get_by_role("button", name="Ask", exact=True).click()
+    asked = answered.value.request.post_data_json
+    assert (asked["sources"], asked["max_per_source"]) == (["rumours"], 1)
+    assert (asked["since"], asked["until"]) == ("2026-03-01", "2026-12-31")
+    assert [one["passage"]["document_id"] for one in answered.value.json()["evidence"]] == ["letters"]
+    for label in kept_to:
+        page.get_by_label(label).fill("")
+    with page.expect_response("**/v1/ask") as answered:
+        page.get_by_role("button", name="Ask", exact=True).click()
+    assert not {"sources", "max_per_source", "since", "until"} & answered.value.request.post_data_json.keys()
     page.locator(".opposed a", has_text="Letters").first.click()
     page.locator("article .whole", has_text="Joan Miró").wait_for()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import shutil
@@ -14,6 +15,7 @@ from subprocess import Popen
 
 import pytest
 import story
+import torch
 from toy_service import BLANK
 
 from realm.answering.ask import Realm
@@ -31,13 +33,29 @@ def model(realm: Realm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def other(realm: Realm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with another encoder."""
+    encoder = copy.deepcopy(realm.encoder)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(1.5)
+    folder = tmp_path_factory.mktemp("other") / "model"
+    Realm(encoder, realm.reader, realm.config).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def process(model: Path, template: Path, tmp_path: Path) -> Iterator[Popen[str]]:
+    """Serves what `live` names."""
+    (tmp_path / "live").symlink_to(model)
     kb = shutil.copytree(template, tmp_path / "kb")
     for name, token in (("read", READ), ("write", WRITE)):
         (tmp_path / name).write_text(token)
     tokens = ("--read-token-file", tmp_path / "read", "--write-token-file", tmp_path / "write")
-    started = story.start("serve", "--model", model, "--kb", kb, "--port", "0", *tokens, "limits.body_bytes=5000")
+    started = story.start(
+        "serve", "--model", tmp_path / "live", "--kb", kb, "--port", "0", *tokens, "limits.body_bytes=5000"
+    )
     yield started
     started.kill()
     started.communicate()
@@ -80,8 +98,22 @@ def head(method: str, path: str, token: str, **headers: str) -> bytes:
     return f"{method} {path} HTTP/1.1\r\n{told}\r\n".encode()
 
 
-def test_a_server_from_its_start_to_its_end(process: Popen[str]) -> None:
+def test_a_server_from_its_start_to_its_end(process: Popen[str], other: Path, tmp_path: Path) -> None:
     port = ready(process)
+
+    def encoder() -> str:
+        status, told = answer(send(port, head("GET", "/v1/model", READ)))
+        assert status == 200
+        return str(json.loads(told)["encoder"])
+
+    first = encoder()
+    (tmp_path / "next").symlink_to(other)
+    (tmp_path / "next").replace(tmp_path / "live")
+    process.send_signal(signal.SIGHUP)
+    until = time.monotonic() + 60
+    while encoder() == first and time.monotonic() < until:
+        time.sleep(0.05)
+    assert encoder() != first, "another model answers, and nothing was refused meanwhile"
     body = json.dumps({"question": BLANK, "k": 2}).encode()
     question = head("POST", "/v1/ask", READ, Content_Length=str(len(body))) + body
     status, told = answer(send(port, question))
