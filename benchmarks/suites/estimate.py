@@ -43,7 +43,8 @@ from realm.types import Document
 from realm.workflows.estimating import texts
 from realm.workflows.estimating.estimate import estimate
 from realm.workflows.estimating.indexes import CODED_LINKS, cells, index_cost
-from realm.workflows.estimating.machine import Machine, Work, calibrate
+from realm.workflows.estimating.machine import Machine, calibrate
+from realm.workflows.estimating.steps import Work
 from realm.workflows.estimating.texts import Text
 from realm.workflows.ingest import ingest_sources
 from realm.workflows.pretraining.pretrain import pretrain
@@ -202,7 +203,7 @@ def _at_size(
     tokenizer = load_tokenizer(model)
     split = SentenceSplitter(tokenizer, 288)
     source = folder / "documents.jsonl"
-    first = [one for one, _ in zip(_documents(options), range(4000), strict=False)]
+    first = [one for one, _ in zip(_documents(options), range(20_000), strict=False)]
     text = texts.of_documents(first, split, "the documents")
     _write(source, _documents(options), round(passages * text.lengths.documents))
     config = _config(model, options)

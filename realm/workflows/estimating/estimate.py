@@ -15,9 +15,9 @@ from realm.errors import UsageError
 from realm.workflows.estimating import texts
 from realm.workflows.estimating.hardware import computed, named, shared
 from realm.workflows.estimating.indexes import KINDS
-from realm.workflows.estimating.machine import Machine, Work, calibrate
+from realm.workflows.estimating.machine import Machine, calibrate
 from realm.workflows.estimating.sizes import TOO_LITTLE, disk, memory
-from realm.workflows.estimating.steps import TARGET_PIECES
+from realm.workflows.estimating.steps import TARGET_PIECES, Work
 from realm.workflows.estimating.table import Table
 from realm.workflows.estimating.texts import Text
 from realm.workflows.estimating.times import times

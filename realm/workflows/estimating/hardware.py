@@ -15,9 +15,9 @@ from pathlib import Path
 from realm.config import PretrainConfig
 from realm.errors import UsageError
 from realm.files import read_json
-from realm.workflows.estimating.machine import Machine, Work
+from realm.workflows.estimating.machine import Machine
 from realm.workflows.estimating.shapes import Shape
-from realm.workflows.estimating.steps import realm_flops
+from realm.workflows.estimating.steps import Work, realm_flops
 
 BYTES = {"float32": 4, "bfloat16": 2}
 UPDATE_BYTES = 28
@@ -99,6 +99,7 @@ def computed(machine: Machine, hardware: Hardware, work: Work, config: PretrainC
         parameter_update=UPDATE_BYTES / read,
         search_call=machine.search_call,
         search_one=vector / read,
+        batch_call=machine.search_call,
         search_batch=max(vector / read, 2.0 * queries * machine.dim / rate) + 4.0 * queries / read,
         distance=max(vector, 64) / read,
     )

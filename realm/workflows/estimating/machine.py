@@ -14,36 +14,16 @@ from typing import Any
 import torch
 
 from realm.config import PretrainConfig
-from realm.models.backbone import max_tokens
 from realm.search.exact import ExactIndex
 from realm.workflows.estimating import measuring, networks, shapes
 from realm.workflows.estimating.preparing import prepare
 from realm.workflows.estimating.shapes import Shape
+from realm.workflows.estimating.steps import Shapes, Work
 from realm.workflows.estimating.texts import Lengths, Text
 from realm.workflows.parts import choose_bf16, choose_device
 
 INDEX_ROWS = 131_072
 """Rows of the index that search is measured on: more than a cache holds."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """Sizes that a training will meet, in word pieces; specials and title counted in `passage`."""
-
-    passages: int
-    passage: float
-    body: float
-    query: float
-
-    @classmethod
-    def of(cls, passages: int, lengths: Lengths, config: PretrainConfig) -> Work:
-        most = config.data.max_passage_tokens
-        return cls(
-            passages=passages,
-            passage=lengths.tokens(most),
-            body=min(lengths.pieces, most - 2),
-            query=min(lengths.pieces / max(lengths.sentences, 1.0) + 2, config.data.max_query_tokens),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +79,14 @@ class Machine:
     judged: float
     """Seconds of looking for a probe sentence's answer in the passages that were found."""
     search_call: float
-    """Seconds of a search of next to nothing."""
+    """Seconds of a search besides those for its passages."""
+    hashed: float
+    """Bytes whose SHA-256 is taken, as of every vector that is stored."""
     search_one: float
     """Seconds a passage for one query."""
+    batch_call: float
     search_batch: float
-    """Seconds a passage for the queries of a part of a step."""
+    """The same for the queries of a part of a step."""
     distance: float
     """Seconds of one inner product with a row somewhere in memory."""
 
@@ -173,24 +156,20 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
         with measuring.threads(embed_threads):
             embed_rate = networks.embedding_rate(encoder, shape, small, config, matmul)
         reader = networks.build_reader(reader_settings, config, small).to(device)
-        realm_rate = networks.realm_rate(encoder, shape, reader, reader_shape, small, config, bf16, matmul / 2)
+        vocabulary = int(reader_settings.vocab_size)
+        both = Shapes(shape, reader_shape, vocabulary)
+        realm_rate = networks.realm_rate(encoder, reader, both, small, config, bf16, matmul / 2)
         ict_rate = networks.ict_rate(encoder, shape, small, config, bf16, matmul / 2)
         index = ExactIndex(
             torch.empty(INDEX_ROWS, encoder.dim).uniform_(-1, 1), device=None if device.type == "cpu" else device
         )
         k = config.realm.num_candidates - 1
-        few = ExactIndex(torch.ones(k, encoder.dim), device=index.device)
-        call = networks.search_seconds(few, 1, k)
-        one = max(0.0, networks.search_seconds(index, 1, k) - call)
+        one = networks.search_cost(index, 1, k)
         some = min(config.realm.batch_size, 64)
-        wide = k * config.realm.over_retrieve
-        batch = max(0.0, networks.search_seconds(index, some, wide) - call) * config.realm.batch_size / some
-        limit = max_tokens(encoder.query_tower.backbone)
-        length = min(int(text.lengths.tokens(config.data.max_passage_tokens)), limit or 1 << 30)
-        activation = 16.0 * shape.hidden
-        if shape.layers:
-            activation = networks.activation_bytes(encoder, length, bf16)
-        a_layer = activation / max(shape.layers, 1) / shape.hidden if shape.layers else _STAND_IN_ACTIVATION
+        batch = networks.search_cost(index, some, k * config.realm.over_retrieve)
+        times = config.realm.batch_size / some
+        activation = networks.activation_bytes(encoder, small.snapshot, config, bf16)
+        a_layer = activation / shape.layers / shape.hidden if shape.layers else _STAND_IN_ACTIVATION
         return Machine(
             device=str(device),
             cores=measuring.available_cores(),
@@ -199,7 +178,7 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             memory=measuring.memory_of(device),
             base_memory=base_memory,
             dim=encoder.dim,
-            vocabulary=int(reader_settings.vocab_size),
+            vocabulary=vocabulary,
             encoder=shape,
             reader=reader_shape,
             encoder_note=f"{shape.layers} layers of {shape.hidden} ({note})",
@@ -222,11 +201,13 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             realm_rate=realm_rate,
             matmul=matmul,
             bandwidth=measuring.bandwidth(device),
+            hashed=measuring.hash_rate(),
             parameter_update=measuring.update_seconds(device),
             judged=networks.judging_seconds(small, max(config.probe.ks)),
-            search_call=call,
-            search_one=one / len(index),
-            search_batch=batch / len(index),
+            search_call=one.call,
+            search_one=one.row,
+            batch_call=batch.call * times,
+            search_batch=batch.row * times,
             distance=_distance(index),
         )
 

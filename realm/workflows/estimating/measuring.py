@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import statistics
 import time
@@ -54,6 +55,12 @@ def bandwidth(device: torch.device) -> float:
     """Bytes a second of reading memory once."""
     numbers = torch.ones(1 << 25, device=device)
     return 4.0 * len(numbers) / seconds_of(numbers.sum, device)
+
+
+def hash_rate() -> float:
+    """Bytes a second of SHA-256."""
+    block = bytes(1 << 24)
+    return len(block) / seconds_of(lambda: hashlib.sha256(block).digest(), torch.device("cpu"))
 
 
 def update_seconds(device: torch.device) -> float:

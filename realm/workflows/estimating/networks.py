@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from realm.config import PretrainConfig
 from realm.evaluation.probe import judge
+from realm.knowledge.snapshot import Snapshot
 from realm.methods.ict import InverseCloze
 from realm.methods.proposing import Proposer
 from realm.methods.realm import RealmPretraining
@@ -30,9 +33,10 @@ from realm.types import Loss
 from realm.workflows.estimating.measuring import BUDGET_SECONDS, seconds_of
 from realm.workflows.estimating.preparing import Prepared, masked_sentences
 from realm.workflows.estimating.shapes import Shape
+from realm.workflows.estimating.steps import Shapes, Work, realm_flops
 
 _BUDGET = 3 * BUDGET_SECONDS
-_ROWS = 512
+_ROWS, _FEW_ROWS = 512, 8192
 
 
 def embedding_rate(encoder: DenseEncoder, shape: Shape, small: Prepared, config: PretrainConfig, guess: float) -> float:
@@ -54,7 +58,7 @@ def ict_rate(
     """Of the warm start's step without its optimizer. A batch that is computed in pieces is so here, too."""
     snapshot, most = small.snapshot, config.data.max_passage_tokens
     mean = float(snapshot.passage_lengths(most).mean())
-    size = max(2, _examples(3 * mean * shape.flops(int(mean)), guess, min(config.ict.batch_size, len(snapshot) // 2)))
+    size = max(2, _examples(mean * shape.flops(int(mean)), guess, min(config.ict.batch_size, len(snapshot) // 2)))
     made: Any = pairs.RandomCrops if config.ict.pairs == "crop" else pairs.InverseCloze
     own: dict[str, Any] = {"removal_probability": config.ict.removal_probability}
     if config.ict.pairs == "crop":
@@ -76,9 +80,8 @@ def ict_rate(
 
 def realm_rate(
     encoder: DenseEncoder,
-    shape: Shape,
     reader: ClozeReader,
-    reader_shape: Shape,
+    shapes: Shapes,
     small: Prepared,
     config: PretrainConfig,
     bf16: bool,
@@ -89,23 +92,24 @@ def realm_rate(
     With as many candidates as there will be, or two where one example with all of them takes too long.
     """
     snapshot, most = small.snapshot, config.data.max_passage_tokens
-    late = config.reader.interaction == "late"
-    mean = float(snapshot.passage_lengths(most).mean())
+    # Counted as the estimate counts: as if there were so many passages that no two sentences found the same.
+    work = Work.of(1 << 40, small.lengths, config)
+
+    def cut(size: int, candidates: int) -> PretrainConfig:
+        return replace(
+            config, realm=replace(config.realm, batch_size=size, num_candidates=candidates, explore=0, lexical=0)
+        )
+
     candidates = config.realm.num_candidates
-
-    def example(candidates: int) -> float:
-        reading = 0.0 if late else candidates * (mean + 32) * reader_shape.flops(int(mean + 32))
-        return candidates * mean * shape.flops(int(mean)) + reading
-
-    if example(candidates) > 4 * _BUDGET * guess:
+    if realm_flops(cut(1, candidates), shapes, work).all > 4 * _BUDGET * guess:
         candidates = 2
-    size = _examples(example(candidates), guess, min(config.realm.batch_size, 64))
+    each = realm_flops(cut(1, candidates), shapes, work).all
+    size = _examples(each, guess, min(config.realm.batch_size, 64))
     batches = masked_sentences(snapshot, small.spans, config, batch_size=size)
     proposer = Proposer(
         encoder,
         snapshot,
-        # At random, as if there were so many passages that no two sentences found the same.
-        ExactIndex(torch.randn(len(snapshot), encoder.dim), device=None if shape_on_cpu(encoder) else encoder.device),
+        ExactIndex(torch.randn(len(snapshot), encoder.dim, device=encoder.device)),
         num_passages=candidates - int(config.realm.null_passage),
         max_passage_tokens=most,
     )
@@ -121,25 +125,8 @@ def realm_rate(
         max_reader_tokens=most - 2,
         reader_title=config.reader.with_title,
     )
-    batch = batches.batch(0)
-    with torch.no_grad():
-        rows_BK = method.read(batch).rows_BK
-    query_B, pieces = batch.query.lengths, int(batch.target.mask.sum())
-    passage_U = snapshot.passages(rows_BK.unique(), most).lengths
-    flops = 3 * (_forward(shape, query_B) + _forward(shape, passage_U)) + _forward(shape, query_B)
-    if late:
-        flops += 3 * _forward(reader_shape, query_B)
-    else:
-        body_BK = snapshot.bodies(rows_BK.flatten(), most - 2).lengths.view(rows_BK.shape)
-        flops += 3 * _forward(reader_shape, (body_BK + query_B[:, None] + 1).flatten())
-        pieces *= candidates
-    flops += head_flops(pieces, reader_shape.hidden, int(reader.model.config.vocab_size))
+    flops = realm_flops(cut(size, candidates), shapes, work).all
     return flops / _step_seconds(lambda step: method.loss(batches.batch(step)), (encoder, reader), bf16)
-
-
-def head_flops(pieces: int, hidden: int, vocabulary: int) -> float:
-    """Forward and backward of the output layer at masked pieces."""
-    return 6.0 * pieces * hidden * vocabulary
 
 
 def build_reader(settings: Any, config: PretrainConfig, small: Prepared) -> ClozeReader:
@@ -158,24 +145,37 @@ def build_reader(settings: Any, config: PretrainConfig, small: Prepared) -> Cloz
     return READERS[config.reader.interaction](model, chosen, separator=small.snapshot.sep_id)
 
 
-def search_seconds(index: ExactIndex, queries: int, k: int) -> float:
-    """Of one call."""
+class SearchCost(NamedTuple):
+    """Seconds of a call, and of each row besides."""
+
+    call: float
+    row: float
+
+
+def search_cost(index: ExactIndex, queries: int, k: int) -> SearchCost:
+    """Of exact search: from all rows of `index`, more than a cache holds, and from the first few thousand of them."""
     query_BD = torch.empty(queries, index.dim).uniform_(-1, 1)
-    return seconds_of(lambda: index.search(query_BD, k), index.device)
+    few = ExactIndex(index.vectors(torch.arange(_FEW_ROWS)), device=index.device)
+    least, most = (seconds_of(partial(one.search, query_BD, k), one.device) for one in (few, index))
+    row = max(most - least, most / 4) / (len(index) - len(few))
+    return SearchCost(max(0.0, least - row * len(few)), row)
 
 
 def judging_seconds(small: Prepared, k: int) -> float:
-    """Of one sentence of the probe: whether its answer stands in one of k passages."""
+    """Of one sentence of the probe: whether its answer stands in one of k passages. Here every other one's does."""
     snapshot, size = small.snapshot, 64
     rows_PK = torch.randint(len(snapshot), (size, k))
+    answers = ["Quallenberg"] * size
+    for number in range(0, size, 2):
+        answers[number] = snapshot.text(int(rows_PK[number, number % k])).split(".")[0]
 
     def look() -> None:
-        judge(rows_PK, ["Quallenberg"] * size, lambda row: f"{snapshot.title(row)}\n{snapshot.text(row)}", (k,))
+        judge(rows_PK, answers, lambda row: f"{snapshot.title(row)}\n{snapshot.text(row)}", (k,))
 
     return seconds_of(look, torch.device("cpu")) / size
 
 
-def activation_bytes(encoder: DenseEncoder, length: int, bf16: bool) -> float:
+def activation_bytes(encoder: DenseEncoder, snapshot: Snapshot, config: PretrainConfig, bf16: bool) -> float:
     """What a token leaves behind for the backward pass."""
     encoder.train()
     own = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
@@ -187,22 +187,13 @@ def activation_bytes(encoder: DenseEncoder, length: int, bf16: bool) -> float:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    tokens = random_tokens(encoder, 2, length)
+    # A bag keeps the vector of each distinct piece once: the more texts, the less of it falls on a token.
+    rows = torch.arange(min(len(snapshot), 256 if encoder.query_tower.is_bag else 2))
+    tokens = snapshot.passages(rows, config.data.max_passage_tokens).to(encoder.device)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), _arithmetic(encoder, bf16):
-        encoder.encode_passages(tokens)
-    return sum(kept.values()) / (2 * length)
-
-
-def random_tokens(encoder: DenseEncoder, size: int, length: int) -> Any:
-    from realm.types import Tokens
-
-    vocabulary = int(encoder.query_tower.backbone.config.vocab_size)
-    ids_NL = torch.randint(vocabulary, (size, length))
-    return Tokens(ids_NL, torch.zeros_like(ids_NL), torch.full((size,), length))
-
-
-def shape_on_cpu(encoder: DenseEncoder) -> bool:
-    return encoder.device.type == "cpu"
+        vector_ND = encoder.encode_passages(tokens)
+    assert vector_ND.requires_grad
+    return sum(kept.values()) / int(tokens.lengths.sum())
 
 
 def _step_seconds(loss: Callable[[int], Loss], modules: tuple[nn.Module, ...], bf16: bool) -> float:

@@ -30,6 +30,7 @@ from realm.training.batches import MaskedSentences
 from realm.training.rarity import SpansByRarity
 from realm.types import Document, Spans
 from realm.workflows.estimating.measuring import BUDGET_SECONDS, once, rate_above, seconds_of
+from realm.workflows.estimating.texts import Lengths, of_snapshot
 
 PROCESS_SHARE = 0.85
 """What each of several processes does of what one does alone (two on two cores: 1.7 times one)."""
@@ -44,6 +45,8 @@ class Prepared:
     """The small one, and what it took, a second."""
 
     snapshot: Snapshot
+    lengths: Lengths
+    """Of its passages."""
     spans: SpanTable
     ingested: float
     """Bytes of text read, cut and committed."""
@@ -77,11 +80,16 @@ def prepare(
         raise DataError(f"found {len(snapshot)} passages to measure on: expected some; give more or longer documents")
     size = sum(len(one.text.encode()) for one in documents)
     pieces = int(snapshot.token_counts().sum())
+    began = time.perf_counter()
     spans = find_spans(snapshot, folder / "spans", pipeline=PATTERN)
+    by_pattern = time.perf_counter() - began
     texts = [snapshot.text(row) for row in range(len(snapshot))]
     tagged, tagger_note = tagging_rate(config.data.spans_pipeline, texts)
+    if config.data.spans_pipeline == PATTERN:
+        tagged = sum(len(text.encode()) for text in texts) / by_pattern
     return Prepared(
         snapshot=snapshot,
+        lengths=of_snapshot(snapshot),
         spans=spans,
         ingested=rate_above(size, taken["ingest"], fixed["ingest"]),
         tidied=rate_above(size, taken["tidy"], fixed["tidy"]),

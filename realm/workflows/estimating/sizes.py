@@ -8,12 +8,14 @@ from realm.config import PretrainConfig
 from realm.knowledge.table.housekeeping import UNINDEXED
 from realm.knowledge.table.writing import BATCH_CHARACTERS, BATCH_DOCUMENTS
 from realm.workflows.estimating.indexes import index_cost
-from realm.workflows.estimating.machine import Machine, Work
-from realm.workflows.estimating.steps import masked_pieces, tokens_of_step
+from realm.workflows.estimating.machine import Machine
+from realm.workflows.estimating.steps import TARGET_PIECES, Work, masked_pieces, tokens_of_step
 from realm.workflows.estimating.table import Table
 from realm.workflows.estimating.texts import Lengths
 from realm.workflows.showing.artefacts import size_text
 
+POINTED = 60.0
+"""Bytes: five places of eight, logits and their sums of four."""
 TOKENIZER = 23.5
 """Bytes of a word piece in a tokenizer's file."""
 TOO_LITTLE = "TOO LITTLE"
@@ -70,6 +72,12 @@ def spans_bytes(passages: int, lengths: Lengths, pipeline: str) -> float:
 def rarity_bytes(passages: int, spans: float) -> float:
     """What `SpansByRarity` holds: a list and an array a passage, four dictionaries of the distinct spans."""
     return passages * (180 + 9 * spans + DISTINCT * 360 * spans)
+
+
+def pointing_bytes(config: PretrainConfig, work: Work) -> float:
+    """Of the late reader: for each masked piece, candidate and piece of its body five places and what stands there."""
+    pairs = config.realm.batch_size * config.realm.num_candidates * min(TARGET_PIECES, config.data.max_targets)
+    return pairs * work.body * POINTED
 
 
 def kept_indexes(config: PretrainConfig) -> int:
@@ -152,6 +160,7 @@ def memory(
         encoder * machine.encoder_activation
         + reader * machine.reader_activation
         + masked_pieces(config) * machine.vocabulary * 4 * 3  # logits, their softmax, its gradient
+        + (pointing_bytes(config, work) if config.reader.interaction == "late" else 0)
     ) / machine.workers
     pairs = config.ict.batch_size * (work.query + work.passage)
     ict = min(pairs / machine.workers, max(config.ict.chunk_tokens, work.passage)) * machine.encoder_activation

@@ -9,13 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from realm.errors import DataError
 from realm.knowledge.text.taggers import PATTERN
 from realm.types import Document
+
+if TYPE_CHECKING:
+    from realm.knowledge.snapshot import Snapshot
 
 SAMPLE = (
     "The harbour of Almby was rebuilt in 1874, after the storm that had sunk eleven ships in a single night.",
@@ -34,6 +37,8 @@ SPANS_A_PIECE, PATTERN_SPANS_A_PIECE = 0.06, 0.115
 """Salient spans: names by spaCy's small English pipeline, and by pattern."""
 SAMPLE_BYTES = 800_000
 """Of the documents that are measured on."""
+LOOKED_BYTES = 16_000_000
+"""Of documents in a file, of which those that are measured on are taken evenly: the first are seldom like the rest."""
 LOOKED_AT = 2_000
 """Passages of a knowledge base whose word pieces are counted, spread over it."""
 WORDS = 20_000
@@ -174,6 +179,22 @@ def of_knowledge_base(path: Path, tokenizer: Any) -> Text:
     return Text(lengths, _some(kb.documents()))
 
 
+def of_snapshot(snapshot: Snapshot) -> Lengths:
+    """Of all its passages."""
+    rows = range(len(snapshot))
+    first = [row for row in rows if not row or snapshot.document_id(row) != snapshot.document_id(row - 1)]
+    return Lengths(
+        pieces=_mean(len(snapshot.body_ids(row)) for row in rows),
+        bytes=_mean(len(snapshot.text(row).encode()) for row in rows),
+        title_pieces=_mean(len(snapshot.title_ids(row)) for row in first),
+        title_bytes=_mean(len(snapshot.title(row).encode()) for row in first),
+        id_bytes=_mean(len(snapshot.document_id(row).encode()) for row in first),
+        sentences=_mean(len(snapshot.sentences(row)) for row in rows),
+        documents=len(first) / len(snapshot),
+        source=f"{len(snapshot):,} passages",
+    )
+
+
 def sample_texts(count: int, characters: int) -> list[str]:
     """Texts of about so many characters, no two neighbours equal."""
     texts = []
@@ -213,14 +234,15 @@ def stand_in_pieces(texts: Sequence[str]) -> list[np.ndarray]:
 
 
 def _some(documents: Iterable[Document]) -> list[Document]:
-    taken: list[Document] = []
+    """Documents of about `SAMPLE_BYTES` together, taken evenly from the first `LOOKED_BYTES`."""
+    seen: list[Document] = []
     size = 0
     for one in documents:
-        if size >= SAMPLE_BYTES:
+        seen.append(replace(one, text=one.text[:SAMPLE_BYTES]))
+        size += len(seen[-1].text)
+        if size >= LOOKED_BYTES:
             break
-        taken.append(one)
-        size += len(one.text)
-    return taken
+    return seen[:: max(1, -(-size // SAMPLE_BYTES))]
 
 
 def _mean_pieces(tokenizer: Any, texts: Sequence[str]) -> float:

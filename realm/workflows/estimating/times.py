@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from realm.config import PretrainConfig
 from realm.workflows.estimating.indexes import index_cost
-from realm.workflows.estimating.machine import Machine, Work
+from realm.workflows.estimating.machine import Machine
 from realm.workflows.estimating.preparing import IDS_PER_QUERY, PROCESS_SHARE, processes
-from realm.workflows.estimating.steps import masked_pieces, pair_flops, realm_flops, tokens_of_step
+from realm.workflows.estimating.steps import Work, masked_pieces, pair_flops, realm_flops, tokens_of_step
 from realm.workflows.estimating.table import Table, duration
 from realm.workflows.estimating.texts import Lengths
 from realm.workflows.pretraining.comparison import LIVE_SENTENCES, READ_SENTENCES
@@ -38,10 +38,12 @@ def times(
         f"{machine.scanned:,.0f} passages/s looked through, once a run",
     )
     embedded = machine.embedded(work)
+    # Vectors are hashed when they are stored, and parameters to be named by.
+    stored = 4.0 * (passages * machine.dim + machine.encoder_parameters)
     embed = table.time(
         "embed",
         "time: embedding once (a refresh)",
-        passages / embedded,
+        passages / embedded + stored / machine.hashed,
         f"{embedded:,.0f} passages/s of {work.passage:,.0f} pieces through {machine.encoder_note}, "
         f"{machine.embed_threads} thread{'s' if machine.embed_threads > 1 else ''}",
     )
@@ -117,7 +119,7 @@ def _realm_step(
     table: Table, passages: int, config: PretrainConfig, machine: Machine, work: Work, threads: str
 ) -> tuple[float, float]:
     """Seconds of a step, and of one query of a batch's search."""
-    part = machine.search_call + passages * machine.search_batch
+    part = machine.batch_call + passages * machine.search_batch
     search = table.time(
         "search_step",
         "time: exact search, a step",
