@@ -132,6 +132,8 @@ def supervised(out: Path, text: Text, settings: list[str], seed: int, data: Path
             header = {"format": FORMAT, "leg": "supervised", "seed": seed, "probe": common.facts()}
             files.write_json(path, {**header, "complete": step == steps, "points": judged})
 
+        if found and start not in {point["step"] for point in judged}:  # stopped between the two
+            judge(found)
         train(
             method,
             pairs,
