@@ -1,4 +1,5 @@
-"""How long an answer takes: embed, search and read a question, alone and by 64, beside the Hugging Face port.
+"""How long an answer takes: embed, search and read a question, alone and by 64, beside the Hugging Face port; and what
+is saved where a settled answer is read no further, and where it was given before.
 
 Without --kb: made passages, questions of made words. With --kb and --wiki204k (see benchmarks/wiki204k): the test
 questions of nq_open over Wikipedia. Without --model, a retriever and a reader have random weights, and the passages'
@@ -25,7 +26,7 @@ from benchmarks.core import made
 from benchmarks.core.bench import Bench
 from benchmarks.core.outside import HF_REALM, Outside, outside
 from benchmarks.core.timing import Contestant
-from benchmarks.suites import asking
+from benchmarks.suites import asking, saving
 from realm import KnowledgeBase, QuestionAnswering
 from realm.knowledge.text.passages import SentenceSplitter
 
@@ -71,6 +72,8 @@ def run(bench: Bench, options: Namespace) -> None:
                 bench.record.versions["transformers of the port"] = port.versions["transformers"]
             one_by_one(bench, model, kb, texts, port, options.k)
             together(bench, model, kb, texts, port, options)
+        saving.early(bench, model, kb, texts, options.k)
+        saving.again(bench, model, kb, texts, options.k)
 
 
 def one_by_one(
