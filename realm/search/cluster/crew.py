@@ -17,7 +17,7 @@ LOOK = 0.5
 SILENCE = 60.0
 """Seconds without an answer to "are you there" after which a worker counts as lost: Ray says so sooner of one that
 died, but not of one that hangs, or whose machine can't be reached."""
-PLACE = 10.0
+PLACE = 30.0
 """Seconds without any worker after which this is told."""
 
 
@@ -61,7 +61,6 @@ class Crew:
         self._kind, self._arguments, self._count, self._needs = kind, arguments, count, needs
         self._tell, self._tries, self._silence = tell, tries, silence
         self._members: list[_Member] = []
-        self._wanted = 0
         self._waiting: deque[int] = deque()
         self._losses: Counter[int] = Counter()
         self._stillborn = 0
@@ -80,7 +79,6 @@ class Crew:
         are ended then.
         """
         self._waiting, self._losses, left = deque(range(len(tasks))), Counter(), len(tasks)
-        self._wanted = max(self._wanted, min(self._count, left))
         placed, told = time.monotonic(), False
         try:
             while left:
@@ -105,9 +103,13 @@ class Crew:
             self.close()  # they may be at work on something that nobody waits for any more
             raise
 
-    def look(self) -> None:
-        """Between two calls of `map`: replace workers that were lost meanwhile. Doesn't wait."""
+    def look(self) -> list[str]:
+        """Before and between calls of `map`: start workers, replace those that were lost. Doesn't wait.
+
+        Where those are that are there, for a person to read.
+        """
         list(self._turn(0.0))
+        return [member.place for member in self._members if member.place]
 
     def close(self) -> None:
         """End the workers."""
@@ -117,7 +119,7 @@ class Crew:
 
     def _turn(self, seconds: float) -> Iterator[tuple[int, Any]]:
         """Wait so long for news. The tasks that were answered."""
-        while len(self._members) < self._wanted:
+        while len(self._members) < self._count:
             worker = engine.start(self._kind, self._arguments, self._needs)
             self._members.append(_Member(worker, engine.ask(worker, "pulse")))
         member_of = {call: m for m in self._members for call in (m.call, m.pulse) if call is not None}

@@ -36,7 +36,7 @@ class Embedder:
         self._job = job
         self._of: str | None = None
         self._opened: tuple[Encoder, PassageSource, int, dict[str, Any]] | None = None
-        self._place = engine.here()
+        self._place = engine.here().text
         self._done = 0
 
     def pulse(self) -> tuple[str, int]:
@@ -120,9 +120,9 @@ class Fleet:
             show(0)
         return plan.seal(facts, hashes)
 
-    def look(self) -> None:
-        """Between two refreshes: replace workers that were lost meanwhile."""
-        self._crew.look()
+    def look(self) -> list[str]:
+        """Between two refreshes: replace workers that were lost meanwhile. Where those are that are there."""
+        return self._crew.look()
 
     def close(self) -> None:
         """End the workers."""
@@ -135,6 +135,6 @@ def _await(path: Path, what: str) -> None:
     while not path.exists():
         if time.monotonic() > end:
             raise ArtefactError(
-                f"{engine.here()} sees no {path}, {what}: expected a folder that all machines share under one path"
+                f"{engine.here().text} sees no {path}, {what}: expected a folder that all machines share under one path"
             )
         time.sleep(0.1)

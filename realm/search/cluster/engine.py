@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -106,7 +107,7 @@ def result(call: Call) -> Any:
             raise cause from None
         raise TrainingError(f"a worker failed: {type(cause).__name__}: {cause}") from error
     except ray.exceptions.RayError as error:
-        raise WorkerLost(_first_line(error)) from error
+        raise WorkerLost(_reason(error)) from error
 
 
 def stop(worker: Worker) -> None:
@@ -126,12 +127,21 @@ def nodes(needs: Needs) -> list[str]:
     return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"] and large(node["Resources"]))
 
 
-def here() -> str:
-    """In a worker: the machine it is on, for a person to read."""
+class Place(NamedTuple):
+    """Where a worker is."""
+
+    text: str
+    """For a person to read."""
+    node: str
+    """As `nodes` names it."""
+
+
+def here() -> Place:
+    """In a worker: where it is."""
     import ray
 
-    context = ray.get_runtime_context()
-    return f"{os.uname().nodename} (node {context.get_node_id()[:8]}, process {os.getpid()})"
+    node = str(ray.get_runtime_context().get_node_id())
+    return Place(f"{os.uname().nodename} (node {node[:8]}, process {os.getpid()})", node)
 
 
 def size() -> str:
@@ -143,7 +153,8 @@ def size() -> str:
     return f"{len(alive)} machines with {cpus:g} CPUs and {gpus:g} GPUs"
 
 
-def _first_line(error: Exception) -> str:
-    """Ray explains at length."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """Ray explains at length: the line that says why, if there is one, and of it the first sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = next((line for line in lines if "because" in line), lines[0])
+    return re.split(r"\. |\.$|: RpcError|: RPC error", told)[0][:200]

@@ -17,7 +17,9 @@ SILENCE = 30.0
 HEDGE = 5.0
 """Seconds after which another worker is asked the same: the first may hang, or only be slow."""
 TRIES = 3
-"""Workers in a row that may be lost while they open a part; then its place stays empty."""
+"""Workers in a row that may be lost while they open a part; then there is none for a while."""
+AGAIN = 30.0
+"""Seconds until another is tried then, and that a machine which lost a worker is avoided: it may be dying."""
 
 
 @dataclass(eq=False)
@@ -26,6 +28,7 @@ class _Replica:
     pulse: Call | None
     """The answer to `open`, and later to "are you there"."""
     node: str | None
+    """Where it should be, and once it has its part, where it is."""
     asked: float = field(default_factory=time.monotonic)
     place: str = ""
     """Where it is; empty as long as it opens its part."""
@@ -38,6 +41,9 @@ class _Part:
     arguments: tuple[Any, ...]
     replicas: list[_Replica] = field(default_factory=list)
     stillborn: int = 0
+    """Workers in a row that were lost while they opened it."""
+    barred: float = 0.0
+    """Until when no other is tried."""
     reason: str = ""
     """Why the last worker was lost."""
     error: RealmError | None = None
@@ -63,7 +69,7 @@ class _Question:
 class Replicas:
     """Asks every part, and answers only when each has answered.
 
-    The kind has methods `open() -> place`, called first, and `pulse() -> place`, answered while others work. Several
+    The kind has methods `open() -> Place`, called first, and `pulse() -> Place`, answered while others work. Several
     threads may ask at once.
     """
 
@@ -85,6 +91,8 @@ class Replicas:
         self._count = replicas
         self._lock = threading.Lock()
         self._parts = [_Part(arguments) for arguments in parts]
+        self._avoided: dict[str | None, float] = {}
+        """Machines, and until when."""
         with self._lock:
             self._look()
 
@@ -159,7 +167,7 @@ class Replicas:
         """End the workers."""
         with self._lock:
             for part in self._parts:
-                part.stillborn = TRIES
+                part.barred = float("inf")
                 for replica in part.replicas:
                     engine.stop(replica.worker)
                 part.replicas.clear()
@@ -199,20 +207,20 @@ class Replicas:
         for call in engine.wait(list(waiting), 0.0):
             part, replica = waiting[call]
             try:
-                replica.place, replica.pulse, part.stillborn = str(engine.result(call)), None, 0
+                (replica.place, replica.node), replica.pulse, part.stillborn = engine.result(call), None, 0
             except WorkerLost as loss:
                 self._lose(part, replica, str(loss))
             except RealmError as error:
                 # Those that have their rows go on; a search fails only where none is left.
-                part.stillborn, part.error = TRIES, error
+                part.stillborn, part.error = max(part.stillborn, TRIES - 1), error
                 self._lose(part, replica, str(error))
         for part, replica in waiting.values():
             if replica.pulse is not None and replica.place and now - replica.asked > self._silence:
                 self._lose(part, replica, f"no word for {now - replica.asked:.0f} seconds")
-        missing = sum(self._count - len(part.replicas) for part in self._parts if part.stillborn < TRIES)
-        nodes = engine.nodes(self._needs) if missing else []
-        for part in self._parts:
-            while len(part.replicas) < self._count and part.stillborn < TRIES:
+        short = [part for part in self._parts if len(part.replicas) < self._count and part.barred <= now]
+        nodes = engine.nodes(self._needs) if short else []
+        for part in short:
+            while len(part.replicas) < self._count:
                 node = self._node(part, nodes)
                 worker = engine.start(self._kind, part.arguments, self._needs, node=node, calls=self._calls)
                 part.replicas.append(_Replica(worker, engine.ask(worker, "open"), node))
@@ -221,7 +229,12 @@ class Replicas:
         """One that holds no replica of this part, if there is one, and few of other parts."""
         own = [replica.node for replica in part.replicas]
         every = [replica.node for other in self._parts for replica in other.replicas]
-        return min(nodes, key=lambda node: (own.count(node), every.count(node)), default=None)
+        now = time.monotonic()
+
+        def cost(node: str) -> tuple[bool, int, int]:
+            return self._avoided.get(node, 0.0) > now, own.count(node), every.count(node)
+
+        return min(nodes, key=cost, default=None)
 
     def _feel(self, replica: _Replica) -> None:
         if replica.pulse is None:
@@ -233,8 +246,11 @@ class Replicas:
         part.replicas.remove(replica)
         part.reason = reason
         engine.stop(replica.worker)
+        self._avoided[replica.node] = time.monotonic() + AGAIN
         if not replica.place:
             part.stillborn += 1
+            if part.stillborn >= TRIES:
+                part.barred = time.monotonic() + AGAIN
         first, last = part.arguments[1:3]
         self._tell(
             f"the worker for the rows {first:,} to {last - 1:,} on {replica.place or 'its way'} was lost ({reason}); "

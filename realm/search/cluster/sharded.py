@@ -17,7 +17,7 @@ from torch import Tensor
 from realm.errors import UsageError
 from realm.files import read_manifest
 from realm.search.cluster import engine
-from realm.search.cluster.engine import Needs
+from realm.search.cluster.engine import Needs, Place
 from realm.search.cluster.replicas import Replicas
 from realm.search.exact import ExactIndex, check_search
 from realm.search.shards import FORMAT, VERSION, Block, read_vectors
@@ -53,7 +53,7 @@ class Rows:
         self._of = {"snapshot": snapshot, "encoder": encoder}
         self._index: ExactIndex | None = None
 
-    def open(self) -> str:
+    def open(self) -> Place:
         """`read`, and where this is."""
         self.read()
         return self.pulse()
@@ -65,7 +65,7 @@ class Rows:
             blocks = [Block(b.data.clone(), None if b.scale is None else b.scale.clone()) for b in blocks]
         self._index = ExactIndex(blocks, device=None if self._device == "cpu" else self._device)
 
-    def pulse(self) -> str:
+    def pulse(self) -> Place:
         return engine.here()
 
     def search(
