@@ -48,14 +48,14 @@ class Caching:
 
         The newest version is looked up here, after the question came: an edit that was acknowledged before counts.
         """
-        serving = self._serving
-        if serving is None or not _lasting(how):
+        if self._serving is None or not _lasting(how):
             return [None] * len(questions)
+        model, name = self._serving
         # A past version is opened, so that one which was let go is told and not remembered.
         version = self._kb.version if how.as_of is None else self._kb.at(how.as_of).version
-        found: list[Answer | None] = []
+        key, found = self._key(name, how, version), list[Answer | None]()
         for question in questions:
-            answer = self._answers.get(self._key(serving, how, version, question))
+            answer = self._answers.get(key._replace(question=model.sees(question)))
             found.append(None if answer is None else replace(answer, question=question))
         hits = sum(answer is not None for answer in found)
         self._metrics.cached(hits, len(found) - hits)
@@ -66,17 +66,16 @@ class Caching:
         serving, version = self._serving, answer.knowledge_base_version
         if serving is None or serving[0] is not model or version is None or not _lasting(how):
             return
-        key = self._key(serving, how, version, question)
+        key = self._key(serving[1], how, version, model.sees(question))
         self._answers.put(key, answer)
         if how.as_of is None:  # what older versions were asked is not asked again, but as of them
             self._answers.forget(lambda one: not one.past and (one.base != key.base or one.version < version))
         self._metrics.cache_entries.set(len(self._answers))
         self._metrics.cache_bytes.set(self._answers.held)
 
-    def _key(self, serving: tuple[Model, str], how: Asking, version: int, question: str) -> _Key:
-        model, name = serving
+    def _key(self, name: str, how: Asking, version: int, question: str = "") -> _Key:
         base = (self._kb.path, self._kb.identity)
-        return _Key(base, version, how.as_of is not None, name, replace(how, as_of=None), model.sees(question))
+        return _Key(base, version, how.as_of is not None, name, replace(how, as_of=None), question)
 
 
 def _lasting(how: Asking) -> bool:
