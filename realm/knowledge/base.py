@@ -390,6 +390,7 @@ class KnowledgeBase:
 
     def compact(self) -> int:
         """Merge files and bring the indexes up to date; the new version. History stays."""
+        self._store.place.tidy(thorough=True)
         with self._store.writing(self._writer.timeout) as table, self._store.errors("compacted"):
             return housekeeping.compact(table)
 

@@ -21,7 +21,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,6 @@ TRUSTED = 0.8
 BEATS = 5
 """In the length of a lease."""
 _POLL = 0.05, 0.2
-_OLD_VERSIONS, _KEPT = 64, timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +112,6 @@ class Lease:
             held.renewing.join()
         try:
             self._swap(held.table, Entry(beat=held.entry.beat + 1))
-            if held.entry.beat % _OLD_VERSIONS == 0:  # to find the newest, Lance lists them all
-                held.table.optimize(cleanup_older_than=_KEPT)
         except (RealmError, RuntimeError, ValueError, OSError) as error:
             log.warning("%s stays held for %g s: %s", self.address, self.seconds, type(error).__name__)
 

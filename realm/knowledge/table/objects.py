@@ -15,6 +15,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
 ABOUT, WRITER = "kb", "writer"
+MANY_LEASES, OLD = 64, timedelta(minutes=10)
+"""Each leaves two versions of its table. Those that are old nobody reads, or waits by, any more."""
 _DESCRIPTION, _NAME, _CONTENT = "realm:kb", "name", "content"
 
 
@@ -54,6 +57,7 @@ class ObjectStore:
         self._connection: lancedb.DBConnection | None = None
         self._still: lancedb.DBConnection | None = None
         self._config: dict[str, Any] | None = None
+        self._leases = 0
 
     # ------------------------------------------------------------ its tables
 
@@ -146,7 +150,12 @@ class ObjectStore:
                 raise KnowledgeBaseError(
                     f"{self.address} is there already and not empty: open it, or give another address"
                 )
-            database.create_table(WRITER, schema=pa.schema([pa.field(FIELD, pa.string())]), exist_ok=True)
+            if WRITER not in there:
+                try:
+                    database.create_table(WRITER, schema=pa.schema([pa.field(FIELD, pa.string())]))
+                except ValueError as error:  # somebody else lays one here, too: the lease tells who comes first
+                    if "already exists" not in str(error):
+                        raise
         with self.held(60.0) as hold:
             with explained(self, "laid"):
                 if ABOUT in self._tables():
@@ -173,6 +182,7 @@ class ObjectStore:
             yield hold
         finally:
             lease.give_back(hold)
+            self._leases += 1
 
     def _fence(self) -> None:
         """Let nothing that the writer before has begun be committed: Lance refuses every commit that was begun before a
@@ -221,6 +231,13 @@ class ObjectStore:
             merge.when_matched_update_all().when_not_matched_insert_all().execute(pa.table(rows))
 
     # ------------------------------------------------------------ errors
+
+    def tidy(self, thorough: bool = False) -> None:
+        """Let old versions of the lease go: to find the newest, Lance lists them all, a thousand at once."""
+        if thorough or self._leases >= MANY_LEASES:
+            self._leases = 0
+            with explained(self, "tidied"):
+                self._open(WRITER).optimize(cleanup_older_than=OLD)
 
     def size(self) -> int | None:
         return None

@@ -93,6 +93,9 @@ class Place(Protocol):
     def keep(self, name: str) -> AbstractContextManager[Path]:
         """A folder to fill, kept with the knowledge base when the block ends without an error."""
 
+    def tidy(self, thorough: bool = False) -> None:
+        """Clear away what writing leaves besides versions of the table, where it is much; `thorough`: in any case."""
+
     def size(self) -> int | None:
         """Bytes of all files, or None where that can't be told."""
 
@@ -229,6 +232,9 @@ class Folder:
 
     def keep(self, name: str) -> AbstractContextManager[Path]:
         return staged_folder(self.folder / name)
+
+    def tidy(self, thorough: bool = False) -> None:
+        return
 
     def size(self) -> int | None:
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())

@@ -239,6 +239,7 @@ class Writer:
 
     def tidy(self) -> bool:
         """`housekeeping.tidy`, where it is worth its time and nobody else writes; whether anything was done."""
+        self.store.place.tidy()
         with self.store.errors("tidied"):
             if not housekeeping.is_worth_tidying(self.store.table):
                 return False
