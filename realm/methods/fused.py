@@ -3,8 +3,8 @@ the union of both lists by a weighted sum).
 
     f(x, z) = BM25(x, z) / temperature + Embed_input(x)^T Embed_doc(z)
 
-The weight of the sum is not learnt by itself: the encoder, which learns the scale of its own score, settles the
-balance, and learns what words leave to be said.
+The early loss is of the vectors alone: an encoder that learnt what words leave to be said ranked worse beside them
+(docs/results.md). The weight of the sum is a setting; the reader's loss, which has the sum, settles the balance.
 
 Legend: B questions, W passages that words find, E passages (labelled ones last), K passages kept, G labelled rows.
 """
@@ -51,18 +51,21 @@ class FusedRetriever:
             twice_BG = (labelled_BG[:, :, None] == words.rows[:, None, :]).any(-1)
             more_BW = torch.cat([words.rows, labelled_BG.masked_fill(twice_BG, NO_ROW)], 1)
         found = self.dense.candidates(questions, query, k, more_BW)
-        word_BE = (by_words(words, found.rows_BE) / self.temperature).to(found.score_BE.device)
-        score_BE = found.score_BE + word_BE  # what is no passage stays at -inf
+        device = found.score_BE.device
+        score_BE = found.score_BE + (by_words(words, found.rows_BE) / self.temperature).to(device)  # none stays -inf
         among = found.retrieved + words.rows.shape[1]
-        best_BK = score_BE[:, :among].detach().argsort(dim=1, descending=True, stable=True)[:, :k]
-        rows_BK, score_BK = found.rows_BE.gather(1, best_BK.cpu()), score_BE.gather(1, best_BK)
-        rows_BE, labelled_BE = with_labelled(rows_BK, labelled_BG)
-        added_BG = rows_BE[:, rows_BK.shape[1] :]
+        place_BE = score_BE[:, :among].detach().argsort(dim=1, descending=True, stable=True)[:, :k].cpu()
+        retrieved = place_BE.shape[1]
+        rows_BE, labelled_BE = with_labelled(found.rows_BE.gather(1, place_BE), labelled_BG)
+        added_BG = rows_BE[:, retrieved:]
         if added_BG.shape[1]:
-            place_BG = (added_BG[:, :, None] == found.rows_BE[:, None, :]).int().argmax(-1).to(score_BE.device)
-            score_BG = score_BE.gather(1, place_BG).masked_fill((added_BG == NO_ROW).to(score_BE.device), -torch.inf)
-            score_BK = torch.cat([score_BK, score_BG], 1)
-        return Candidates(rows_BE, score_BK, rows_BK.shape[1], labelled_BE)
+            place_BG = (added_BG[:, :, None] == found.rows_BE[:, None, :]).int().argmax(-1)
+            place_BE = torch.cat([place_BE, place_BG], 1)
+        place_BE, none_BE = place_BE.to(device), (rows_BE == NO_ROW).to(device)
+        score_BE, learnt_BE = (
+            each.gather(1, place_BE).masked_fill(none_BE, -torch.inf) for each in (score_BE, found.score_BE)
+        )
+        return Candidates(rows_BE, score_BE, retrieved, labelled_BE, learnt_BE)
 
     def _words(self, questions: Sequence[str]) -> Hits:
         """Hits[B, W]. Nothing of it learns, so what was asked in one epoch is known in the next."""

@@ -137,7 +137,8 @@ class OpenQA:
         device = found.score_BE.device
         holds_BE = self._holds(batch, found.rows_BE)
         correct_BE = holds_BE | found.labelled_BE  # a label is right even where its text says it otherwise
-        early_B, has_passage_B = objectives_qa.early_nll_B(found.score_BE, correct_BE.to(device))
+        early_BE = found.score_BE if found.learnt_BE is None else found.learnt_BE
+        early_B, has_passage_B = objectives_qa.early_nll_B(early_BE, correct_BE.to(device))
 
         size = len(found.rows_BE)
         read = min(self.read_batch or size, size)

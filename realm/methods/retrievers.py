@@ -32,6 +32,8 @@ class Candidates(NamedTuple):
     """So many of E are search results, best first; labelled rows stand behind them."""
     labelled_BE: Tensor
     """Bool[B, E] on the CPU: rows that the set names."""
+    learnt_BE: Tensor | None = None
+    """What of `score_BE` the retriever learns, which the early loss is of; None where that is all of it."""
 
 
 class QuestionRetriever(Protocol):

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from realm import objectives_qa
 from realm.evaluation.answers import normalize_orqa
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.snapshot import Snapshot
@@ -138,6 +139,9 @@ def test_the_sum_of_both_scores_ranks_the_union(
         found = fused.candidates(batch.texts, batch.query, k)
         expected = (dense_BN + word_BN / 2).sort(dim=1, descending=True)
         # At k = 1 the union is of the best by vectors and of all that have a word in common.
+        dense_BK = dense_BN.gather(1, found.rows_BE)
+        assert found.learnt_BE is not None
+        torch.testing.assert_close(found.learnt_BE, dense_BK)
         if k == len(snapshot):
             assert found.rows_BE.tolist() == expected.indices.tolist()
             torch.testing.assert_close(found.score_BE, expected.values)
@@ -174,6 +178,12 @@ def test_vectors_learn_beside_words(snapshot: Snapshot, method: OpenQA, fused: F
     method.retriever, method.num_early, method.early_weight = fused, 3, 1.0
     batch = QuestionBatches(snapshot, ASKED, batch_size=3).pick(np.arange(3))
     loss = method.loss(batch)
+    found = fused.candidates(batch.texts, batch.query, 3)
+    assert found.learnt_BE is not None
+    held_BE = torch.from_numpy(np.stack([batch.holds(b, rows) for b, rows in enumerate(found.rows_BE.numpy())]))
+    early_B, has_B = objectives_qa.early_nll_B(found.learnt_BE, held_BE)  # of vectors alone
+    mean = objectives_qa.mean_of_counted(early_B, has_B)
+    assert float(loss.stats["early_loss"]) == pytest.approx(float(mean.detach()), abs=1e-5)
     loss.total.backward()
     moved = [p.grad for group in fused.parameter_groups().values() for p in group if p.grad is not None]
     assert moved and any(bool(grad.abs().sum()) for grad in moved)
