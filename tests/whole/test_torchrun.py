@@ -26,6 +26,8 @@ from realm.workflows.ingest import ingest_sources
 
 CLOSE = 2e-4
 """Relative, of a figure; absolute below 1."""
+PATIENCE = 100.0
+"""Seconds for two processes on a machine that is busy; alone they take some."""
 CHANGED = {
     "encoder.dropout": "0",
     "encoder.backbone_dropout": "0",
@@ -60,7 +62,7 @@ def torchrun(*arguments: object) -> Any:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -84,7 +86,7 @@ def by_hand(*arguments: object) -> list[subprocess.CompletedProcess[str]]:
         for rank in ("0", "1")
     ]
     try:
-        told = [process.communicate(timeout=100) for process in processes]
+        told = [process.communicate(timeout=PATIENCE) for process in processes]
     finally:
         for process in processes:
             process.kill()
