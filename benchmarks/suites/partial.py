@@ -22,7 +22,7 @@ from realm.errors import UsageError
 from realm.files import MANIFEST, read_json
 from realm.knowledge.snapshot import Snapshot
 from realm.models.encoders import DenseEncoder
-from realm.objectives import top_drift
+from realm.search.drift import top_drift
 from realm.search.exact import ExactIndex
 from realm.search.partial import Work
 from realm.search.priorities import Priorities, order_of

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from realm import objectives
 from realm.methods.proposing import Proposer
+from realm.search.drift import top_drift
 from realm.types import NO_ROW, Index, Loss, MaskedBatch, PassageSource, Reader, Tokens, Trainable, TrainableEncoder
 
 Watch = Callable[[Tensor, Tensor, Tensor], object]
@@ -185,7 +186,7 @@ class RealmPretraining:
         - ``duplicates``: the share of the retrieved passages that stand under another query of the batch already.
         - ``candidates_changed``: the share that re-ranking replaced; only with `over_retrieve`.
         - ``source_hit``: the share of sentences whose own passage would have been retrieved; only if X is Z.
-        - ``top_drift``: how far live scores reorder what the index proposed, see `objectives.top_drift`.
+        - ``top_drift``: how far live scores reorder what the index proposed, see `search.drift`.
         """
         target_mask_BT = batch.target.mask.to(reading.score_BK.device)
         stats = objectives.marginal_stats(reading.score_BK, reading.logp_BKT, target_mask_BT, reading.valid_BK)
@@ -193,7 +194,7 @@ class RealmPretraining:
             stats = {name: stats[name] for name in ("log_likelihood", "prior_entropy")}
         row_M = reading.rows_BK[reading.rows_BK != NO_ROW]
         stats["duplicates"] = torch.tensor(1.0 - len(row_M.unique()) / max(1, len(row_M)))
-        stats["top_drift"] = objectives.top_drift(reading.index_BK, reading.score_BK)
+        stats["top_drift"] = top_drift(reading.index_BK, reading.score_BK)
         if self.proposer.over_retrieve > 1:
             stats["candidates_changed"] = reading.changed
         if reading.source_hit_B is not None:

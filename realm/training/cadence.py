@@ -22,7 +22,7 @@ class Cadence:
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         """every_steps: without `drift`, publish at its multiples; with it, the longest wait between two publications.
-        drift: publish when the smoothed drift of the index in use reaches this (see `objectives.top_drift`).
+        drift: publish when the smoothed drift of the index in use reaches this (see `search.drift`).
         min_steps: the shortest wait, for `drift`. published: step of the last publication. facts: of `facts`.
         """
         self.every_steps, self.drift, self.min_steps = every_steps, drift, min_steps

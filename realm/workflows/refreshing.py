@@ -22,7 +22,7 @@ from realm.files import read_json
 from realm.knowledge.snapshot import Snapshot
 from realm.methods.proposing import stale_copy
 from realm.models.encoders import DenseEncoder
-from realm.objectives import top_drift
+from realm.search.drift import top_drift
 from realm.search.priorities import Priorities
 from realm.search.refresh import Refresh, open_refresh
 from realm.search.refresher import Job, step_name
