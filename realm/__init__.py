@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 if TYPE_CHECKING:
     from realm.answering.ask import Realm
     from realm.answering.conflicts import ConflictRule
     from realm.answering.constraints import Constraints
+    from realm.answering.early import EarlyExit
     from realm.answering.questions import QuestionAnswering
     from realm.errors import RealmError
     from realm.knowledge.base import KnowledgeBase
@@ -23,6 +24,7 @@ _HOME = {
     "ConflictRule": "realm.answering.conflicts",
     "Constraints": "realm.answering.constraints",
     "Document": "realm.types",
+    "EarlyExit": "realm.answering.early",
     "Evidence": "realm.types",
     "Hits": "realm.types",
     "KnowledgeBase": "realm.knowledge.base",
@@ -38,6 +40,7 @@ __all__ = [
     "ConflictRule",
     "Constraints",
     "Document",
+    "EarlyExit",
     "Evidence",
     "Hits",
     "KnowledgeBase",
