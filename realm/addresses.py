@@ -37,6 +37,11 @@ def address_of(place: str | Path) -> str | None:
     return f"{scheme}://{rest}"
 
 
+def as_given(place: str | Path) -> str:
+    """A place for people: an address, or the path that they gave."""
+    return address_of(place) or str(place)
+
+
 def address_or_path(place: str | Path) -> str:
     """A place as messages and manifests name it: an address, or an absolute path."""
     return address_of(place) or str(Path(place).absolute())

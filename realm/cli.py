@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from realm.addresses import as_given
 from realm.commands.ask import ask
 from realm.commands.compare import ablate, compare
 from realm.commands.docs import JSON, KB, docs, file_place, folder_place, print_json
@@ -166,7 +167,7 @@ def ingest(
         gone = f"{result['deleted']:,} deleted, " if sync else ""
         by_hand = f" ({result['edited']:,} edited here and left so)" if result.get("edited") else ""
         typer.echo(
-            f"{kb}: {result['added']:,} added, {result['updated']:,} updated, {gone}{result['unchanged']:,} unchanged"
+            f"{as_given(kb)}: {result['added']:,} added, {result['updated']:,} updated, {gone}{result['unchanged']:,} unchanged"
             f"{by_hand}, {result['skipped']:,} records skipped; now {result['documents']:,} documents in "
             f"{result['passages']:,} passages, version {result['version']}"
         )

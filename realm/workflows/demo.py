@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from realm import files
+from realm.addresses import as_given
 from realm.answering.ask import Realm
 from realm.answering.pretrained import CARD, locate
 from realm.errors import ArtefactError, UnavailableError
@@ -128,14 +129,14 @@ def run_demo(
         run_page(run, comparison, examples, "REALM: a retriever and a reader that learnt together")
         places = f"\nthe page: {run.report}\nthe run:  {run.path}"
     name = MODEL if trained else run.path
-    show("text", f'{places}\nask more: realm ask "... [MASK] ..." --kb {kb_path} --model {name}')
+    show("text", f'{places}\nask more: realm ask "... [MASK] ..." --kb {as_given(kb_path)} --model {name}')
     result = {
         "comparison": comparison,
         "answers": [answer_json(answer) for answer in answers],
         "edit": [answer_json(answer) for answer in edited],
         "report": str(run.report) if comparison is not None else None,
         "model": str(name),
-        "knowledge_base": str(kb_path),
+        "knowledge_base": as_given(kb_path),
     }
     files.write_json(out / "demo.json", result)
     return result

@@ -166,7 +166,7 @@ def test_a_service_answers_and_edits(bucket: str, tmp_path: Path) -> None:
     service.open().result()
     try:
         assert client.get("/readyz").status_code == 200
-        assert client.get("/v1/documents/curie").json()["text"] == DOCUMENTS[1].text
+        assert client.get("/v1/documents/curie").json()["document"]["text"] == DOCUMENTS[1].text
         open_knowledge_base(kb.address).add([Document("new", "", "Guernica was painted by Anna Weir.")])
         asked = client.post("/v1/ask", {"question": BLANK, "k": 50}).json()
         assert "new" in {e["passage"]["document_id"] for e in asked["evidence"]}, "another process's edit is seen"

@@ -20,7 +20,7 @@ import regex
 import torch
 
 from realm import __version__, files, objectives
-from realm.addresses import address_or_path
+from realm.addresses import address_or_path, as_given
 from realm.errors import ArtefactError, UsageError
 from realm.evaluation.probe import judge, probe_hits
 from realm.evaluation.retrieval import answer_in_text
@@ -115,7 +115,7 @@ def collect_examples(
     groups = np.array([group_of(b, a) for b, a in zip(before.tolist(), after.tolist(), strict=True)])
     return {
         "run": str(run.path),
-        "knowledge_base": str(kb or run.facts()["parents"]["knowledge_base"]),
+        "knowledge_base": as_given(kb or run.facts()["parents"]["knowledge_base"]),
         "step": step,
         "warm_start_steps": config.ict.steps,
         "seed": config.loop.seed,
@@ -203,7 +203,7 @@ def _texts(run: Run, kb: Path | None, reporter: Reporter) -> tuple[Text, Text]:
 
     if kb is not None and not parts.has_snapshot(kb, parents["snapshot"]):
         raise UsageError(
-            f"{run.path} was trained on {parents['knowledge_base']}: found no snapshot {parents['snapshot']} in {kb}; "
+            f"{run.path} was trained on {parents['knowledge_base']}: found no snapshot {parents['snapshot']} in {as_given(kb)}; "
             "leave --kb out, or say where that knowledge base lies now"
         )
     place = kb or Path(parents["knowledge_base"])

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from realm.addresses import address_or_path
+from realm.addresses import address_or_path, as_given
 from realm.config import PretrainConfig
 from realm.errors import ArtefactError, UsageError
 from realm.training.launch import one_process
@@ -160,7 +160,7 @@ def evaluate_run(path: Path, *, kb: Path | None = None, reporter: Reporter | Non
     parents = run.facts()["parents"]
     if kb is not None and not parts.has_snapshot(kb, parents["snapshot"]):
         raise UsageError(
-            f"{path} was trained on {parents['knowledge_base']}: its probe can't be judged on {kb}; leave --kb out"
+            f"{path} was trained on {parents['knowledge_base']}: its probe can't be judged on {as_given(kb)}; leave --kb out"
         )
     last = "realm" if run.config().realm.steps else "warm-start"
     return compare(run) if run.has_report(last) else resume(path, kb=kb, reporter=reporter)
