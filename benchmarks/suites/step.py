@@ -24,6 +24,7 @@ from benchmarks.core.bench import Bench
 from benchmarks.core.outside import HF_REALM, Outside, outside
 from benchmarks.core.timing import Contestant
 from benchmarks.suites.stepping import Steps, Work
+from realm.training.memory import kept_memory
 
 PEER = "Hugging Face REALM"
 QUICK = {
@@ -40,7 +41,7 @@ def arguments(parser: _ArgumentGroup) -> None:
 
 
 def run(bench: Bench, options: Namespace) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, kept_memory():  # as the training loop does
         steps = Steps(Path(folder), options)
         if options.peer is None:
             bench.absent(PEER, HF_REALM)

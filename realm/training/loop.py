@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from realm.errors import TrainingError
 from realm.training import parallel
 from realm.training.ahead import Ahead
+from realm.training.memory import kept_memory
 from realm.training.metrics import Metrics
 from realm.training.optim import linear_schedule, set_learning_rate
 from realm.training.state import save_checkpoint
@@ -59,6 +60,7 @@ class Hooks:
     """Waits for the other ranks, however long rank 0 saves and what follows from it; torch's barrier by default."""
 
 
+@kept_memory()
 def train(
     method: Method,
     batches: Batches,
