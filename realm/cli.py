@@ -167,8 +167,8 @@ def ingest(
         gone = f"{result['deleted']:,} deleted, " if sync else ""
         by_hand = f" ({result['edited']:,} edited here and left so)" if result.get("edited") else ""
         typer.echo(
-            f"{as_given(kb)}: {result['added']:,} added, {result['updated']:,} updated, {gone}{result['unchanged']:,} unchanged"
-            f"{by_hand}, {result['skipped']:,} records skipped; now {result['documents']:,} documents in "
+            f"{as_given(kb)}: {result['added']:,} added, {result['updated']:,} updated, {gone}"
+            f"{result['unchanged']:,} unchanged{by_hand}, {result['skipped']:,} records skipped; now {result['documents']:,} documents in "
             f"{result['passages']:,} passages, version {result['version']}"
         )
         for problem in result["problems"]:

@@ -203,8 +203,8 @@ def _texts(run: Run, kb: Path | None, reporter: Reporter) -> tuple[Text, Text]:
 
     if kb is not None and not parts.has_snapshot(kb, parents["snapshot"]):
         raise UsageError(
-            f"{run.path} was trained on {parents['knowledge_base']}: found no snapshot {parents['snapshot']} in {as_given(kb)}; "
-            "leave --kb out, or say where that knowledge base lies now"
+            f"{run.path} was trained on {parents['knowledge_base']}: found no snapshot {parents['snapshot']} in "
+            f"{as_given(kb)}; leave --kb out, or say where that knowledge base lies now"
         )
     place = kb or Path(parents["knowledge_base"])
     if not place_of(place).is_laid():

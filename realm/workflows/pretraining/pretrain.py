@@ -160,7 +160,8 @@ def evaluate_run(path: Path, *, kb: Path | None = None, reporter: Reporter | Non
     parents = run.facts()["parents"]
     if kb is not None and not parts.has_snapshot(kb, parents["snapshot"]):
         raise UsageError(
-            f"{path} was trained on {parents['knowledge_base']}: its probe can't be judged on {as_given(kb)}; leave --kb out"
+            f"{path} was trained on {parents['knowledge_base']}: its probe can't be judged on {as_given(kb)}; "
+            "leave --kb out"
         )
     last = "realm" if run.config().realm.steps else "warm-start"
     return compare(run) if run.has_report(last) else resume(path, kb=kb, reporter=reporter)
