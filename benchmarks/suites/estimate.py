@@ -210,14 +210,18 @@ def _at_size(
     bench.say(f"{passages:,} passages: calibrating")
     machine = calibrate(config, text)
 
-    began = time.perf_counter()
-    counts = ingest_sources([str(source)], folder / "kb", tokenizer=str(model))
-    ingested = time.perf_counter() - began
+    with Held() as held:
+        began = time.perf_counter()
+        counts = ingest_sources([str(source)], folder / "kb", tokenizer=str(model))
+        ingested = time.perf_counter() - began
     n = counts["passages"]
     found = estimate(n, config, text=text, machine=machine)
     numbers = found["numbers"]
     compared.time("ingest", n, numbers["ingest_seconds"], ingested)
     compared.size("disk: text and its word index", n, numbers["knowledge_base_bytes"], _size(folder / "kb"))
+
+    needed = numbers["ingest_memory_bytes"] - machine.base_memory
+    compared.size("memory of an ingest", n, needed, held.above, "no file's, above the libraries")
 
     bench.say(f"{n:,} passages: pre-training")
     stages = Stages()

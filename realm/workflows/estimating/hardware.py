@@ -94,6 +94,8 @@ def computed(machine: Machine, hardware: Hardware, work: Work, config: PretrainC
         embed_rate=shape.flops(length) / 3 / hardware.token_seconds(shape, length, 1),
         ict_rate=trained * again,
         realm_rate=parts.all / step,
+        ict_fixed=0.0,
+        realm_fixed=0.0,
         matmul=rate,
         bandwidth=read,
         parameter_update=UPDATE_BYTES / read,

@@ -70,6 +70,9 @@ class Machine:
     """Operations of embedding, and of the two trainings' steps without search and optimizer; see `networks`."""
     ict_rate: float
     realm_rate: float
+    ict_fixed: float = 0.0
+    """Seconds of a part of a step whatever is in it: gradients of the whole vocabulary's vectors, say."""
+    realm_fixed: float = 0.0
     matmul: float
     bandwidth: float
     parameter_update: float
@@ -158,8 +161,8 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
         reader = networks.build_reader(reader_settings, config, small).to(device)
         vocabulary = int(reader_settings.vocab_size)
         both = Shapes(shape, reader_shape, vocabulary)
-        realm_rate = networks.realm_rate(encoder, reader, both, small, config, bf16, matmul / 2)
-        ict_rate = networks.ict_rate(encoder, shape, small, config, bf16, matmul / 2)
+        realm = networks.realm_cost(encoder, reader, both, small, config, bf16, matmul / 2)
+        ict = networks.ict_cost(encoder, shape, small, config, bf16)
         index = ExactIndex(
             torch.empty(INDEX_ROWS, encoder.dim).uniform_(-1, 1), device=None if device.type == "cpu" else device
         )
@@ -197,8 +200,10 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             tagger_note=small.tagger_note,
             tokenizer_note=small.tokenizer_note,
             embed_rate=embed_rate,
-            ict_rate=ict_rate,
-            realm_rate=realm_rate,
+            ict_rate=ict.rate,
+            realm_rate=realm.rate,
+            ict_fixed=ict.fixed,
+            realm_fixed=realm.fixed,
             matmul=matmul,
             bandwidth=measuring.bandwidth(device),
             hashed=measuring.hash_rate(),

@@ -30,7 +30,7 @@ from realm.search.embed import embed_rows
 from realm.search.exact import ExactIndex
 from realm.training import pairs
 from realm.types import Loss
-from realm.workflows.estimating.measuring import BUDGET_SECONDS, seconds_of
+from realm.workflows.estimating.measuring import BUDGET_SECONDS, once, seconds_of
 from realm.workflows.estimating.preparing import Prepared, masked_sentences
 from realm.workflows.estimating.shapes import Shape
 from realm.workflows.estimating.steps import Shapes, Work, realm_flops
@@ -48,37 +48,32 @@ def embedding_rate(encoder: DenseEncoder, shape: Shape, small: Prepared, config:
     # Spread over all lengths, the shortest and the longest alike.
     rows = np.argsort(length_N, kind="stable")[((np.arange(wanted) + 0.5) * len(length_N) / wanted).astype(int)]
     work = torch.from_numpy(rows)
+    embed_rows(encoder, snapshot, work[:1], max_tokens=most)  # what the first call costs once is not counted
     seconds = seconds_of(lambda: embed_rows(encoder, snapshot, work, max_tokens=most), encoder.device, _BUDGET)
     return _forward(shape, length_N[rows]) / seconds
 
 
-def ict_rate(
-    encoder: DenseEncoder, shape: Shape, small: Prepared, config: PretrainConfig, bf16: bool, guess: float
-) -> float:
+def ict_cost(encoder: DenseEncoder, shape: Shape, small: Prepared, config: PretrainConfig, bf16: bool) -> StepCost:
     """Of the warm start's step without its optimizer. A batch that is computed in pieces is so here, too."""
     snapshot, most = small.snapshot, config.data.max_passage_tokens
-    mean = float(snapshot.passage_lengths(most).mean())
-    size = max(2, _examples(mean * shape.flops(int(mean)), guess, min(config.ict.batch_size, len(snapshot) // 2)))
     made: Any = pairs.RandomCrops if config.ict.pairs == "crop" else pairs.InverseCloze
     own: dict[str, Any] = {"removal_probability": config.ict.removal_probability}
     if config.ict.pairs == "crop":
         own = {"shares": config.ict.crop_shares}
-    batches = made(
-        snapshot,
-        batch_size=size,
-        max_query_tokens=config.data.max_query_tokens,
-        max_passage_tokens=most,
-        shrink=True,
-        **own,
-    )
-    batch = batches.batch(0)
-    in_pieces = config.ict.batch_size * batch.passage.ids.shape[1] > config.ict.chunk_tokens
-    method = InverseCloze(encoder, chunk_tokens=batch.passage.ids.numel() // 2 if in_pieces else None)
-    seconds = _step_seconds(lambda step: method.loss(batches.batch(step)), (encoder,), bf16)
-    return 3 * (_forward(shape, batch.query.lengths) + _forward(shape, batch.passage.lengths)) / seconds
+    lengths = {"max_query_tokens": config.data.max_query_tokens, "max_passage_tokens": most}
+
+    def make(size: int) -> Timed:
+        batches = made(snapshot, batch_size=max(2, size), shrink=True, **lengths, **own)
+        batch = batches.batch(0)
+        in_pieces = config.ict.batch_size * batch.passage.ids.shape[1] > config.ict.chunk_tokens
+        method = InverseCloze(encoder, chunk_tokens=batch.passage.ids.numel() // 2 if in_pieces else None)
+        flops = 3 * (_forward(shape, batch.query.lengths) + _forward(shape, batch.passage.lengths))
+        return Timed(_step(lambda step: method.loss(batches.batch(step)), (encoder,), bf16), flops)
+
+    return _cost(make, min(config.ict.batch_size, len(snapshot) // 2))
 
 
-def realm_rate(
+def realm_cost(
     encoder: DenseEncoder,
     reader: ClozeReader,
     shapes: Shapes,
@@ -86,7 +81,7 @@ def realm_rate(
     config: PretrainConfig,
     bf16: bool,
     guess: float,
-) -> float:
+) -> StepCost:
     """Of REALM's step without its search and its optimizer.
 
     With as many candidates as there will be, or two where one example with all of them takes too long.
@@ -103,9 +98,6 @@ def realm_rate(
     candidates = config.realm.num_candidates
     if realm_flops(cut(1, candidates), shapes, work).all > 4 * _BUDGET * guess:
         candidates = 2
-    each = realm_flops(cut(1, candidates), shapes, work).all
-    size = _examples(each, guess, min(config.realm.batch_size, 64))
-    batches = masked_sentences(snapshot, small.spans, config, batch_size=size)
     proposer = Proposer(
         encoder,
         snapshot,
@@ -125,8 +117,13 @@ def realm_rate(
         max_reader_tokens=most - 2,
         reader_title=config.reader.with_title,
     )
-    flops = realm_flops(cut(size, candidates), shapes, work).all
-    return flops / _step_seconds(lambda step: method.loss(batches.batch(step)), (encoder, reader), bf16)
+
+    def make(size: int) -> Timed:
+        batches = masked_sentences(snapshot, small.spans, config, batch_size=size)
+        flops = realm_flops(cut(size, candidates), shapes, work).all
+        return Timed(_step(lambda step: method.loss(batches.batch(step)), (encoder, reader), bf16), flops)
+
+    return _cost(make, config.realm.batch_size)
 
 
 def build_reader(settings: Any, config: PretrainConfig, small: Prepared) -> ClozeReader:
@@ -196,7 +193,50 @@ def activation_bytes(encoder: DenseEncoder, snapshot: Snapshot, config: Pretrain
     return sum(kept.values()) / int(tokens.lengths.sum())
 
 
-def _step_seconds(loss: Callable[[int], Loss], modules: tuple[nn.Module, ...], bf16: bool) -> float:
+class StepCost(NamedTuple):
+    """Seconds of a step whatever is in it, and operations a second of its examples."""
+
+    fixed: float
+    rate: float
+
+
+class Timed(NamedTuple):
+    """A step to be timed, and the operations in it."""
+
+    run: Callable[[], None]
+    flops: float
+
+
+def _cost(make: Callable[[int], Timed], most: int) -> StepCost:
+    """Of steps of two examples, and of as many as fit the time, at most `most`.
+
+    The first step of each size is not counted: memory is taken and libraries start then.
+    """
+    size, few = 2, _once_warm(make(2))
+    if few.seconds > _BUDGET:  # a large network: its examples are all that counts
+        return StepCost(0.0, few.flops / few.seconds)
+    many = few
+    while many.seconds < 2 * _BUDGET and size < most:
+        size = min(most, 8 * size)
+        many = _once_warm(make(size))
+    if many is few or many.seconds <= few.seconds:
+        return StepCost(0.0, many.flops / many.seconds)
+    rate = (many.flops - few.flops) / (many.seconds - few.seconds)
+    return StepCost(max(0.0, few.seconds - few.flops / rate), rate)
+
+
+class _Taken(NamedTuple):
+    seconds: float
+    flops: float
+
+
+def _once_warm(step: Timed) -> _Taken:
+    step.run()
+    return _Taken(once(step.run), step.flops)
+
+
+def _step(loss: Callable[[int], Loss], modules: tuple[nn.Module, ...], bf16: bool) -> Callable[[], None]:
+    """Forward and backward, of another batch each time."""
     steps = count()
     for module in modules:
         module.train()
@@ -208,7 +248,7 @@ def _step_seconds(loss: Callable[[int], Loss], modules: tuple[nn.Module, ...], b
         for module in modules:
             module.zero_grad(set_to_none=True)
 
-    return seconds_of(step, next(modules[0].parameters()).device, _BUDGET)
+    return step
 
 
 def _arithmetic(module: nn.Module, bf16: bool) -> Any:

@@ -73,20 +73,20 @@ def prepare(
     """
     tokenizer, note = tokenizer_of(place, documents, vocabulary)
     most = config.data.max_passage_tokens
-    fixed, _ = _fill(folder / "warm", documents[:_FEW], tokenizer, most)
-    fixed, _ = _fill(folder / "few", documents[:_FEW], tokenizer, most)
+    _fill(folder / "warm", documents[:_FEW], tokenizer, most)  # what the first call costs once is not counted
+    fixed, few = _fill(folder / "few", documents[:_FEW], tokenizer, most)
     taken, snapshot = _fill(folder / "all", documents, tokenizer, most)
     if len(snapshot) < 4:
         raise DataError(f"found {len(snapshot)} passages to measure on: expected some; give more or longer documents")
     size = sum(len(one.text.encode()) for one in documents)
     pieces = int(snapshot.token_counts().sum())
-    began = time.perf_counter()
-    spans = find_spans(snapshot, folder / "spans", pipeline=PATTERN)
-    by_pattern = time.perf_counter() - began
+    started = once(lambda: find_spans(few, folder / "few-spans", pipeline=PATTERN))
+    by_pattern = once(lambda: find_spans(snapshot, folder / "spans", pipeline=PATTERN))
+    spans = SpanTable.open(folder / "spans", snapshot)
     texts = [snapshot.text(row) for row in range(len(snapshot))]
     tagged, tagger_note = tagging_rate(config.data.spans_pipeline, texts)
     if config.data.spans_pipeline == PATTERN:
-        tagged = sum(len(text.encode()) for text in texts) / by_pattern
+        tagged = rate_above(sum(len(text.encode()) for text in texts), by_pattern, started)
     return Prepared(
         snapshot=snapshot,
         lengths=of_snapshot(snapshot),

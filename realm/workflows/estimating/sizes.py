@@ -14,6 +14,8 @@ from realm.workflows.estimating.table import Table
 from realm.workflows.estimating.texts import Lengths
 from realm.workflows.showing.artefacts import size_text
 
+BATCH_HELD, HELD = 12.0, 640.0
+"""Bytes for a byte of a batch, and for a passage: 0.87 GB resident in all at 200,000 passages, 1.38 GB at 1,000,000."""
 POINTED = 60.0
 """Bytes: five places of eight, logits and their sums of four."""
 TOKENIZER = 23.5
@@ -72,6 +74,11 @@ def spans_bytes(passages: int, lengths: Lengths, pipeline: str) -> float:
 def rarity_bytes(passages: int, spans: float) -> float:
     """What `SpansByRarity` holds: a list and an array a passage, four dictionaries of the distinct spans."""
     return passages * (180 + 9 * spans + DISTINCT * 360 * spans)
+
+
+def ingest_memory(passages: int, lengths: Lengths) -> float:
+    """Bytes above the libraries': a batch of documents as rows, and what folding, indexing and laying out hold."""
+    return BATCH_HELD * min(passages * lengths.bytes, BATCH_CHARACTERS) + HELD * passages
 
 
 def pointing_bytes(config: PretrainConfig, work: Work) -> float:
@@ -151,6 +158,13 @@ def memory(
         cost.memory / machine.workers,
         f"{cost.formula}{share}; "
         + ("mapped: the system's cache, given back when needed" if mapped else f"copied to {machine.device}"),
+    )
+    held = ingest_memory(passages, lengths)
+    table.size(
+        "ingest_memory",
+        "memory: ingest and snapshot",
+        machine.base_memory + held,
+        f"the libraries, up to {BATCH_CHARACTERS / 1e6:,.0f} MB of text as rows, {HELD:,.0f} bytes a passage",
     )
     trained = machine.encoder_trained + machine.reader_trained
     parameters = 4 * (machine.encoder_parameters + machine.reader_parameters + 3 * trained)

@@ -72,7 +72,8 @@ def times(
         f"{because}; {duration(live)} of it to look at the probe",
     )
     parts = realm_flops(config, machine, work).all / config.realm.batch_size / machine.realm_rate
-    reading = 4 * min(READ_SENTENCES, config.probe.size) * parts / 3
+    # Forward alone is a third of the arithmetic; with what is told of it, it took half of a step's time.
+    reading = 4 * min(READ_SENTENCES, config.probe.size) * parts / 2
     judging = table.time(
         "judging",
         "time: judging before and after",
@@ -105,7 +106,8 @@ def _spans(table: Table, passages: int, config: PretrainConfig, machine: Machine
 
 def _ict(table: Table, config: PretrainConfig, machine: Machine, work: Work, threads: str) -> float:
     pairs = min(config.ict.batch_size, max(2, work.passages))
-    step = pairs * pair_flops(machine, work) / machine.ict_rate + machine.step_overhead(machine.encoder_trained)
+    step = pairs * pair_flops(machine, work) / machine.ict_rate + machine.ict_fixed
+    step += machine.step_overhead(machine.encoder_trained)
     table.numbers["ict_step_seconds"] = float(f"{step:.4g}")
     return table.time(
         "ict",
@@ -127,7 +129,7 @@ def _realm_step(
         f"{config.realm.accumulation * config.realm.batch_size:,} queries; "
         f"{1e9 * machine.search_batch:.3g} ns a passage for {config.realm.batch_size:,}",
     )
-    compute = realm_flops(config, machine, work).all / machine.realm_rate
+    compute = realm_flops(config, machine, work).all / machine.realm_rate + machine.realm_fixed
     if config.realm.over_retrieve > 1:
         again = config.realm.batch_size * (config.realm.num_candidates - 1) * config.realm.over_retrieve
         compute += min(again, passages) / machine.embedded(work)
