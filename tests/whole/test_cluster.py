@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -43,12 +42,12 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def ports() -> dict[str, int]:
-    """Free ones for a node's helpers. A node that has to learn them dies when a helper takes 15 seconds to start."""
-    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.2", 0))) for _ in names]
-        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+def started_in_time(start: Callable[[], Any]) -> Any:
+    """Ray gives a node 30 seconds, and its helpers 15, which a busy machine may not keep."""
+    for _ in range(2):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
 
 
 def children(pid: int) -> list[int]:
@@ -73,17 +72,12 @@ class Nodes:
             "include_dashboard": False,
             "include_log_monitor": False,
         }
-        head = {"num_cpus": 0, "no_monitor": True, **self._args, **ports()}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        head = {"num_cpus": 0, "no_monitor": True, **self._args}
+        self._cluster = started_in_time(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.address: str = self._cluster.address
 
     def add(self, cpus: int = 1) -> Any:
-        for patience in range(3):
-            try:
-                return self._cluster.add_node(num_cpus=cpus, **self._args, **ports())
-            except Exception as error:  # Ray gives a node 30 seconds to start, which a busy machine may not keep
-                if "timed out during startup" not in str(error) or patience == 2:
-                    raise
+        return started_in_time(lambda: self._cluster.add_node(num_cpus=cpus, **self._args))
 
     def kill(self, node: Any) -> None:
         """Every process of it, by SIGKILL."""

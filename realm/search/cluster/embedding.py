@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from realm.errors import ArtefactError
+from realm.errors import ArtefactError, UnavailableError
 from realm.search.cluster import engine
 from realm.search.cluster.crew import Crew
 from realm.search.cluster.engine import Needs
@@ -22,6 +22,8 @@ from realm.search.refresher import PUBLISHED, Job, open_job, place_of
 from realm.search.shards import shard_hashes
 from realm.types import Encoder, PassageSource, Progress
 
+JOIN = 300.0
+"""Seconds for which a cluster is tried that does not answer."""
 VISIBLE = 60.0
 """Seconds that a network file system may take to show a new folder to another machine."""
 
@@ -84,8 +86,11 @@ class Fleet:
     """The workers of one job, kept from refresh to refresh."""
 
     def __init__(self, job: Job, *, tell: Callable[[str], object], address: str | None = None) -> None:
-        """Joins the cluster (see `engine.connect`). tell: one line about a lost worker."""
-        engine.connect(address)
+        """Joins the cluster (see `engine.connect`). tell: one line about a lost worker.
+
+        UnavailableError: nobody answers there for JOIN seconds.
+        """
+        _join(address, tell)
         needs = Needs(float(job.threads), job.gpus)
         self._job = job
         self._crew = Crew(Embedder, (job,), count=job.workers, needs=needs, tell=tell)
@@ -127,6 +132,22 @@ class Fleet:
     def close(self) -> None:
         """End the workers."""
         self._crew.close()
+
+
+def _join(address: str | None, tell: Callable[[str], object]) -> None:
+    """A head that is started again may be back in some minutes."""
+    end, told = time.monotonic() + JOIN, False
+    while True:
+        try:
+            engine.connect(address)
+            return
+        except UnavailableError as error:
+            if time.monotonic() > end:
+                raise
+            if not told:
+                tell(f"{error}; trying again for {JOIN / 60:.0f} minutes")
+                told = True
+        time.sleep(1.0)
 
 
 def _await(path: Path, what: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import socket
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from realm.errors import MissingLibraryError, RealmError, TrainingError, Unavail
 
 Worker = Any
 Call = Any
+PROBE = 5.0
+"""Seconds that a cluster's head may take to answer at all."""
 
 
 class Needs(NamedTuple):
@@ -43,6 +46,8 @@ def connect(address: str | None = None) -> None:
     One that was started here ends with this process. UnavailableError: nobody answers at the address.
     """
     require()
+    place = address or os.environ.get("RAY_ADDRESS") or ""
+    _probe(place)
     # Before the import. Ray would otherwise report its use to its makers where it starts a cluster, and hide the
     # accelerators of a machine from a process that asks for none.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -56,10 +61,24 @@ def connect(address: str | None = None) -> None:
             warnings.simplefilter("ignore")  # of its own coming versions
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        place = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise UnavailableError(
-            f"no Ray cluster answers at {place} ({error}): expected one that `ray start --head` began; see `ray status`"
-        ) from error
+        raise _absent(place or "this machine", error) from error
+
+
+def _probe(place: str) -> None:
+    """UnavailableError: nobody listens at HOST:PORT. Ray would try for minutes."""
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal() or "/" in place:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE).close()
+    except OSError as error:
+        raise _absent(place, error) from error
+
+
+def _absent(place: str, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"no Ray cluster answers at {place} ({error}): expected one that `ray start --head` began; see `ray status`"
+    )
 
 
 def start(kind: type, arguments: Sequence[Any], needs: Needs, *, node: str | None = None, calls: int = 2) -> Worker:
