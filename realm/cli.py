@@ -168,8 +168,8 @@ def ingest(
         by_hand = f" ({result['edited']:,} edited here and left so)" if result.get("edited") else ""
         typer.echo(
             f"{as_given(kb)}: {result['added']:,} added, {result['updated']:,} updated, {gone}"
-            f"{result['unchanged']:,} unchanged{by_hand}, {result['skipped']:,} records skipped; now {result['documents']:,} documents in "
-            f"{result['passages']:,} passages, version {result['version']}"
+            f"{result['unchanged']:,} unchanged{by_hand}, {result['skipped']:,} records skipped; now "
+            f"{result['documents']:,} documents in {result['passages']:,} passages, version {result['version']}"
         )
         for problem in result["problems"]:
             typer.echo(f"  {problem}", err=True)

@@ -49,13 +49,12 @@ _DESCRIPTION, _NAME, _CONTENT = "realm:kb", "name", "content"
 class ObjectStore:
     """A knowledge base at an address."""
 
-    keeps_handles = True
+    keeps_handles, look_every = True, 8
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._lock = threading.Lock()
-        self._connection: lancedb.DBConnection | None = None
-        self._still: lancedb.DBConnection | None = None
+        self._connections: dict[tuple[bool, bool], lancedb.DBConnection] = {}
         self._config: dict[str, Any] | None = None
         self._leases = 0
 
@@ -63,29 +62,25 @@ class ObjectStore:
 
     def connect(self) -> lancedb.DBConnection:
         """One connection for all that stand on this place: each would shake hands with the store anew."""
-        with self._lock:
-            if self._connection is None:
-                self._connection = self._connected(fresh=True)
-            return self._connection
+        return self._connected(fresh=True, brisk=False)
 
     def _connect_still(self) -> lancedb.DBConnection:
         """Whose tables stay on the version that was read, until they are told to look for another. What is asked of it
         is small, and it is asked first: so it finds out soon that nobody answers."""
-        with self._lock:
-            if self._still is None:
-                self._still = self._connected(fresh=False)
-            return self._still
+        return self._connected(fresh=False, brisk=True)
 
-    def _connected(self, fresh: bool) -> lancedb.DBConnection:
+    def _connected(self, fresh: bool, brisk: bool) -> lancedb.DBConnection:
         import lancedb
 
-        session = lancedb.Session(INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
-        return lancedb.connect(
-            self.address,
-            read_consistency_interval=FRESH if fresh else None,
-            session=session,
-            storage_options=object_errors.patience(os.environ, brisk=not fresh),
-        )
+        with self._lock:
+            if (fresh, brisk) not in self._connections:
+                self._connections[fresh, brisk] = lancedb.connect(
+                    self.address,
+                    read_consistency_interval=FRESH if fresh else None,
+                    session=lancedb.Session(INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE),
+                    storage_options=object_errors.patience(os.environ, brisk=brisk),
+                )
+            return self._connections[fresh, brisk]
 
     def _open(self, name: str) -> LanceTable:
         table: LanceTable = self._connect_still().open_table(name)  # type: ignore[assignment]
@@ -231,6 +226,11 @@ class ObjectStore:
             merge.when_matched_update_all().when_not_matched_insert_all().execute(pa.table(rows))
 
     # ------------------------------------------------------------ errors
+
+    def to_write(self, table: LanceTable) -> LanceTable:
+        with explained(self, "opened"):
+            found: LanceTable = self._connected(fresh=False, brisk=False).open_table(TABLE)  # type: ignore[assignment]
+        return found
 
     def tidy(self, thorough: bool = False) -> None:
         """Let old versions of the lease go: to find the newest, Lance lists them all, a thousand at once."""

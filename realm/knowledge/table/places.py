@@ -25,6 +25,7 @@ from realm.knowledge.table.refused import DiskFullError, InUseError, ReadOnlyErr
 
 if TYPE_CHECKING:
     import lancedb
+    from lancedb.table import LanceTable
 
 TABLE = "passages"
 CONFIG = "kb.json"
@@ -62,6 +63,10 @@ class Place(Protocol):
         """Whether what was opened of a version may be used again: not where another may be laid in its place."""
 
     @property
+    def look_every(self) -> int:
+        """Of so many versions one is looked at for whether the table wants tidying."""
+
+    @property
     def identity(self) -> tuple[int, int]:
         """Tells it from another that is laid in its place later, whose versions have the same numbers."""
 
@@ -92,6 +97,10 @@ class Place(Protocol):
 
     def keep(self, name: str) -> AbstractContextManager[Path]:
         """A folder to fill, kept with the knowledge base when the block ends without an error."""
+
+    def to_write(self, table: LanceTable) -> LanceTable:
+        """The newest version of the table, for him who holds it: `table`, or a handle that stays where it is, so that
+        it asks for less, and what it commits is refused when the hold was lost and taken over."""
 
     def tidy(self, thorough: bool = False) -> None:
         """Clear away what writing leaves besides versions of the table, where it is much; `thorough`: in any case."""
@@ -134,7 +143,7 @@ def place_of(path: Anywhere) -> Place:
 class Folder:
     """A knowledge base in a folder of this machine."""
 
-    keeps_handles = False
+    keeps_handles, look_every = False, 1
 
     def __init__(self, path: Path) -> None:
         self.folder = path
@@ -232,6 +241,9 @@ class Folder:
 
     def keep(self, name: str) -> AbstractContextManager[Path]:
         return staged_folder(self.folder / name)
+
+    def to_write(self, table: LanceTable) -> LanceTable:
+        return table
 
     def tidy(self, thorough: bool = False) -> None:
         return

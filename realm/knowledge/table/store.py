@@ -137,7 +137,7 @@ class Store:
         `Place.held`."""
         self.check_writable()
         with self.place.held(timeout) as self._hold:
-            yield self.table
+            yield self.place.to_write(self.table)
 
     def check_held(self) -> None:
         """To be asked before a commit that tells its own number: KnowledgeBaseError where somebody else may write."""

@@ -241,7 +241,7 @@ class Writer:
         """`housekeeping.tidy`, where it is worth its time and nobody else writes; whether anything was done."""
         self.store.place.tidy()
         with self.store.errors("tidied"):
-            if not housekeeping.is_worth_tidying(self.store.table):
+            if self.store.version % self.store.place.look_every or not housekeeping.is_worth_tidying(self.store.table):
                 return False
         with suppress(InUseError), self.store.writing(0.0) as table, self.store.errors("tidied"):
             return housekeeping.tidy(table)
