@@ -30,8 +30,9 @@ def index(
 ) -> None:
     """Compress a run's vectors to a recall.
 
-    Several kinds are built and measured on held-out queries; the fastest is taken. For a knowledge base's own vectors:
-    realm docs index.
+    Several kinds are built and measured on held-out queries; the fastest is taken. It tells of each: the recall, the
+    effort (lists looked at, or how broadly a graph is walked) and the ratio (candidates a hit) that it takes, the time
+    of a query alone and of one of 64, and bytes a passage. For a knowledge base's own vectors: realm docs index.
     """
     from realm.console import Terminal, table
     from realm.workflows.compressing import compress
@@ -41,7 +42,7 @@ def index(
         print_json(result)
         return
     if result["tried"]:
-        columns = ["kind", "recall", "effort", "candidates a hit", "a query", "of 64, each", "bytes a row", "built in"]
+        columns = ["kind", "recall", "effort", "ratio", "a query", "one of 64", "bytes", "built in"]
         exact = ["exact", "1.000", "", "", *_times(result["exact_microseconds"]), f"{result['vector_bytes_a_row']}", ""]
         title = f"{result['rows']:,} vectors of {result['dim']}, recall {recall:g} wanted"
         table(title, columns, [exact, *(_row(one) for one in result["tried"])])

@@ -86,6 +86,8 @@ class CompressedIndex:
             raise UsageError(f"vectors on {exact.device}: expected them on the CPU; a GPU searches exactly as fast")
         self.exact, self.codes = exact, codes
         self._arrays = exact.arrays() if exact.dtype == "float32" else None
+        self._plain = self._arrays[0][0] if self._arrays is not None and len(self._arrays[0]) == 1 else None
+        self._costs: dict[int, tuple[int, int]] = {}
         self.levels = tuple(sorted(levels, key=lambda level: level.depth))
         self.facts, self.chosen = dict(exact.facts if facts is None else facts), dict(chosen or {})
 
@@ -121,9 +123,10 @@ class CompressedIndex:
 
     def search(self, vectors: Tensor, k: int, exclude: Tensor | None = None, allowed: Tensor | None = None) -> Hits:
         """The `Index` contract, but that hits may be missed; UsageError and DataError as `ExactIndex.search`."""
+        if exclude is None and allowed is None and (found := self._alone(vectors, k)) is not None:
+            return found
         query_BD, exclude, allowed = check_search(self, _CPU, vectors, k, exclude, allowed)
         wanted, share, keep = k, 1.0, None
-        plain = exclude is None and allowed is None and len(query_BD) <= _FEW_QUERIES
         if exclude is not None and exclude.numel():
             wanted += int((exclude != NO_ROW).sum(1).max())
         if allowed is not None:
@@ -134,16 +137,12 @@ class CompressedIndex:
         if self.codes is None or level is None or not len(query_BD):
             return self.exact.search(vectors, k, exclude, allowed)
         query = query_BD.detach().numpy()
-        count = min(math.ceil(level.ratio * max(wanted, _MEASURED)), len(self))
+        count = self._count(level, wanted)
         row_BC = self.codes.candidates(query, count, level.effort, keep)
         row_BC.sort(axis=1)  # equal scores give the lower row first, and memory is read in its order
         if row_BC[:, -1].max() >= len(self):
             raise ArtefactError(
                 "the codes name a row that there is no vector of: they are damaged, make the index again"
-            )
-        if plain and count >= k and (hits := self._plain(query, row_BC, k)) is not None:
-            return (
-                hits if vectors.device == _CPU else Hits(hits.rows.to(vectors.device), hits.scores.to(vectors.device))
             )
         score_BC = self.score(query, row_BC)
         if exclude is not None and exclude.numel():
@@ -158,18 +157,37 @@ class CompressedIndex:
             hits.rows[at], hits.scores[at] = again.rows, again.scores
         return hits if vectors.device == _CPU else Hits(hits.rows.to(vectors.device), hits.scores.to(vectors.device))
 
-    def _plain(self, query_BD: np.ndarray, row_BC: np.ndarray, k: int) -> Hits | None:
-        """What is left of the work for few queries without filters, in as few calls as there can be: each costs more
-        than what it does. None where the vectors are not one array, or there are too few candidates."""
-        if self._arrays is None or len(self._arrays[0]) != 1 or row_BC[:, 0].min() < 0:
+    def _alone(self, vectors: Tensor, k: int) -> Hits | None:
+        """One query without filters, in as few calls as there can be: each costs more than what it does. None where
+        anything is unusual, impossible wishes included; `search` then finds out."""
+        if (
+            self._plain is None
+            or self.codes is None
+            or vectors.shape != (1, self.dim)
+            or vectors.dtype != torch.float32
+        ):
             return None
-        array_ND = self._arrays[0][0]
-        row_BK, score_BK = np.empty((len(row_BC), k), np.int64), np.empty((len(row_BC), k), np.float32)
-        for b, row_C in enumerate(row_BC):
-            score_C = np.vecdot(array_ND.take(row_C, 0), query_BD[b])
-            best_K = (-score_C).argsort(kind="stable")[:k]
-            row_BK[b], score_BK[b] = row_C[best_K], score_C[best_K]
-        return Hits(torch.from_numpy(row_BK), torch.from_numpy(score_BK))
+        if k not in self._costs:
+            level = self._level(k)
+            self._costs[k] = (0, 0) if k < 1 or level is None else (self._count(level, k), level.effort)
+        count, effort = self._costs[k]
+        if not count or count < k or vectors.device.type != "cpu" or not vectors.is_contiguous():
+            return None
+        query_1D = vectors.detach().numpy()
+        row_C = self.codes.candidates(query_1D, count, effort)[0]
+        row_C.sort()
+        if row_C[0] < 0 or row_C[-1] >= len(self._plain):
+            return None
+        score_C = np.vecdot(self._plain.take(row_C, 0), query_1D[0])
+        best_K = (-score_C).argsort(kind="stable")[:k]
+        row_K, score_K = row_C[best_K], score_C[best_K]
+        if not math.isfinite(score_K[0]):  # the query holds NaN or infinity
+            return None
+        return Hits(torch.from_numpy(row_K[None]), torch.from_numpy(score_K[None]))
+
+    def _count(self, level: Level, wanted: int) -> int:
+        """Candidates; of fewer hits than any recall was measured for as many as for those."""
+        return min(math.ceil(level.ratio * max(wanted, _MEASURED)), len(self))
 
     def _level(self, depth: float) -> Level | None:
         # A few rows that were struck out make no deeper search.

@@ -328,7 +328,7 @@ def brute_hits(
     return Hits(row[:, :k].masked_fill(score[:, :k].isinf(), NO_ROW), score[:, :k])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_a_filter_is_kept_and_filled(
     lossy: Index, world: tuple[torch.Tensor, torch.Tensor], data: st.DataObject
@@ -367,12 +367,18 @@ def test_equals_come_in_the_order_of_their_rows(lossy: Index, world: tuple[torch
 
 
 def test_a_lossy_index_refuses_what_others_refuse(lossy: Index, world: tuple[torch.Tensor, torch.Tensor]) -> None:
-    with pytest.raises(UsageError, match="k is 0"):
-        lossy.search(world[1], 0)
+    for queries in (1, 64):
+        with pytest.raises(UsageError, match="k is 0"):
+            lossy.search(world[1][:queries], 0)
+        with pytest.raises(UsageError, match="expected \\[queries, 16\\]"):
+            lossy.search(world[1][:queries, :8], 3)
     with pytest.raises(UsageError, match="another snapshot"):
         lossy.search(world[1], 3, torch.full((64, 1), ROWS))
-    with pytest.raises(DataError, match="query"):
-        lossy.search(torch.full((1, DIM), float("nan")), 3)
+    for wrong in (float("nan"), float("inf")):
+        query_1D = world[1][:1].clone()
+        query_1D[0, 3] = wrong
+        with pytest.raises(DataError, match="query"):
+            lossy.search(query_1D, 3)
     hits = lossy.search(world[1][:2].requires_grad_(), ROWS + 5)
     world[1].requires_grad_(False)
     assert (hits.rows[:, -5:] == NO_ROW).all() and (hits.rows[:, :ROWS].sort(dim=1).values == torch.arange(ROWS)).all()
