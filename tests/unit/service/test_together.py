@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from toy_service import BLANK, Client, Serve
 
 from realm.answering.ask import Realm
@@ -100,6 +101,27 @@ def test_questions_do_not_wait_while_an_edit_is_encoded(serve: Serve, realm: Rea
         assert "new" in {e["passage"]["document_id"] for e in answer.json()["evidence"]}
 
     client.run(work)
+
+
+def test_an_edit_whose_client_left_is_made_counted_and_tidied_after(serve: Serve, realm: Realm) -> None:
+    model = SlowToEncode(realm)
+    client = serve(model=model)
+    assert client.service._upkeep._running is None
+
+    async def work(http: httpx.AsyncClient) -> None:
+        edit = asyncio.create_task(http.post("/v1/documents", json={"id": "new", "text": "Something new."}))
+        assert await asyncio.to_thread(model.encoding.wait, 60)
+        edit.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await edit
+        model.let_go.set()
+        await asyncio.to_thread(client.service._editor.submit(int).result)  # behind it
+        assert (await http.get("/v1/documents/new")).status_code == 200
+        assert 'realm_documents_edited_total{change="added"} 1.0' in (await http.get("/metrics")).text
+
+    client.run(work)
+    running = client.service._upkeep._running
+    assert running is not None and running.result() is None
 
 
 def test_questions_that_come_together_are_answered_together(serve: Serve) -> None:
