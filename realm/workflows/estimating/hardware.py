@@ -2,8 +2,9 @@
 
 A token of a network takes the time of its products at `flops_share` of the peak, and of reading and writing its
 activations at `bandwidth_share` of the memory's: 16 H + 4 I numbers a layer (attention, two layer norms and a
-feed-forward of I), three times as much with the backward pass. What runs on the host's cores (cutting, laying out,
-tagging) is taken from this machine, core for core.
+feed-forward of I), three times as much with the backward pass.
+A step waits for its batch to be made, which the host does. What runs on the host's cores (making batches, cutting,
+laying out, tagging) is taken from this machine, core for core.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from realm.workflows.estimating.steps import Work, realm_flops
 BYTES = {"float32": 4, "bfloat16": 2}
 UPDATE_BYTES = 28
 """Of a parameter's update: weight, gradient and two moments read, all but the gradient written, four bytes each."""
+
+LAUNCHES = 0.002
+"""Seconds of starting a step's operations one after another, assumed: some hundred of ten microseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +98,8 @@ def computed(machine: Machine, hardware: Hardware, work: Work, config: PretrainC
         embed_rate=shape.flops(length) / 3 / hardware.token_seconds(shape, length, 1),
         ict_rate=trained * again,
         realm_rate=parts.all / step,
-        ict_fixed=0.0,
-        realm_fixed=0.0,
+        ict_fixed=LAUNCHES + machine.ict_made * config.ict.batch_size,
+        realm_fixed=LAUNCHES + machine.realm_made * config.realm.batch_size,
         matmul=rate,
         bandwidth=read,
         parameter_update=UPDATE_BYTES / read,

@@ -73,6 +73,9 @@ class Machine:
     ict_fixed: float = 0.0
     """Seconds of a part of a step whatever is in it: gradients of the whole vocabulary's vectors, say."""
     realm_fixed: float = 0.0
+    ict_made: float = 0.0
+    """Seconds of making an example on the host, which the rates hold; what an accelerator's step can't go below."""
+    realm_made: float = 0.0
     matmul: float
     bandwidth: float
     parameter_update: float
@@ -204,6 +207,8 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             realm_rate=realm.rate,
             ict_fixed=ict.fixed,
             realm_fixed=realm.fixed,
+            ict_made=ict.made,
+            realm_made=realm.made,
             matmul=matmul,
             bandwidth=measuring.bandwidth(device),
             hashed=measuring.hash_rate(),

@@ -135,6 +135,13 @@ def test_workers_part_what_can_be_parted(workers: int) -> None:
     assert many["vectors_bytes"] == pytest.approx(one["vectors_bytes"] / workers, abs=1)
 
 
+def test_an_accelerator_waits_for_its_batches() -> None:
+    slow = replace(HERE, realm_made=0.01)
+    work = Work.of(1000, ASSUMED, CONFIG)
+    one, other = (computed(machine, named("h200"), work, CONFIG) for machine in (HERE, slow))
+    assert other.realm_fixed - one.realm_fixed == pytest.approx(0.01 * CONFIG.realm.batch_size)
+
+
 def test_gradients_are_exchanged() -> None:
     """A ring moves 2 (W - 1) / W of them through each."""
     trained = 1_000_000
