@@ -127,6 +127,7 @@ def test_it_goes_on_bit_for_bit(world: World, tmp_path: Path, documents: str, re
     if documents == "refreshed":
         assert json.loads((whole / last / "loop.json").read_text())["index_step"] == 3
         return
+    assert any("early_loss" in event for event in trained(whole))  # vectors learn beside words, too
     # Words and vectors over the living knowledge base: a name that stands in one passage brings it first.
     painting = qa_world.names(1)[0]
     answer = result("ask", f"who made {painting} ?", "--kb", world.folder / "kb", "--model", again)

@@ -271,7 +271,7 @@ class _Desk:
             normalize=self.normalize,
             num_passages=config.qa.num_passages,
             read_batch=config.qa.read_batch and config.qa.read_batch // self.ranks.size,
-            num_early=config.qa.num_early if config.qa.retriever == "dense" else 0,
+            num_early=0 if config.qa.retriever == "bm25" else config.qa.num_early,
             early_weight=config.qa.early_weight,
             level=config.qa.level,
             labelled=config.qa.labelled,
