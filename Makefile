@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test layers lint types audit bench format clean
+.PHONY: help demo demo-quick test test-slow layers lint types audit bench format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo-quick: $(RUN_STAMP) ## the same story on a slice (90 seconds)
 
 test: $(DEV_STAMP) ## the whole test suite (ARGS="-k search" for a part)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(DEV_STAMP) ## what starts, kills and joins processes for longer (2 minutes)
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 layers: $(DEV_STAMP) ## imports point one way
 	@$(BIN)/python -m pytest -n 0 -q tests/unit/test_layers.py

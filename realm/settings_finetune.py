@@ -74,8 +74,8 @@ class QaConfig:
     accumulation: Count = 1
     """Parts of a step."""
     retriever: Literal["dense", "fused", "bm25"] = "dense"
-    """What finds the passages: the start's networks; these and BM25, their scores added (Karpukhin et al. 2020); or BM25
-    with nothing to learn and no early loss (the baseline of Lee et al. 2019)."""
+    """What finds the passages: the start's networks; these and BM25, their scores added (Karpukhin et al. 2020); or
+    BM25 with nothing to learn and no early loss (the baseline of Lee et al. 2019)."""
     bm25_temperature: Positive = 1.0
     """BM25's scores are divided by it before they are added to others."""
     num_passages: Count = 5

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from realm.config import PretrainConfig
-from realm.models.late import WINDOW
+from realm.models.pointing import WINDOW
 from realm.training.probe import Probe
 from realm.workflows.estimating.shapes import Shape, cut, local_shape, shape_of
 from realm.workflows.parts import Text

@@ -21,6 +21,7 @@ from realm.config import PretrainConfig
 from realm.evaluation.probe import probe_reading
 from realm.files import read_json
 from realm.search.embed import embed
+from realm.search.refresher import steps
 from realm.training.metrics import read_metrics
 from realm.training.state import list_checkpoints, read_facts
 from realm.workflows.reporting import Silent
@@ -141,6 +142,6 @@ def prune(run: Run) -> None:
         if kept:
             facts = read_facts(kept[-1])
             used |= {int(facts["step"]), int(facts.get("index_step", 0))}
-    for index in run.index.glob("step-*"):
-        if int(index.name.removeprefix("step-")) not in used:
+    for step, index in steps(run.index, files.MANIFEST):
+        if step not in used:
             shutil.rmtree(index)

@@ -108,6 +108,7 @@ def marginally_relevant(
 
     Both similarities are inner products over the longest passage vector of the pool (and over the query's length), so
     they lie between -1 and 1 and are cosines where vectors are equally long; lambda = 1 keeps the order of the search.
+    With words beside the vectors the first may be larger, so relevance counts for more.
     A recency prior counts as a part of Sim(x, z). Among equals the one found first is chosen.
     """
     if not pool:

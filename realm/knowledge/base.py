@@ -371,7 +371,7 @@ class KnowledgeBase:
         pace = vectors.Pace(batch, commit_every)
         done = vectors.embed_missing(self._store, encoder, self._writer.timeout, pace, progress, documents)
         if done and self._writer.tidies:
-            self._writer.tidy_behind()
+            self._writer.tidy_behind(done)
         return done
 
     def forget_encoder(self, encoder: str) -> None:

@@ -26,6 +26,9 @@ from realm.training.optim import linear_schedule, set_learning_rate
 from realm.training.state import save_checkpoint
 from realm.types import Batches, Method
 
+ALIGNED = 64
+"""Bytes. A tensor read from a file lies where the file has it, and a matrix product's last bit hangs on where its
+factors lie: a resumed run would differ from an uninterrupted one in a bit of a moment now and then."""
 MAX_BAD_STEPS = 10
 """So many non-finite steps in a row are not bad luck."""
 
@@ -88,6 +91,9 @@ def train(
     for module in method.modules().values():
         # What nothing trains (the encoder of the index in use) has no business with dropout.
         module.train(any(parameter.requires_grad for parameter in module.parameters()))
+        for parameter in module.parameters():
+            if parameter.data_ptr() % ALIGNED:
+                parameter.data = parameter.data.clone()
     checkpoints = folder / "checkpoints"
 
     def save(step: int) -> None:

@@ -15,6 +15,7 @@ from realm.knowledge.questions.asked import read_asked
 from realm.models.encoders import DenseEncoder
 from realm.search import compressed
 from realm.search.exact import ExactIndex
+from realm.search.refresher import steps
 from realm.search.shards import FORMAT
 from realm.training.batches import pad_tokens
 from realm.training.state import latest_checkpoint
@@ -71,12 +72,12 @@ def exact_index(place: Path) -> Path:
     """The folder of an exact index: `place`, or the newest of the run that it is. ArtefactError where there is none."""
     if _is(place, FORMAT):
         return place
-    found = [folder for folder in (place / "index").glob("step-*") if _is(folder, FORMAT)]
+    found = [folder for _, folder in steps(place / "index", MANIFEST) if _is(folder, FORMAT)]
     if not found:
         raise ArtefactError(
             f"no exact index in {place}: expected the folder of one (a run's index/step-...), or a run that has one"
         )
-    return max(found, key=lambda folder: int(folder.name.removeprefix("step-")))
+    return found[-1]
 
 
 @torch.inference_mode()

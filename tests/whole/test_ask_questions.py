@@ -42,7 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = qa_world.write_questions(folder / "qa.jsonl", qa_world.questions())
     command = ["finetune", "--model", model, "--kb", folder / "kb", "--qa", asked, "--out", folder / "run"]
     few = ["qa.steps=2", "qa.batch_size=4", "qa.num_early=20", "loop.checkpoint_every=2", "loop.tensorboard=false"]
-    result(*command, *few, "dev.size=4", "loop.threads=1", "encoder.dim=16")
+    result(*command, *few, "dev.size=4", "loop.threads=1", "encoder.dim=16", "qa.retriever=dense")
     return folder
 
 
@@ -114,7 +114,8 @@ def test_the_best_span_has_no_more_than_the_marginal(world: Path) -> None:
     for question in qa_world.questions()[:5]:
         marginal, best = (model.ask(question.text, kb, aggregate=a) for a in ("marginal", "best-span"))
         assert best.confidence <= marginal.confidence + 1e-6
-        assert marginal == model.ask(question.text, kb)
+        again = model.ask(question.text, kb)  # by default; from memory now, the first one from the store
+        assert again.text == marginal.text and again.confidence == pytest.approx(marginal.confidence, rel=1e-6)
 
 
 def test_an_edit_is_seen_by_the_next_batch(world: Path) -> None:

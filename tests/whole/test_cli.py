@@ -271,6 +271,7 @@ def test_a_damaged_checkpoint_is_named(world: World, tmp_path: Path, file: str) 
 LONG = {"realm__steps": "80", "refresh__every_steps": "20", "loop__checkpoint_every": "8"}
 
 
+@pytest.mark.slow
 def test_interrupted_and_killed_it_ends_as_if_nothing_had_happened(world: World, tmp_path: Path) -> None:
     settings = story.settings(world.model, **LONG)
     whole, run = tmp_path / "whole", tmp_path / "run"

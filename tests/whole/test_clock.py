@@ -16,6 +16,8 @@ from typing import Any
 import dots
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(dots.__file__).parent
 DAY = 86_400
 

@@ -32,7 +32,7 @@ LONG = 200.0
 """Seconds after which a test gives up; a node takes a few to start, ten times as long on a busy machine."""
 SOON = 2.0
 """Seconds that a call of the trainer's may take on a busy machine, whoever is dead. It measures milliseconds."""
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def until(what: Callable[[], bool]) -> None:

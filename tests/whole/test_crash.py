@@ -23,6 +23,8 @@ from realm.answering.ask import Realm
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
 from realm.workflows.store import create_or_open, open_knowledge_base
 
+pytestmark = pytest.mark.slow
+
 BEFORE: cw.State = {"a0": 5, "a1": 6, "b0": None}
 
 

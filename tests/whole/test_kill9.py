@@ -16,6 +16,8 @@ from realm.errors import KnowledgeBaseError
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
 from realm.types import Document
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_writers_lose_nothing(tmp_path: Path) -> None:
     kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split)

@@ -28,6 +28,7 @@ from realm.types import Document
 from realm.workflows.store import create_or_open, open_knowledge_base
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(moto|botocore|werkzeug)"),
 ]

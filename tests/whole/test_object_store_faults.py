@@ -23,6 +23,7 @@ from realm.knowledge.table.store import Store
 from realm.types import Document
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(moto|botocore|werkzeug)"),
 ]

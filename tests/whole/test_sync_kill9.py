@@ -19,6 +19,8 @@ from realm.knowledge.formats.sources import read_documents
 from realm.knowledge.syncing import sync
 from realm.types import Document
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(dots.__file__).parent
 
 SYNC = """

@@ -24,6 +24,8 @@ from realm.files import read_json
 from realm.training.metrics import read_metrics
 from realm.workflows.ingest import ingest_sources
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 2e-4
 """Relative, of a figure; absolute below 1."""
 PATIENCE = 100.0

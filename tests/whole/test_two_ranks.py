@@ -27,6 +27,8 @@ from realm.training.metrics import Metrics, read_metrics
 from realm.training.optim import BertAdam, parameter_groups
 from realm.types import Loss
 
+pytestmark = pytest.mark.slow
+
 SHARES = ((0, 3), (3, 4))
 """Queries of each rank in REALM: unequal on purpose, with masks of one and of several word pieces."""
 

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from filelock import FileLock
 
 from realm.errors import KnowledgeBaseError, RealmError
 from realm.files import fingerprint, staged_folder
@@ -205,13 +206,17 @@ class ObjectStore:
             found = rows.select([_NAME, _CONTENT]).to_arrow().to_pylist()
         if not found:
             return None
-        with staged_folder(here) as staged:
-            for row in found:
-                place = staged / row[_NAME].removeprefix(f"{name}/")
-                if staged not in place.resolve().parents:
-                    raise KnowledgeBaseError(f"{self.address} holds a file {row[_NAME]!r}: expected one of {name}/")
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(row[_CONTENT])
+        here.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(here.with_name(f".{name}.lock")):  # another process may begin at the same moment
+            if here.exists():
+                return here
+            with staged_folder(here) as staged:
+                for row in found:
+                    place = staged / row[_NAME].removeprefix(f"{name}/")
+                    if staged.resolve() not in place.resolve().parents:
+                        raise KnowledgeBaseError(f"{self.address} holds a file {row[_NAME]!r}: expected one of {name}/")
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(row[_CONTENT])
         return here
 
     @contextmanager

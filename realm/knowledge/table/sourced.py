@@ -61,4 +61,4 @@ class SourceDocuments:
 
     def tidy(self) -> None:
         """Merge small files where that is worth its time."""
-        self.writer.tidy_behind()
+        self.writer.tidy_behind(self.writer.store.place.look_every)

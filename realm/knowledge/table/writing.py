@@ -99,7 +99,7 @@ class Writer:
             if progress is not None:
                 progress(total.added + total.updated + total.unchanged, None)
         if self.tidies and (total.added or total.updated):
-            self.tidy_behind()
+            self.tidy_behind(total.added + total.updated)
         return replace(total, version=self.store.version)
 
     def write_batch(
@@ -229,19 +229,23 @@ class Writer:
                 f"came between: look at the documents of both (`realm docs history`) and edit them again"
             )
 
-    def tidy_behind(self) -> None:
+    def tidy_behind(self, changed: int = 1) -> None:
         """`tidy` after a commit: what is committed has not failed because the housekeeping did, which the next write
         tries again."""
         try:
-            self.tidy()
+            self.tidy(changed)
         except (KnowledgeBaseError, UnavailableError) as error:
             log.warning("housekeeping is put off: %s", error)
 
-    def tidy(self) -> bool:
-        """`housekeeping.tidy`, where it is worth its time and nobody else writes; whether anything was done."""
+    def tidy(self, changed: int = 1) -> bool:
+        """`housekeeping.tidy`, where it is worth its time and nobody else writes; whether anything was done.
+
+        changed: documents or passages just written; where looking costs, it is done after many or every so often.
+        """
         self.store.place.tidy()
         with self.store.errors("tidied"):
-            if self.store.version % self.store.place.look_every or not housekeeping.is_worth_tidying(self.store.table):
+            passed_over = self.store.version % self.store.place.look_every >= max(1, changed)
+            if passed_over or not housekeeping.is_worth_tidying(self.store.table):
                 return False
         with suppress(InUseError), self.store.writing(0.0) as table, self.store.errors("tidied"):
             return housekeeping.tidy(table)

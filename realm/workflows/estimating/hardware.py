@@ -81,7 +81,8 @@ def computed(machine: Machine, hardware: Hardware, work: Work, config: PretrainC
     rate = hardware.flops * hardware.flops_share
     length, shape, reader = work.passage, machine.encoder, machine.reader
     trained = shape.flops(length) / hardware.token_seconds(shape, length, 3)
-    again = 0.75 if config.ict.batch_size * work.passage > config.ict.chunk_tokens else 1.0
+    large = config.ict.batch_size * work.passage > config.ict.chunk_tokens
+    again = 0.75 if large and shape.layers else 1.0  # a bag is not cut
     parts = realm_flops(config, machine, work)
     joint = work.query + (0 if config.reader.interaction == "late" else work.body)
     reading = hardware.token_seconds(reader, joint, 3) / reader.flops(joint)

@@ -140,7 +140,7 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
     base_memory = measuring.resident()
     device = choose_device(config.loop.device)
     threads = config.loop.threads or torch.get_num_threads()
-    embed_threads = config.refresh.threads if config.refresh.mode == "async" else threads
+    embed_threads = config.refresh.threads if config.refresh.mode in ("async", "ray") else threads
     bf16 = choose_bf16(config.loop.bf16, device)
     with (
         torch.random.fork_rng(devices=[]),

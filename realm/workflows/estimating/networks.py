@@ -65,7 +65,8 @@ def ict_cost(encoder: DenseEncoder, shape: Shape, small: Prepared, config: Pretr
     def make(size: int) -> Timed:
         batches = made(snapshot, batch_size=max(2, size), shrink=True, **lengths, **own)
         batch = batches.batch(0)
-        in_pieces = config.ict.batch_size * batch.passage.ids.shape[1] > config.ict.chunk_tokens
+        large = config.ict.batch_size * batch.passage.ids.shape[1] > config.ict.chunk_tokens
+        in_pieces = large and not encoder.query_tower.is_bag
         method = InverseCloze(encoder, chunk_tokens=batch.passage.ids.numel() // 2 if in_pieces else None)
         flops = 3 * (_forward(shape, batch.query.lengths) + _forward(shape, batch.passage.lengths))
         return Timed(_step(lambda step: method.loss(batches.batch(step)), (encoder,), bf16), flops)

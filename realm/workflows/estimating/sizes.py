@@ -177,7 +177,8 @@ def memory(
         + (pointing_bytes(config, work) if config.reader.interaction == "late" else 0)
     ) / machine.workers
     pairs = config.ict.batch_size * (work.query + work.passage)
-    ict = min(pairs / machine.workers, max(config.ict.chunk_tokens, work.passage)) * machine.encoder_activation
+    most = max(config.ict.chunk_tokens, work.passage) if machine.encoder.layers else math.inf  # a bag is not cut
+    ict = min(pairs / machine.workers, most) * machine.encoder_activation
     ict = ict if config.ict.steps else 0.0
     activations = table.size(
         "activations",

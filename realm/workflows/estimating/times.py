@@ -159,7 +159,8 @@ def _refreshing(config: PretrainConfig, machine: Machine, swaps: int, embed: flo
     late = f", {age:,.0f} steps old when they come" + (
         "; slower than refresh.every_steps" if age > config.refresh.every_steps else ""
     )
-    beside = machine.device != "cpu" or machine.cores >= machine.threads + config.refresh.threads
+    elsewhere = machine.device != "cpu" or config.refresh.mode == "ray"
+    beside = elsewhere or machine.cores >= machine.threads + config.refresh.threads
     if beside:
         return 0.0, f"{swaps:,} asked for, beside the trainer{late}"
     return min(swaps * embed, config.realm.steps * step), f"{swaps:,} asked for, on the trainer's cores{late}"

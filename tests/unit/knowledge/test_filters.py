@@ -116,7 +116,7 @@ def test_lists_leave_in_what_they_say(
 ) -> None:
     where = "date < now() - interval '2 years'" if old else None
     now = datetime(2026, 2, 1, tzinfo=UTC)
-    asked = Filter(where, allow, deny, sources, now)
+    asked = Filter(where, allow, deny, deny_sources=sources, now=now)
     expected = [
         document.id
         for document in kb.documents()

@@ -53,6 +53,7 @@ def requests_and_failures(app: Any, examples: int) -> tuple[Counter[int], list[s
     return statuses, wrong
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # some hundred requests
 def test_every_answer_is_as_described(serve: Serve) -> None:
     client = serve(host="0.0.0.0", tokens=TOKENS)
