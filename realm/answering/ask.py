@@ -38,9 +38,9 @@ from realm.models.encoders import DenseEncoder
 from realm.types import Answer, Evidence, Progress, Tokens
 
 ALTERNATIVES = 4
-CLOZE = ConflictRule(least=0.25)
-"""A blank's answers share their probability by word pieces, which flattens it: with the least mass of the span reader
-36 of 120 blanks over documents that agree were said to be disputed, with this one 1."""
+LEAST_OF_A_BLANK = 0.25
+"""`ConflictRule.least` of a blank. Its answers share their probability by word pieces, which flattens it: with the span
+reader's 36 of 120 blanks over documents that agree were said to be disputed, with this one 1."""
 Span = tuple[int, int]
 
 
@@ -130,8 +130,8 @@ class Realm:
         many are shown; read are at least as many as in training, where p(null|x) learnt how many it stands against.
         where: a predicate on the documents. as_of: a version or a time, see `KnowledgeBase.version_at`.
         aggregate: "marginal" is the sum (also when None), "best-span" its largest term, the single best passage.
-        conflicts: when passages count as disagreeing; `CLOZE` when None. constraints: what the passages keep to besides
-        `where`; p(z|x) is over those that do.
+        conflicts: when passages count as disagreeing, see `LEAST_OF_A_BLANK`. constraints: what the passages keep to
+        besides `where`; p(z|x) is over those that do.
         Answers of different lengths are compared by log p(y|x) per word piece. The answer abstains (and is empty) when
         no passage satisfies `where`, or none holds a name or a date. UsageError without exactly one blank, and for an
         early exit: every passage judges every candidate, so there is none.
@@ -264,7 +264,7 @@ class Realm:
             given,
             evidence_of,
             normalize=normalize_orqa,
-            rule=conflicts or CLOZE,
+            rule=_of_a_blank(conflicts),
             ageless=lambda text: float(ageless_C[number_of[text]]),
         )
         return Answer(
@@ -297,6 +297,11 @@ def _standing(answer: str, text: str) -> tuple[int, int] | None:
     """Where the answer stands in a passage whose tagger missed it, as whole words and whatever the case."""
     found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE)
     return found.span() if found else None
+
+
+def _of_a_blank(rule: ConflictRule | None) -> ConflictRule:
+    rule = rule or ConflictRule()
+    return rule if rule.least is not None else replace(rule, least=LEAST_OF_A_BLANK)
 
 
 def _given(candidates: Sequence[Candidate], confidence_C: Tensor, posterior_KC: Tensor) -> list[Extracted]:

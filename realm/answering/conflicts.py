@@ -20,6 +20,7 @@ from realm.types import Evidence, Side
 CONSIDERED = 12
 """Of the answers the likeliest so many: what is behind them has too little mass for a side."""
 SOURCES_TOLD = 3
+LEAST = 0.1
 REASONS = {
     "mass": "it has more of the probability",
     "likeliest": "no other answer is as likely by itself, without those that agree with it",
@@ -37,11 +38,12 @@ class ConflictRule:
 
     ratio: float = 0.3
     """A side has at least this share of the mass of the answer given, ..."""
-    least: float = 0.1
-    """... and at least so much of the whole probability: what a weak reader spreads over everything is no opinion."""
+    least: float | None = None
+    """... and at least so much of the whole probability: what a weak reader spreads over everything is no opinion. When
+    None `LEAST`, and for a blank, whose answers are flatter, `ask.LEAST_OF_A_BLANK`."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.ratio <= 1 and 0 <= self.least < 1):
+        if not (0 < self.ratio <= 1 and 0 <= (self.least or 0.0) < 1):
             raise UsageError(
                 f"found a conflict ratio of {self.ratio} and a least mass of {self.least}: expected a ratio above 0 "
                 "and up to 1, and a mass from 0 to below 1"
@@ -83,9 +85,10 @@ def find_conflict(
         evidence = [one for one in evidence_of(own) if one.span is not None and one.posterior > 0]
         newest = sorted(evidence, key=lambda one: (one.date or Date.min, one.posterior), reverse=True)
         sides.append(Side(group.text, own.mass, number == 0, tuple(newest)))
-    floor = max(rule.ratio * sides[0].mass, rule.least)
+    least = LEAST if rule.least is None else rule.least
+    floor = max(rule.ratio * sides[0].mass, least)
     kept = [side for side in sides if side.preferred or side.mass >= floor]
-    if len(kept) < 2 or sides[0].mass < rule.least:
+    if len(kept) < 2 or sides[0].mass < least:
         return ()
     kept[0] = replace(kept[0], reason=_reason(kept[0], kept[1:], ageless))
     return tuple(sorted(kept, key=lambda side: (side.date or Date.min, side.mass), reverse=True))

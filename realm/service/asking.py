@@ -127,7 +127,9 @@ class Answers:
         return answers if self._on_answer is None else self._told(model, how, asked, answers)
 
     def _told(self, model: Model, how: Asking, asked: Sequence[str], answers: Iterable[Answer]) -> Iterator[Answer]:
+        identity = self._kb.identity
         for question, answer in zip(asked, answers, strict=True):
             assert self._on_answer is not None
-            self._on_answer(model, how, question, answer)
+            if self._kb.identity == identity:  # no other one was laid in its place meanwhile
+                self._on_answer(model, how, question, answer)
             yield answer

@@ -31,7 +31,9 @@ class Conflicts(_In):
     """When passages count as disagreeing; see `ConflictRule`."""
 
     ratio: float = Field(0.3, description="A side has this share of the mass of the answer given.")
-    least: float = Field(0.1, description="A side has at least so much of the whole probability.")
+    least: float | None = Field(
+        None, description="A side has at least so much of the whole probability; when left out 0.1, of a blank 0.25."
+    )
 
     def rule(self) -> ConflictRule:
         """UsageError for numbers that make no rule."""
