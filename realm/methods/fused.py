@@ -3,7 +3,8 @@ the union of both lists by a weighted sum).
 
     f(x, z) = BM25(x, z) / temperature + Embed_input(x)^T Embed_doc(z)
 
-The early loss is of the vectors alone, which else would learn only what words leave to be said. The weight of the sum is a setting; the reader's loss, which has the sum, settles the balance.
+The early loss is of the vectors alone, which else would learn only what words leave to be said. The weight of the sum
+is a setting; the reader's loss, which has the sum, settles the balance.
 
 Legend: B questions, W passages that words find, E passages (labelled ones last), K passages kept, G labelled rows.
 """
