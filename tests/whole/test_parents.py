@@ -84,6 +84,7 @@ def test_a_checkpoint_of_another_snapshot_is_refused(tmp_path: Path, model: Path
     assert all(snapshot in line for snapshot in snapshots)
 
 
+@pytest.mark.slow
 def test_two_runs_that_begin_at_once_make_one_snapshot(tmp_path: Path, model: Path) -> None:
     kb = ingest(tmp_path, model, story.documents(), "kb")
     settings = story.settings(model, **FEW)

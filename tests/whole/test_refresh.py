@@ -26,6 +26,8 @@ from realm.search.shelf import Fresh
 from realm.training.cadence import Cadence
 from realm.workflows.refreshing import Refreshing
 
+pytestmark = pytest.mark.slow
+
 LONG = 60.0
 """Seconds after which a test gives up; nothing here needs more than a few."""
 

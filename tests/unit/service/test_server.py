@@ -23,6 +23,8 @@ from realm.errors import ArtefactError, UsageError
 from realm.service.server import serve
 from realm.service.settings import ServiceConfig
 
+pytestmark = pytest.mark.slow
+
 READ, WRITE = "read-" + "r" * 32, "write-" + "w" * 32
 
 

@@ -21,6 +21,8 @@ from toy_service import BLANK
 from realm.answering.ask import Realm
 from realm.workflows.store import open_knowledge_base
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 4
 
 
