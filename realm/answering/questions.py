@@ -102,7 +102,7 @@ class QuestionAnswering:
         as_of: AsOf | None = None,
         constraints: Constraints | None = None,
     ) -> list[Match]:
-        """The k passages with the highest inner product; see `Realm.search`."""
+        """The k passages with the highest inner product, BM25 added where it was trained so; see `Realm.search`."""
         return self.retrieval.search(query, kb, k, where, as_of, constraints)
 
     # ------------------------------------------------------------ answering

@@ -214,7 +214,7 @@ class AnswerOut(Out):
     signals: dict[str, float]
     now: str | None = Field(description="What now() meant and ages were counted from; null where nothing hung on it.")
     conflict: str | None = Field(description="`conflicts` in words, with the reason for the preference.")
-    unread: float = Field(description="After an early exit: so much at most differs from a whole reading; else 0.")
+    unread: float = Field(description="After an early exit: so much any p(y|x) differs at most, uncalibrated; else 0.")
 
 
 class HitOut(Out):

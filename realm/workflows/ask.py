@@ -33,7 +33,7 @@ def search_passages(
     constraints: Constraints | None = None,
     reporter: Reporter | None = None,
 ) -> list[dict[str, Any]]:
-    """The k best passages as JSON values: by BM25, or by a model's vectors."""
+    """The k best passages as JSON values: by BM25, or by a model's vectors (and BM25 where it was trained so)."""
     kb = open_knowledge_base(kb_path)
     if model is None:
         (matches,) = search_words(query, kb, k, where, as_of, constraints).matches
