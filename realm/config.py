@@ -252,7 +252,8 @@ class RefreshConfig:
     """With `drift`: the shortest wait between two publications."""
     partial: Annotated[float, Range(low=0.0, high=1.0, open_low=True, open_high=True)] | None = None
     """With mode=async: embed first what recent queries were proposed, and take an index into use after each such share
-    of the work, what is not embedded yet carried over from the one before; none waits for the whole."""
+    of the work, what is not embedded yet carried over from the one before; none waits for the whole. Of several
+    processes the first one's queries count."""
     threads: Count = 1
     """CPU threads of the refresher, or of each worker."""
     workers: Count = 1

@@ -211,8 +211,8 @@ def beside_process(args: argparse.Namespace, device: Any, step: Step) -> dict[st
     """A refresher in a process of its own; the first round, in which it starts, does not count."""
     from random_bert import random_encoder, saver
 
+    from realm.search.jobs import Job
     from realm.search.refresh import open_refresh
-    from realm.search.refresher import Job
 
     encoder = random_encoder(args.layers, args.hidden).eval()
     save = saver(encoder, {"layers": args.layers, "hidden": args.hidden})

@@ -21,7 +21,7 @@ from realm.config import PretrainConfig
 from realm.evaluation.probe import probe_reading
 from realm.files import read_json
 from realm.search.embed import embed
-from realm.search.refresher import steps
+from realm.search.jobs import steps
 from realm.training.metrics import read_metrics
 from realm.training.state import list_checkpoints, read_facts
 from realm.workflows.reporting import Silent

@@ -25,6 +25,7 @@ from benchmarks.core.memory import peak_of
 from benchmarks.core.record import Row
 from benchmarks.core.timing import Contestant
 from benchmarks.suites.search import K, recall, turning
+from realm.search import tuning
 from realm.search.compressed import CompressedIndex
 from realm.search.exact import ExactIndex
 from realm.search.shards import pack, seal, shard_name, write_shard
@@ -131,7 +132,7 @@ def write(folder: Path, rows: int, dim: int, queries: int) -> np.ndarray:
 
 
 def _make(folder: Path, wanted: float) -> CompressedIndex:
-    index = CompressedIndex.build(ExactIndex.open(folder), wanted)
+    index = tuning.build(ExactIndex.open(folder), wanted)
     index.save(folder / "compressed", beside=True)
     return index
 

@@ -24,9 +24,9 @@ from realm.knowledge.snapshot import Snapshot
 from realm.models.encoders import DenseEncoder
 from realm.search.drift import top_drift
 from realm.search.exact import ExactIndex
+from realm.search.jobs import partials, steps
 from realm.search.partial import Work
 from realm.search.priorities import Priorities, order_of
-from realm.search.refresher import partials, steps
 from realm.training.probe import Probe
 from realm.training.state import list_checkpoints, read_facts
 from realm.types import MaskedBatch, Tokens

@@ -29,8 +29,8 @@ from benchmarks.core.bench import Bench
 from benchmarks.core.record import Row
 from benchmarks.core.timing import Contestant
 from realm.search.embed import BATCH_TOKENS, embed, length_batches
+from realm.search.jobs import Job
 from realm.search.refresh import Refresh, open_refresh
-from realm.search.refresher import Job
 from realm.types import Tokens
 
 VOCABULARY, MAX_TOKENS = 30522, 256

@@ -28,6 +28,7 @@ from benchmarks.core import made
 from benchmarks.core.bench import Bench
 from benchmarks.core.timing import Contestant
 from benchmarks.suites.indexes import PEERS, Approximate
+from realm.search import tuning
 from realm.search.compressed import CompressedIndex
 from realm.search.exact import ExactIndex
 
@@ -200,7 +201,7 @@ def compressed(
     """Realm's compressed index for a recall, what it tells of itself, and the most memory that its making took."""
     bench.say(f"building realm's at recall {wanted:g}")
     query = torch.from_numpy(tuning_QD)
-    index, cost = bench.build(partial(CompressedIndex.build, exact, wanted, queries=query))
+    index, cost = bench.build(partial(tuning.build, exact, wanted, queries=query))
     chosen = index.chosen
     for one in chosen["tried"]:
         bench.say(f"  {one}")

@@ -13,16 +13,17 @@ import pyarrow as pa
 from realm.errors import AbsentError
 from realm.knowledge.table import changes, housekeeping, near, reading, vectors
 from realm.knowledge.table import schema as sc
+from realm.knowledge.table.anywhere import Anywhere, place_of
 from realm.knowledge.table.changes import Changes
 from realm.knowledge.table.columns import OnMisfit
 from realm.knowledge.table.filters import Where
 from realm.knowledge.table.laying import lay
-from realm.knowledge.table.places import Anywhere, place_of
+from realm.knowledge.table.listing import Version
 from realm.knowledge.table.reading import Match, Page, Revision
 from realm.knowledge.table.recency import Recency
 from realm.knowledge.table.sourced import SourceDocuments
 from realm.knowledge.table.store import Store, read_config
-from realm.knowledge.table.times import AsOf, Version, moment_of, version_at, versions
+from realm.knowledge.table.times import AsOf, moment_of, version_at, versions
 from realm.knowledge.table.upkeep import Upkeep
 from realm.knowledge.table.vectors import PassageEncoder, Waiting
 from realm.knowledge.table.writing import Counts, Split, Writer
@@ -390,9 +391,10 @@ class KnowledgeBase:
 
     def compact(self) -> int:
         """Merge files and bring the indexes up to date; the new version. History stays."""
-        self._store.place.tidy(thorough=True)
         with self._store.writing(self._writer.timeout) as table, self._store.errors("compacted"):
-            return housekeeping.compact(table)
+            version = housekeeping.compact(table)
+        self._store.place.tidy(thorough=True)
+        return version
 
     @property
     def upkeep(self) -> Upkeep:

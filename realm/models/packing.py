@@ -13,7 +13,7 @@ from torch import Tensor
 
 from realm.types import Tokens
 
-CPU_TOKENS, ACCELERATOR_TOKENS = 4096, 65536
+CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 65536
 """Default token budgets of a call: on a CPU larger ones fall out of the cache, on an accelerator smaller ones idle."""
 
 

@@ -34,7 +34,7 @@ from realm.files import (
 from realm.search.codes import Codes, Plan, inner_products
 from realm.search.exact import ExactIndex, check_search
 from realm.search.topk import NO_SCORE, top
-from realm.types import NO_ROW, Hits, Progress
+from realm.types import NO_ROW, Hits
 
 FORMAT = "realm compressed index"
 VERSION = 1
@@ -81,7 +81,10 @@ class CompressedIndex:
         facts: Mapping[str, Any] | None = None,
         chosen: Mapping[str, Any] | None = None,
     ) -> None:
-        """Use `build` or `open`. codes: None where exact search is the better one. chosen: what was tried."""
+        """Use `realm.search.tuning.build` or `open`.
+
+        codes: None where exact search is the better one. chosen: what was tried.
+        """
         if exact.device.type != "cpu":
             raise UsageError(f"vectors on {exact.device}: expected them on the CPU; a GPU searches exactly as fast")
         self.exact, self.codes = exact, codes
@@ -101,23 +104,6 @@ class CompressedIndex:
     def vectors(self, rows: Tensor) -> Tensor:
         """Float32[..., D]: the stored vectors of rows Long[...]; NO_ROW gives zeros. UsageError: no such row."""
         return self.exact.vectors(rows)
-
-    @classmethod
-    def build(
-        cls,
-        vectors: Tensor | ExactIndex,
-        recall: float = 0.95,
-        *,
-        queries: Tensor | None = None,
-        plans: Sequence[Plan] | None = None,
-        batches: Sequence[int] = (1, 64),
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> CompressedIndex:
-        """The fastest of several kinds that reaches a recall; see `realm.search.tuning.build`."""
-        from realm.search.tuning import build
-
-        return build(vectors, recall, queries=queries, plans=plans, batches=batches, seed=seed, progress=progress)
 
     # ------------------------------------------------------------------ search
 

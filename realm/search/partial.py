@@ -27,8 +27,8 @@ from realm.errors import UsageError
 from realm.files import MANIFEST, fingerprint, read_json, staged_folder
 from realm.search.embed import embed, embed_rows
 from realm.search.exact import ExactIndex
+from realm.search.jobs import Job, open_job, place_of, steps
 from realm.search.priorities import order_of
-from realm.search.refresher import Job, open_job, place_of, steps
 from realm.search.shards import pack, read_shard, seal, shard_name, write_shard
 from realm.types import Encoder, PassageSource, Progress
 

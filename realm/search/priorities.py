@@ -17,7 +17,7 @@ from torch import Tensor
 
 from realm.errors import ArtefactError
 from realm.files import staged_file
-from realm.search.refresher import PRIORITIES
+from realm.search.jobs import PRIORITIES
 from realm.types import NO_ROW
 
 KEPT = 0.5

@@ -28,7 +28,8 @@ from typing import Protocol
 
 from realm.errors import TrainingError, UsageError
 from realm.files import write_text
-from realm.search.refresher import Job, build, newest, resolve
+from realm.search.jobs import Job, resolve
+from realm.search.refresher import build, newest
 from realm.search.shelf import Fresh, Shelf
 from realm.types import Progress
 

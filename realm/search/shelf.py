@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from realm.errors import UsageError
 from realm.files import MANIFEST, read_json, staged_folder, write_json
-from realm.search.refresher import PUBLISHED, Job, fingerprint_parameters, partials, step_name, steps
+from realm.search.jobs import PUBLISHED, Job, fingerprint_parameters, partials, step_name, steps
 
 
 class Fresh(NamedTuple):

@@ -14,7 +14,7 @@ from types import FrameType
 
 from realm.answering.questions import open_model
 from realm.errors import MissingLibraryError, UsageError
-from realm.knowledge.table.places import place_of
+from realm.knowledge.table.anywhere import place_of
 from realm.knowledge.table.store import CanNotWriteError, Store
 from realm.service.core import Service
 from realm.service.frame import Frame

@@ -13,9 +13,9 @@ from realm.errors import ArtefactError, UsageError
 from realm.files import MANIFEST, read_json
 from realm.knowledge.questions.asked import read_asked
 from realm.models.encoders import DenseEncoder
-from realm.search import compressed
+from realm.search import compressed, tuning
 from realm.search.exact import ExactIndex
-from realm.search.refresher import steps
+from realm.search.jobs import steps
 from realm.search.shards import FORMAT
 from realm.training.batches import pad_tokens
 from realm.training.state import latest_checkpoint
@@ -53,7 +53,7 @@ def compress(
     exact = ExactIndex.open(source)
     query_BD = None if queries is None else _encoded(source, read_asked(queries))
     with reporter.stage(f"try kinds of indexes on {len(exact):,} vectors", "kinds") as progress:
-        index = compressed.CompressedIndex.build(exact, recall, queries=query_BD, progress=progress)
+        index = tuning.build(exact, recall, queries=query_BD, progress=progress)
     with reporter.stage("write the index"):
         index.save(target, beside=out is None)
     on_disk = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

@@ -16,9 +16,9 @@ from realm.knowledge.formats.options import Options
 from realm.knowledge.formats.records import KEYS, Problem
 from realm.knowledge.formats.sources import SourceReport, check_reading, read_documents
 from realm.knowledge.syncing import Synced, sync
+from realm.knowledge.table.anywhere import place_of
 from realm.knowledge.table.columns import Misfit, OnMisfit
 from realm.knowledge.table.filters import at_moment
-from realm.knowledge.table.places import place_of
 from realm.knowledge.table.times import AsOf
 from realm.types import Document
 from realm.workflows.reporting import ProgressCall, Reporter, Silent

@@ -23,7 +23,7 @@ from realm.files import MANIFEST, fingerprint, read_json, staged_folder
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.fetching import resolve_model
 from realm.knowledge.snapshot import Snapshot
-from realm.knowledge.table.places import place_of
+from realm.knowledge.table.anywhere import place_of
 from realm.knowledge.text.spans import SpanTable, find_spans
 from realm.models.backbone import load_tokenizer
 from realm.models.cloze import ClozeReader

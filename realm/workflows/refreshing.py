@@ -23,9 +23,9 @@ from realm.knowledge.snapshot import Snapshot
 from realm.methods.proposing import stale_copy
 from realm.models.encoders import DenseEncoder
 from realm.search.drift import top_drift
+from realm.search.jobs import Job, step_name
 from realm.search.priorities import Priorities
 from realm.search.refresh import Refresh, open_refresh
-from realm.search.refresher import Job, step_name
 from realm.training import parallel
 from realm.training.cadence import Cadence
 from realm.training.ranks import Ranks

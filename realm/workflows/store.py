@@ -8,7 +8,8 @@ from typing import Any
 
 from realm.errors import MismatchError, UsageError
 from realm.knowledge.base import KnowledgeBase
-from realm.knowledge.table.places import Place, place_of
+from realm.knowledge.table.anywhere import place_of
+from realm.knowledge.table.places import Place
 from realm.knowledge.table.times import AsOf
 from realm.types import Document, Passage
 

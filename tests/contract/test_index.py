@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from realm.errors import DataError, UsageError
+from realm.search import tuning
 from realm.search.cluster.sharded import Rows, ShardedIndex, parts_of
 from realm.search.codes import Plan
 from realm.search.compressed import CompressedIndex
@@ -52,7 +53,7 @@ def _layered(vector_ND: torch.Tensor, folder: Path) -> Index:
 
 
 def _few(vector_ND: torch.Tensor, folder: Path) -> Index:
-    CompressedIndex.build(vector_ND, 0.9).save(folder / "index")
+    tuning.build(vector_ND, 0.9).save(folder / "index")
     return CompressedIndex.open(folder / "index")
 
 
@@ -279,11 +280,11 @@ def lossy(
     pytest.importorskip("faiss")
     vector_ND = world[0]
     if request.param == "layered":
-        index = Layered(CompressedIndex.build(vector_ND[:2_500], RECALL, plans=[PLANS["ivf-pq"]]))
+        index = Layered(tuning.build(vector_ND[:2_500], RECALL, plans=[PLANS["ivf-pq"]]))
         index.add(vector_ND[2_500:])
         return index
     exact = ExactIndex(vector_ND, dtype="int8" if request.param == "mapped int8" else "float32")
-    built = CompressedIndex.build(exact, RECALL, plans=[PLANS.get(request.param, PLANS["ivf-pq"])])
+    built = tuning.build(exact, RECALL, plans=[PLANS.get(request.param, PLANS["ivf-pq"])])
     assert built.codes is not None, built.chosen
     folder = tmp_path_factory.mktemp("index") / "compressed"
     built.save(folder)

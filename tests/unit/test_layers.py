@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -112,6 +113,22 @@ def violations(package: Path) -> list[str]:
     return found
 
 
+def circle(package: Path) -> list[str]:
+    """Modules each of which imports the next, the last one the first; none where there are no such."""
+    imports: dict[str, set[str]] = {}
+    for path, _, tree in sources(package):
+        module = f"realm.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        parts = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+        imports[module] = {found for _, found in imported(tree, {})} | parts
+    graph = {module: (found & imports.keys()) - {module} for module, found in imports.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     (tmp_path / "models").mkdir()
@@ -125,6 +142,17 @@ def package(tmp_path: Path) -> Path:
 
 def test_realm_points_one_way(repository: Path) -> None:
     assert violations(repository / "realm") == []
+
+
+def test_no_modules_import_each_other(repository: Path) -> None:
+    assert circle(repository / "realm") == []
+
+
+def test_the_checker_finds_a_planted_circle(package: Path) -> None:
+    (package / "models" / "one.py").write_text("def f():\n    from realm.models import other")
+    assert circle(package) == []
+    (package / "models" / "other.py").write_text("if TYPE_CHECKING:\n    from realm.models.one import f")
+    assert {"realm.models.one", "realm.models.other"} == set(circle(package))
 
 
 def test_the_checker_lets_downward_imports_pass(package: Path) -> None:

@@ -25,8 +25,9 @@ from realm.search.cluster import engine
 from realm.search.cluster.embedding import Fleet
 from realm.search.cluster.sharded import ShardedIndex
 from realm.search.exact import ExactIndex
+from realm.search.jobs import PUBLISHED, Job
 from realm.search.refresh import Refresh, open_refresh, reference
-from realm.search.refresher import PUBLISHED, Job, build
+from realm.search.refresher import build
 
 LONG = 200.0
 """Seconds after which a test gives up; a node takes a few to start, ten times as long on a busy machine."""

@@ -19,9 +19,9 @@ from realm.errors import TrainingError, UsageError
 from realm.files import MANIFEST
 from realm.search.embed import embed_rows
 from realm.search.exact import ExactIndex
+from realm.search.jobs import Job, steps
 from realm.search.priorities import Priorities
 from realm.search.refresh import Async, open_refresh, reference
-from realm.search.refresher import Job, steps
 from realm.search.shelf import Fresh
 from realm.training.cadence import Cadence
 from realm.workflows.refreshing import Refreshing
@@ -228,7 +228,7 @@ TRAINER = """
 import json, sys, time
 from pathlib import Path
 from realm.search.refresh import open_refresh
-from realm.search.refresher import Job
+from realm.search.jobs import Job
 from toy_search import ToyEncoder
 refresh = open_refresh("async", Job(**json.loads(sys.argv[1])))
 refresh.publish(1, ToyEncoder().save)

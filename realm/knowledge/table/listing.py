@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
-from realm.knowledge.table.times import Version
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from lancedb.table import LanceTable
 
-    from realm.knowledge.table.store import Store
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One commit. Not every number changes a document: indexes and vectors are commits too."""
+
+    version: int
+    time: datetime
+
+
+class Listed(Protocol):
+    """What a listing asks of a store."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def identity(self) -> tuple[int, int]: ...
+
+    def at(self, version: int | None = None) -> LanceTable: ...
+
+    def errors(self, what: str) -> AbstractContextManager[None]: ...
 
 
 class _Known(NamedTuple):
@@ -25,7 +46,7 @@ class Listing:
     def __init__(self) -> None:
         self._known: _Known | None = None
 
-    def all(self, store: Store) -> list[Version]:
+    def all(self, store: Listed) -> list[Version]:
         """All versions that can be opened, oldest first, listed anew."""
         identity = store.identity
         with store.errors("read"):
@@ -35,7 +56,7 @@ class Listing:
         self._known = _Known(identity, sorted(found, key=lambda version: version.version))
         return list(self._known.versions)
 
-    def around(self, store: Store, time: datetime, behind: int) -> tuple[Sequence[Version], bool]:
+    def around(self, store: Listed, time: datetime, behind: int) -> tuple[Sequence[Version], bool]:
         """The versions from the first to some that are later than `time`, `behind` at least; and whether that is from
         memory, so that some of them may have been cleaned up since. All of them, listed anew, where there are fewer:
         only then can what came since be among them."""

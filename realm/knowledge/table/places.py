@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import filelock
 import pyarrow as pa
 
-from realm.addresses import address_of
 from realm.errors import ArtefactError, KnowledgeBaseError, RealmError
 from realm.files import disk_is_full, read_json, staged_folder, write_json, write_refused
 from realm.knowledge.table.flushing import Names, files_of, flush_new
@@ -122,22 +121,6 @@ def explained(place: Place, what: str) -> Iterator[None]:
     except (ValueError, RuntimeError, OSError, pa.ArrowException) as error:
         told = place.explain(error, what)
         raise told from told.__cause__ or error
-
-
-Anywhere = str | Path | Place
-"""A path, an address, or what it stands for."""
-
-
-def place_of(path: Anywhere) -> Place:
-    """The place that a path or an address names. UsageError for an address that is none."""
-    if not isinstance(path, str | Path):
-        return path
-    address = address_of(path)
-    if address is None:
-        return Folder(Path(path).absolute())
-    from realm.knowledge.table.objects import ObjectStore
-
-    return ObjectStore(address)
 
 
 class Folder:

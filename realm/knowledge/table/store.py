@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from realm.errors import KnowledgeBaseError, UnavailableError, UsageError
+from realm.knowledge.table.anywhere import place_of
 from realm.knowledge.table.listing import Listing
-from realm.knowledge.table.places import CONFIG, TABLE, Hold, Place, explained, place_of
+from realm.knowledge.table.places import CONFIG, TABLE, Hold, Place, explained
 from realm.knowledge.table.refused import CanNotWriteError, DiskFullError, InUseError, NoVersionError, ReadOnlyError
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from realm.errors import KnowledgeBaseError, RealmError, UsageError
 from realm.knowledge.table import schema as sc
+from realm.knowledge.table.listing import Version
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
@@ -21,14 +21,6 @@ AsOf = int | datetime
 
 _COMMITS_BEFORE = 2
 """Commits between the stamp on a write's documents and the commit that holds them: new columns, then the rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One commit. Not every number changes a document: indexes and vectors are commits too."""
-
-    version: int
-    time: datetime
 
 
 def read_as_of(text: str) -> AsOf:

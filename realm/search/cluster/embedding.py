@@ -18,7 +18,7 @@ from realm.search.cluster import engine
 from realm.search.cluster.crew import Crew
 from realm.search.cluster.engine import Needs
 from realm.search.embed import Plan
-from realm.search.refresher import PUBLISHED, Job, open_job, place_of
+from realm.search.jobs import PUBLISHED, Job, open_job, place_of
 from realm.search.shards import shard_hashes
 from realm.types import Encoder, PassageSource, Progress
 

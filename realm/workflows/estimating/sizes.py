@@ -91,7 +91,8 @@ def kept_indexes(config: PretrainConfig) -> int:
     """How many indexes lie on disk at once, at most."""
     if config.refresh.mode == "off":
         return 2
-    return 2 + max(2, config.loop.keep_checkpoints)
+    in_parts = 0 if config.refresh.partial is None else 2  # the newest part, and the one in the making
+    return 2 + max(2, config.loop.keep_checkpoints) + in_parts
 
 
 def disk(table: Table, passages: int, config: PretrainConfig, machine: Machine, lengths: Lengths, kind: str) -> None:
@@ -123,7 +124,8 @@ def disk(table: Table, passages: int, config: PretrainConfig, machine: Machine, 
         "indexes",
         f"disk: {kept} exact indexes of the training",
         kept * one,
-        "the first, the newest, those that checkpoints name, the one in the making",
+        "the first, the newest, those that checkpoints name, the one in the making"
+        + ("" if config.refresh.partial is None else "; two in parts"),
     )
     copies = vector_copies(passages, lengths)
     total += table.size(

@@ -152,8 +152,10 @@ def _refreshing(config: PretrainConfig, machine: Machine, swaps: int, embed: flo
     """What refreshing adds to the training, in seconds, and why."""
     if not swaps:
         return 0.0, "none" if config.refresh.mode != "off" else "refresh.mode=off"
+    # How often an index drifts too far, only training shows.
+    told = f"{swaps:,}" if config.refresh.drift is None else f"at least {swaps:,}"
     if config.refresh.mode == "sync":
-        return swaps * embed, f"{swaps:,} while the trainer waits (refresh.mode=sync)"
+        return swaps * embed, f"{told} while the trainer waits (refresh.mode=sync)"
     age = embed / step if step else 0.0
     # Parameters that are outdated before they are embedded are dropped: no more refreshes than fit into the time.
     late = f", {age:,.0f} steps old when they come" + (
@@ -162,5 +164,5 @@ def _refreshing(config: PretrainConfig, machine: Machine, swaps: int, embed: flo
     elsewhere = machine.device != "cpu" or config.refresh.mode == "ray"
     beside = elsewhere or machine.cores >= machine.threads + config.refresh.threads
     if beside:
-        return 0.0, f"{swaps:,} asked for, beside the trainer{late}"
-    return min(swaps * embed, config.realm.steps * step), f"{swaps:,} asked for, on the trainer's cores{late}"
+        return 0.0, f"{told} asked for, beside the trainer{late}"
+    return min(swaps * embed, config.realm.steps * step), f"{told} asked for, on the trainer's cores{late}"

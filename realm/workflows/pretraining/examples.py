@@ -25,7 +25,7 @@ from realm.errors import ArtefactError, UsageError
 from realm.evaluation.probe import judge, probe_hits
 from realm.evaluation.retrieval import answer_in_text
 from realm.knowledge.snapshot import Snapshot
-from realm.knowledge.table.places import place_of
+from realm.knowledge.table.anywhere import place_of
 from realm.methods.realm import RealmPretraining
 from realm.models.encoders import DenseEncoder
 from realm.search.exact import ExactIndex

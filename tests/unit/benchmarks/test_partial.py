@@ -12,7 +12,7 @@ from toy_search import ToySource
 
 from benchmarks.suites.partial import KS, _curve, recalls
 from realm.search.exact import ExactIndex
-from realm.search.refresher import step_name
+from realm.search.jobs import step_name
 
 ROWS = 200
 

@@ -13,6 +13,7 @@ import torch
 from story import realm
 
 from realm.errors import ArtefactError, MismatchError, MissingLibraryError, UsageError
+from realm.search import tuning
 from realm.search.codes import Plan
 from realm.search.compressed import CompressedIndex
 from realm.search.exact import ExactIndex
@@ -47,7 +48,7 @@ def exact() -> ExactIndex:
 
 @pytest.fixture(scope="module")
 def built(exact: ExactIndex) -> CompressedIndex:
-    return CompressedIndex.build(exact, 0.9, plans=[LISTS])
+    return tuning.build(exact, 0.9, plans=[LISTS])
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def saved(exact: ExactIndex, built: CompressedIndex, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("wanted", "plan"), [(0.8, LISTS), (0.95, LISTS), (0.99, LISTS), (0.95, MANY)])
 def test_the_recall_holds_for_queries_that_were_never_seen(exact: ExactIndex, wanted: float, plan: Plan) -> None:
-    index = CompressedIndex.build(exact, wanted, queries=vectors(400, 1), plans=[plan])
+    index = tuning.build(exact, wanted, queries=vectors(400, 1), plans=[plan])
     query_BD = vectors(1_000, 2)
     reached = recall(index.search(query_BD, 10), exact.search(query_BD, 10))
     told = index.chosen["tried"][0]
@@ -73,14 +74,14 @@ def test_the_recall_holds_for_queries_that_were_never_seen(exact: ExactIndex, wa
 
 
 def test_more_recall_costs_more(exact: ExactIndex) -> None:
-    low, high = (CompressedIndex.build(exact, wanted, plans=[LISTS]).levels for wanted in (0.5, 0.99))
+    low, high = (tuning.build(exact, wanted, plans=[LISTS]).levels for wanted in (0.5, 0.99))
     assert low[0].effort * low[0].ratio < high[0].effort * high[0].ratio
     assert [level.depth for level in high] == sorted(level.depth for level in high) and high[-1].depth >= 1_000
 
 
 def test_the_default_tries_several_kinds_and_tells_what_it_chose() -> None:
     pytest.importorskip("faiss")
-    index = CompressedIndex.build(torch.nn.functional.pad(vectors(2_000, 0), (0, 48)), 0.9)
+    index = tuning.build(torch.nn.functional.pad(vectors(2_000, 0), (0, 48)), 0.9)
     tried = index.chosen["tried"]
     assert {one["kind"].split(",")[0] for one in tried} == {"ivf-pq", "hnsw-sq"}
     assert all(one["bytes_a_row"] < 4 * 64 for one in tried)
@@ -91,7 +92,7 @@ def test_the_default_tries_several_kinds_and_tells_what_it_chose() -> None:
 
 def test_a_kind_that_cannot_reach_the_recall_is_told_and_not_taken(exact: ExactIndex) -> None:
     coarse = Plan("ivf-pq", 4, lists=64, pieces=1)  # four bits a vector
-    index = CompressedIndex.build(exact, 0.99, plans=[coarse])
+    index = tuning.build(exact, 0.99, plans=[coarse])
     assert index.codes is None and "does not reach" in index.chosen["tried"][0]["because"]
     query_BD = vectors(5, 3)
     assert torch.equal(index.search(query_BD, 10).rows, exact.search(query_BD, 10).rows)
@@ -100,9 +101,9 @@ def test_a_kind_that_cannot_reach_the_recall_is_told_and_not_taken(exact: ExactI
 def test_impossible_wishes(exact: ExactIndex) -> None:
     for wrong in (0.0, 1.0, 95):
         with pytest.raises(UsageError, match="recall"):
-            CompressedIndex.build(exact, wrong)
+            tuning.build(exact, wrong)
     with pytest.raises(UsageError, match="at least two"):
-        CompressedIndex.build(exact, 0.9, queries=vectors(1, 0))
+        tuning.build(exact, 0.9, queries=vectors(1, 0))
     for plan in ({"kind": "pq"}, {"kind": "ivf-pq", "pieces": 3, "lists": 4}, {"kind": "hnsw-sq"}, {"kind": "ivf-sq"}):
         with pytest.raises(UsageError, match="expected"):
             Plan(**{"dims": 8, **plan})  # type: ignore[arg-type]
@@ -112,10 +113,10 @@ def test_without_faiss_the_error_says_how_to_get_it(
     exact: ExactIndex, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    for work in (lambda: CompressedIndex.build(exact, 0.9), lambda: CompressedIndex.open(saved)):
+    for work in (lambda: tuning.build(exact, 0.9), lambda: CompressedIndex.open(saved)):
         with pytest.raises(MissingLibraryError, match=r"pip install 'realm-lm\[faiss\]'"):
             work()
-    assert CompressedIndex.build(vectors(9, 0), 0.9).chosen["kind"] == "exact"  # few rows need none
+    assert tuning.build(vectors(9, 0), 0.9).chosen["kind"] == "exact"  # few rows need none
 
 
 # ---------------------------------------------------------------- disk

@@ -14,10 +14,10 @@ from realm.files import MANIFEST, read_json
 from realm.search import partial
 from realm.search.embed import embed, embed_rows
 from realm.search.exact import ExactIndex
+from realm.search.jobs import Job, partials
 from realm.search.partial import ROW_STEPS, Work, build_in_parts, fit_carrier
 from realm.search.priorities import Priorities, order_of
 from realm.search.refresh import open_refresh, reference
-from realm.search.refresher import Job, partials
 from realm.types import NO_ROW
 
 ROWS = 60

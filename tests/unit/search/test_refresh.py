@@ -13,8 +13,9 @@ from realm.errors import TrainingError, UsageError
 from realm.files import MANIFEST
 from realm.search.embed import embed_rows
 from realm.search.exact import ExactIndex
+from realm.search.jobs import PUBLISHED, Job, steps
 from realm.search.refresh import open_refresh, reference
-from realm.search.refresher import PUBLISHED, Job, build, newest, steps
+from realm.search.refresher import build, newest
 from realm.search.shelf import Fresh
 
 

@@ -227,6 +227,14 @@ def test_indexes_on_disk() -> None:
     assert kept_indexes(override(small(), ["refresh.mode=off"])) == 2
     assert kept_indexes(small()) == 4
     assert kept_indexes(override(small(), ["loop.keep_checkpoints=5"])) == 7
+    assert kept_indexes(override(small(), ["refresh.partial=0.2"])) == 6
+
+
+def test_refreshes_by_drift_are_told_as_the_least(model: Path, machine: Machine) -> None:
+    for settings, words in (({}, "1 while"), ({"refresh__drift": "0.2"}, "at least 1 while")):
+        config = override(small(), story.settings(model, realm__steps="101", refresh__every_steps="100", **settings))
+        told = next(row for row in estimate(1000, config, machine=machine)["rows"] if row[0] == "time: refreshes")
+        assert told[2].startswith(words)
 
 
 def test_arithmetic_of_a_transformer() -> None:

@@ -14,10 +14,10 @@ from toy_search import ToyEncoder, ToySource, open_toy
 
 from realm.config import LoopConfig, RefreshConfig
 from realm.search.exact import ExactIndex
+from realm.search.jobs import Job
 from realm.search.partial import build_in_parts
 from realm.search.priorities import Priorities
 from realm.search.refresh import open_refresh, reference
-from realm.search.refresher import Job
 from realm.training.cadence import Cadence
 from realm.training.ranks import Ranks
 from realm.workflows.refreshing import Refreshing, Swap, _job

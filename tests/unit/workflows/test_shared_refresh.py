@@ -12,8 +12,8 @@ from toy_search import ToyEncoder, ToySource, open_toy
 
 from realm.errors import UsageError
 from realm.search.embed import ROWS_PER_SHARD
+from realm.search.jobs import Job
 from realm.search.refresh import open_refresh, reference
-from realm.search.refresher import Job
 from realm.training.ranks import Ranks
 from realm.workflows import parts
 from realm.workflows.shared_refresh import SharedRefresh, share_refresh

@@ -1,0 +1,23 @@
+"""The place that a path or an address names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from realm.addresses import address_of
+from realm.knowledge.table.places import Folder, Place
+
+Anywhere = str | Path | Place
+"""A path, an address, or what it stands for."""
+
+
+def place_of(path: Anywhere) -> Place:
+    """The place that a path or an address names. UsageError for an address that is none."""
+    if not isinstance(path, str | Path):
+        return path
+    address = address_of(path)
+    if address is None:
+        return Folder(Path(path).absolute())
+    from realm.knowledge.table.objects import ObjectStore
+
+    return ObjectStore(address)
