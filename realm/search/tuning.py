@@ -41,7 +41,9 @@ _MEMORY = 0.1
 _LONG = 2.0
 """Seconds from which on a timing is not repeated."""
 _TIMED = 32
-"""Single queries of a timing."""
+"""Single queries of a timing, ..."""
+_TIMES = 3
+"""... which is the least of so many."""
 
 
 class Trial(NamedTuple):
@@ -172,7 +174,7 @@ def _tuned(index: CompressedIndex, asked: Sequence[Asked], recall: float, batche
         for trial in _trials(index, one.half(False), recall):
             level = Level(depth, trial.effort, trial.ratio, 0.0)
             with_it = CompressedIndex(index.exact, index.codes, [level])
-            seconds = _mean(_seconds(with_it.search, one, batches if number == 0 else batches[-1:], times=1))
+            seconds = _mean(_seconds(with_it.search, one, batches if number == 0 else batches[-1:]))
             fastest.append((seconds, level))
         for _, level in sorted(fastest, key=lambda found: found[0]):
             checked = recall_of(CompressedIndex(index.exact, index.codes, [level]), one.half(True))
@@ -209,7 +211,7 @@ def _trials(index: CompressedIndex, asked: Asked, recall: float) -> Iterator[Tri
             return
 
 
-def _seconds(search: Callable[..., Hits], asked: Asked, batches: Sequence[int], times: int = 3) -> dict[int, float]:
+def _seconds(search: Callable[..., Hits], asked: Asked, batches: Sequence[int]) -> dict[int, float]:
     """Of a query, by how many are asked at once; the least of some times."""
     found = {}
     for batch in batches:
@@ -217,7 +219,7 @@ def _seconds(search: Callable[..., Hits], asked: Asked, batches: Sequence[int], 
         count = sum(len(part) for part in parts)
         search(parts[0], asked.k, allowed=asked.allowed)
         least, spent = math.inf, 0.0
-        for _ in range(times):
+        for _ in range(_TIMES):
             began = time.perf_counter()
             for part in parts:
                 search(part, asked.k, allowed=asked.allowed)
