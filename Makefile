@@ -22,7 +22,7 @@ demo-quick: $(RUN_STAMP) ## the same story on a slice (90 seconds)
 test: $(DEV_STAMP) ## the whole test suite (ARGS="-k search" for a part)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-slow: $(DEV_STAMP) ## what starts, kills and joins processes for longer (2 minutes)
+test-slow: $(DEV_STAMP) ## what starts, kills and joins processes for longer, Ray and an S3 server among them (5 minutes)
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 layers: $(DEV_STAMP) ## imports point one way
