@@ -391,10 +391,10 @@ class KnowledgeBase:
 
     def compact(self) -> int:
         """Merge files and bring the indexes up to date; the new version. History stays."""
-        with self._store.writing(self._writer.timeout) as table, self._store.errors("compacted"):
-            version = housekeeping.compact(table)
+        self._store.check_writable()
         self._store.place.tidy(thorough=True)
-        return version
+        with self._store.writing(self._writer.timeout) as table, self._store.errors("compacted"):
+            return housekeeping.compact(table)
 
     @property
     def upkeep(self) -> Upkeep:

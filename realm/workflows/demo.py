@@ -51,13 +51,27 @@ class Edit:
     old: str
     new: str
 
+    def found_in(self, kb: KnowledgeBase) -> Document | None:
+        """The document that says so."""
+        titled = kb.documents(f"title = '{self.title}'")
+        return next((document for document in titled if self.old in document.text), None)
+
+    def changed(self, document: Document) -> Document:
+        """The document after the edit."""
+        return replace(document, text=document.text.replace(self.old, self.new))
+
 
 QUESTIONS = (
     "Guernica was painted by [MASK].",
     "The Eiffel Tower is named after the engineer [MASK].",
     "Hamlet was written by [MASK].",
 )
-EDIT = Edit("Mona Lisa", "The Mona Lisa was painted by [MASK].", "Leonardo da Vinci", "Sandro Botticelli")
+EDITS = (
+    Edit("Mona Lisa", "The Mona Lisa was painted by [MASK].", "Leonardo da Vinci", "Sandro Botticelli"),
+    Edit("Les Misérables", "Les Misérables was written by [MASK].", "Victor Hugo", "Alexandre Dumas"),
+    Edit("Anna Karenina", "Anna Karenina was written by [MASK].", "Leo Tolstoy", "Anton Chekhov"),
+)
+"""Of these the one is changed whose document the model is surest of: an answer follows the document it rests on."""
 STORY_TITLES = frozenset(
     {
         "Guernica (Picasso)",
@@ -68,6 +82,10 @@ STORY_TITLES = frozenset(
         "William Shakespeare",
         "Mona Lisa",
         "Leonardo da Vinci",
+        "Les Misérables",
+        "Victor Hugo",
+        "Anna Karenina",
+        "Leo Tolstoy",
     }
 )
 
@@ -121,9 +139,10 @@ def run_demo(
         answers.append(answer)
         examples.append(Example(answer=answer, expected=expected))
         show("answer", answer)
-    edited = [] if kb is not None else list(edit(realm, base, show))
-    if edited:
-        examples = [*examples[:2], Example(answer=edited[-1], heading="After the edit", expected=EDIT.new)]
+    fact = None if kb is not None else surest(realm, base)
+    edited = [] if fact is None else list(edit(realm, base, fact, show))
+    if fact is not None:
+        examples = [*examples[:2], Example(answer=edited[-1], heading="After the edit", expected=fact.new)]
     places = ""
     if comparison is not None:
         run_page(run, comparison, examples, "REALM: a retriever and a reader that learnt together")
@@ -182,27 +201,40 @@ def _questions(run: Run, *, own: bool) -> list[tuple[str, str | None]]:
 
 def put_back(realm: Realm, kb: KnowledgeBase) -> None:
     """Undo an edit of the story that was killed before it could do so itself."""
-    for document in list(kb.documents(f"title = '{EDIT.title}'")):
-        for revision in kb.history(document.id)[-2:-1]:
-            past = kb.at(revision.version).get(document.id)
-            if past is not None and EDIT.old in past.text and document.text == past.text.replace(EDIT.old, EDIT.new):
-                kb.update(past, encoder=realm.passage_encoder)
+    for fact in EDITS:
+        for document in list(kb.documents(f"title = '{fact.title}'")):
+            for revision in kb.history(document.id)[-2:-1]:
+                past = kb.at(revision.version).get(document.id)
+                if past is not None and fact.old in past.text and document.text == fact.changed(past).text:
+                    kb.update(past, encoder=realm.passage_encoder)
 
 
-def edit(realm: Realm, kb: KnowledgeBase, show: Show) -> Iterator[Answer]:
-    """Ask, change the document, ask again; then put it back. Three versions stay in the history."""
-    found = next(iter(kb.documents(f"title = '{EDIT.title}'")), None)
-    if found is None or EDIT.old not in found.text:
+def surest(realm: Realm, kb: KnowledgeBase) -> Edit | None:
+    """The fact of `EDITS` that is answered rightly with the highest p(z|x) of a passage of its own document; without a
+    right answer the first that the knowledge base holds."""
+    held = [fact for fact in EDITS if fact.found_in(kb) is not None]
+    found = [0.0] * len(held)
+    for number, fact in enumerate(held):
+        answer = realm.ask(fact.question, kb, k=PASSAGES)
+        if answer.text == fact.old:
+            found[number] = max((e.prior for e in answer.evidence if e.passage.title == fact.title), default=0.0)
+    return held[found.index(max(found))] if held else None
+
+
+def edit(realm: Realm, kb: KnowledgeBase, fact: Edit, show: Show) -> Iterator[Answer]:
+    """Ask, change the fact in its document, ask again; then put it back. Three versions stay in the history."""
+    found = fact.found_in(kb)
+    if found is None:
         return
-    before = realm.ask(EDIT.question, kb, k=PASSAGES)
-    changed = replace(found, text=found.text.replace(EDIT.old, EDIT.new))
+    before = realm.ask(fact.question, kb, k=PASSAGES)
+    changed = fact.changed(found)
     version = kb.update(changed, encoder=realm.passage_encoder).version
     try:
         show(
             "text",
-            f"\nEdit {found.id}: {EDIT.old} becomes {EDIT.new} (version {version}, no training). The same question:\n",
+            f"\nEdit {found.id}: {fact.old} becomes {fact.new} (version {version}, no training). The same question:\n",
         )
-        after = realm.ask(EDIT.question, kb, k=PASSAGES)
+        after = realm.ask(fact.question, kb, k=PASSAGES)
     finally:
         restored = kb.update(found, encoder=realm.passage_encoder).version
     show(
@@ -214,4 +246,4 @@ def edit(realm: Realm, kb: KnowledgeBase, show: Show) -> Iterator[Answer]:
     yield after
 
 
-__all__ = ["edit", "put_back", "run_demo"]
+__all__ = ["edit", "put_back", "run_demo", "surest"]

@@ -114,13 +114,14 @@ def violations(package: Path) -> list[str]:
 
 
 def circle(package: Path) -> list[str]:
-    """Modules each of which imports the next, the last one the first; none where there are no such."""
+    """Modules each of which is imported by the next, the last one by the first; none where there are no such."""
+    home = front_page(package)
     imports: dict[str, set[str]] = {}
     for path, _, tree in sources(package):
         module = f"realm.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
         froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         parts = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
-        imports[module] = {found for _, found in imported(tree, {})} | parts
+        imports[module] = {found for _, found in imported(tree, home)} | parts
     graph = {module: (found & imports.keys()) - {module} for module, found in imports.items()}
     try:
         TopologicalSorter(graph).prepare()
@@ -153,6 +154,13 @@ def test_the_checker_finds_a_planted_circle(package: Path) -> None:
     assert circle(package) == []
     (package / "models" / "other.py").write_text("if TYPE_CHECKING:\n    from realm.models.one import f")
     assert {"realm.models.one", "realm.models.other"} == set(circle(package))
+
+
+def test_the_checker_finds_a_circle_through_the_front_page(package: Path) -> None:
+    (package / "knowledge").mkdir()
+    (package / "knowledge" / "base.py").write_text("from realm.knowledge.table import rows")
+    (package / "knowledge" / "table.py").write_text("def rows():\n    from realm import KnowledgeBase")
+    assert {"realm.knowledge.base", "realm.knowledge.table"} == set(circle(package))
 
 
 def test_the_checker_lets_downward_imports_pass(package: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from toy_search import ToyEncoder, ToySource, open_toy
 
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: tests report to nobody
 pytest.importorskip("ray")
 
 from realm.errors import ArtefactError, MismatchError, TrainingError, UnavailableError, UsageError

@@ -8,6 +8,7 @@ machine, but for `wait` and `result`, which say how long.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 import socket
@@ -59,7 +60,7 @@ def connect(address: str | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its own coming versions
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         raise _absent(place or "this machine", error) from error
 

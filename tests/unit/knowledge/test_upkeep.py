@@ -17,6 +17,7 @@ from realm.errors import KnowledgeBaseError, UsageError
 from realm.knowledge.base import KnowledgeBase, PassageEncoder
 from realm.knowledge.table import housekeeping, keys
 from realm.knowledge.table import schema as sc
+from realm.knowledge.table.places import Folder
 from realm.types import Document, Passage
 from realm.workflows.upkeep import read_period
 
@@ -194,6 +195,18 @@ def test_rows_that_an_embedding_takes_out_of_the_index_are_found_and_come_back(
     assert kb.upkeep.tidy() and lacking() == 0
     found = [kb.search_vectors(vector, 99, approximate=approximate) for approximate in (True, False)]
     assert {m.passage.id for m in found[0]} == {m.passage.id for m in found[1]} and len(found[0]) == 12
+
+
+def test_a_past_version_is_refused_before_anything_is_cleared_away(
+    kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    monkeypatch.setattr(Folder, "tidy", lambda self, thorough=False: done.append(thorough))
+    with pytest.raises(UsageError, match="open it without as_of to write"):
+        kb.at(kb.version).compact()
+    assert not done
+    kb.compact()
+    assert done == [True]
 
 
 def test_the_command_compacts_and_says_what_went(kb: KnowledgeBase) -> None:

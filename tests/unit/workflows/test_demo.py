@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dots
@@ -15,7 +16,9 @@ from realm.answering.ask import Realm
 from realm.config import DataConfig, PretrainConfig
 from realm.knowledge.base import KnowledgeBase
 from realm.types import Document
-from realm.workflows.demo import EDIT, edit, put_back
+from realm.workflows.demo import EDITS, edit, put_back, surest
+
+EDIT = EDITS[0]
 
 TOLD = Document("9", EDIT.title, f"{EDIT.title} is a work of {EDIT.old} in London", metadata={"level": 4})
 NAMESAKE = Document("10", EDIT.title, f"{EDIT.title} is a name that {EDIT.new} never used")
@@ -39,11 +42,35 @@ def ignore(kind: str, value: Any) -> None:
 
 
 def test_the_edit_is_seen_and_undone(model: Realm, kb: KnowledgeBase) -> None:
-    before, after = edit(model, kb, ignore)
+    before, after = edit(model, kb, EDIT, ignore)
     assert any(EDIT.old in evidence.passage.text for evidence in before.evidence)
     assert not any(EDIT.old in evidence.passage.text for evidence in after.evidence)
     assert kb.get("9") == TOLD
     assert [revision.change for revision in kb.history("9")] == ["added", "updated", "updated"]
+
+
+class Told:
+    """Answers every fact, from its own document, as surely as `priors` say."""
+
+    def __init__(self, priors: dict[str, float], wrong: str) -> None:
+        self.priors, self.wrong = priors, wrong
+
+    def ask(self, question: str, kb: KnowledgeBase, k: int) -> Any:
+        fact = next(fact for fact in EDITS if fact.question == question)
+        evidence = [SimpleNamespace(prior=self.priors[fact.title], passage=SimpleNamespace(title=fact.title))]
+        return SimpleNamespace(text="nobody" if fact.title == self.wrong else fact.old, evidence=evidence)
+
+
+def test_the_fact_whose_document_is_surest_is_edited(kb: KnowledgeBase) -> None:
+    first, second, third = EDITS
+    model: Any = Told({first.title: 0.5, second.title: 0.7, third.title: 0.9}, wrong=third.title)
+    assert surest(model, kb) is first  # the knowledge base holds no other
+    kb.add([Document(fact.title, fact.title, f"It is by {fact.old}.") for fact in (second, third)])
+    assert surest(model, kb) is second
+    model.wrong = ""
+    assert surest(model, kb) is third
+    kb.delete(["9", second.title, third.title])
+    assert surest(model, kb) is None
 
 
 def test_an_edit_that_was_interrupted_is_undone_at_once(model: Realm, kb: KnowledgeBase) -> None:
@@ -51,7 +78,7 @@ def test_an_edit_that_was_interrupted_is_undone_at_once(model: Realm, kb: Knowle
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(edit(model, kb, interrupt))
+        list(edit(model, kb, EDIT, interrupt))
     assert kb.get("9") == TOLD
     assert len(kb.history("9")) == 3
 
