@@ -136,8 +136,7 @@ class KnowledgeBase:
         return versions(self._store)
 
     def moment(self, as_of: AsOf | None = None) -> datetime:
-        """What NOW() means as of a version or a time: that time, or when that version was committed; else the present,
-        where this machine is."""
+        """What NOW() means as of a version or a time: that time, when that version was committed, or the present."""
         return moment_of(self._store, as_of)
 
     def version_at(self, time: datetime) -> int:
@@ -382,10 +381,8 @@ class KnowledgeBase:
             table.drop_columns([name])
 
     def index_vectors(self, encoder: str | None = None) -> dict[str, Any]:
-        """Make the index of approximate search over an encoder's vectors, or make it anew; facts about it.
-
-        Edits are seen without it: rows that came later are searched one by one until `compact`, or this, takes them in.
-        """
+        """Make the index of approximate search over an encoder's vectors, or make it anew; facts about it. Edits are
+        seen without it: rows that came later are searched one by one until `compact`, or this, takes them in."""
         with self._store.writing(self._writer.timeout) as table, self._store.errors("indexed"):
             return near.build(table, encoder)
 

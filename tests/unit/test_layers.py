@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -80,7 +81,11 @@ def sources(package: Path) -> Iterator[tuple[str, str, ast.AST]]:
     for path in sorted(package.rglob("*.py")):
         inside = path.relative_to(package)
         if inside.name != "__init__.py" or len(inside.parts) > 1:
-            yield str(inside), inside.parts[0].removesuffix(".py"), ast.parse(path.read_text(encoding="utf-8"))
+            yield str(inside), inside.parts[0].removesuffix(".py"), parsed(path.read_text(encoding="utf-8"))
+
+
+parsed = lru_cache(maxsize=None)(ast.parse)
+"""Of each text one tree, which nobody changes."""
 
 
 def front_page(package: Path) -> dict[str, str]:
