@@ -27,6 +27,8 @@ from realm.knowledge.table.store import DiskFullError, ReadOnlyError, Store
 from realm.types import Document
 from realm.workflows.store import open_knowledge_base
 
+pytestmark = pytest.mark.slow
+
 NEW = {"id": "seoul", "text": "The river Han runs through Seoul."}
 
 
