@@ -16,7 +16,7 @@ from realm import files
 from realm.addresses import as_given
 from realm.answering.ask import Realm
 from realm.answering.pretrained import CARD, locate
-from realm.errors import ArtefactError, UnavailableError
+from realm.errors import ArtefactError, UnavailableError, UsageError
 from realm.evaluation.report import Example
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.fetching import fetch
@@ -139,9 +139,10 @@ def run_demo(
         answers.append(answer)
         examples.append(Example(answer=answer, expected=expected))
         show("answer", answer)
-    fact = None if kb is not None else surest(realm, base)
-    edited = [] if fact is None else list(edit(realm, base, fact, show))
-    if fact is not None:
+    found, edited = None if kb is not None else surest(realm, base), list[Answer]()
+    if found is not None:
+        fact, before = found
+        edited = [before, edit(realm, base, fact, before, show)]
         examples = [*examples[:2], Example(answer=edited[-1], heading="After the edit", expected=fact.new)]
     places = ""
     if comparison is not None:
@@ -209,26 +210,28 @@ def put_back(realm: Realm, kb: KnowledgeBase) -> None:
                     kb.update(past, encoder=realm.passage_encoder)
 
 
-def surest(realm: Realm, kb: KnowledgeBase) -> Edit | None:
-    """The fact of `EDITS` that is answered rightly with the highest p(z|x) of a passage of its own document; without a
-    right answer the first that the knowledge base holds."""
+def surest(realm: Realm, kb: KnowledgeBase) -> tuple[Edit, Answer] | None:
+    """The fact of `EDITS` that is answered rightly with the highest p(z|x) of a passage of its own document, and the
+    answer; without a right answer the first that the knowledge base holds, None where it holds none."""
+
+    def sureness(told: tuple[Edit, Answer]) -> float:
+        fact, answer = told
+        own = [e.prior for e in answer.evidence if e.passage.title == fact.title]
+        return max(own, default=0.0) if answer.text == fact.old else 0.0
+
     held = [fact for fact in EDITS if fact.found_in(kb) is not None]
-    found = [0.0] * len(held)
-    for number, fact in enumerate(held):
-        answer = realm.ask(fact.question, kb, k=PASSAGES)
-        if answer.text == fact.old:
-            found[number] = max((e.prior for e in answer.evidence if e.passage.title == fact.title), default=0.0)
-    return held[found.index(max(found))] if held else None
+    return max(((fact, realm.ask(fact.question, kb, k=PASSAGES)) for fact in held), key=sureness, default=None)
 
 
-def edit(realm: Realm, kb: KnowledgeBase, fact: Edit, show: Show) -> Iterator[Answer]:
-    """Ask, change the fact in its document, ask again; then put it back. Three versions stay in the history."""
+def edit(realm: Realm, kb: KnowledgeBase, fact: Edit, before: Answer, show: Show) -> Answer:
+    """Change the fact in its document and ask again; then put it back. Three versions stay in the history.
+
+    before: the answer to the same question, to be shown beside the new one. UsageError: no document says the fact.
+    """
     found = fact.found_in(kb)
     if found is None:
-        return
-    before = realm.ask(fact.question, kb, k=PASSAGES)
-    changed = fact.changed(found)
-    version = kb.update(changed, encoder=realm.passage_encoder).version
+        raise UsageError(f"no document {fact.title!r} with {fact.old!r}: expected one, to change it")
+    version = kb.update(fact.changed(found), encoder=realm.passage_encoder).version
     try:
         show(
             "text",
@@ -242,8 +245,7 @@ def edit(realm: Realm, kb: KnowledgeBase, fact: Edit, show: Show) -> Iterator[An
         f"before: {before.text}   after: {after.text}   (put back in version {restored}; `realm docs history` tells)",
     )
     show("answer", after)
-    yield before
-    yield after
+    return after
 
 
 __all__ = ["edit", "put_back", "run_demo", "surest"]

@@ -329,7 +329,7 @@ def brute_hits(
     return Hits(row[:, :k].masked_fill(score[:, :k].isinf(), NO_ROW), score[:, :k])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_a_filter_is_kept_and_filled(
     lossy: Index, world: tuple[torch.Tensor, torch.Tensor], data: st.DataObject

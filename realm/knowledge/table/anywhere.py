@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from realm.addresses import address_of
+from realm.knowledge.table.objects import ObjectStore
 from realm.knowledge.table.places import Folder, Place
 
 Anywhere = str | Path | Place
@@ -16,8 +17,4 @@ def place_of(path: Anywhere) -> Place:
     if not isinstance(path, str | Path):
         return path
     address = address_of(path)
-    if address is None:
-        return Folder(Path(path).absolute())
-    from realm.knowledge.table.objects import ObjectStore
-
-    return ObjectStore(address)
+    return Folder(Path(path).absolute()) if address is None else ObjectStore(address)
