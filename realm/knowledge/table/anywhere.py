@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from realm.addresses import address_of
-from realm.knowledge.table.objects import ObjectStore
 from realm.knowledge.table.places import Folder, Place
 
 Anywhere = str | Path | Place
@@ -17,4 +16,9 @@ def place_of(path: Anywhere) -> Place:
     if not isinstance(path, str | Path):
         return path
     address = address_of(path)
-    return Folder(Path(path).absolute()) if address is None else ObjectStore(address)
+    if address is None:
+        return Folder(Path(path).absolute())
+    # Late: a knowledge base in a folder needs nothing of the object store, and a test looks.
+    from realm.knowledge.table.objects import ObjectStore
+
+    return ObjectStore(address)
