@@ -17,6 +17,7 @@ from realm.config import PretrainConfig
 from realm.errors import UsageError
 from realm.files import read_json
 from realm.workflows.estimating.machine import Machine
+from realm.workflows.estimating.measuring import Growth
 from realm.workflows.estimating.shapes import Shape
 from realm.workflows.estimating.steps import Work, realm_flops
 
@@ -104,12 +105,18 @@ def computed(machine: Machine, hardware: Hardware, work: Work, config: PretrainC
         matmul=rate,
         bandwidth=read,
         parameter_update=UPDATE_BYTES / read,
-        search_call=machine.search_call,
-        search_one=vector / read,
-        batch_call=machine.search_call,
-        search_batch=max(vector / read, 2.0 * queries * machine.dim / rate) + 4.0 * queries / read,
-        distance=max(vector, 64) / read,
+        search_one=Growth.linear(machine.search_one.at(0), vector / read),
+        search_batch=Growth.linear(
+            machine.search_one.at(0), max(vector / read, 2.0 * queries * machine.dim / rate) + 4.0 * queries / read
+        ),
+        graphed=_by_cores(machine.graphed, machine, hardware),
+        coded=_by_cores(machine.coded, machine, hardware),
     )
+
+
+def _by_cores(seconds: float | None, machine: Machine, hardware: Hardware) -> float | None:
+    """Of what the host's cores do side by side."""
+    return None if seconds is None else seconds * machine.threads / hardware.cores
 
 
 def shared(machine: Machine, workers: int, exchange: float) -> Machine:
@@ -129,7 +136,5 @@ def shared(machine: Machine, workers: int, exchange: float) -> Machine:
         embed_rate=machine.embed_rate * workers,
         ict_rate=machine.ict_rate * workers,
         realm_rate=machine.realm_rate * workers,
-        search_one=machine.search_one / workers,
-        search_batch=machine.search_batch / workers,
         exchange=exchange,
     )

@@ -2,8 +2,8 @@
 
 Compressed kinds are those of `realm.search.codes`, whose bytes a row they are; `hnsw` is a graph over the float32
 vectors as faiss has it (M links of 4 bytes, twice as many in the lowest layer; Malkov & Yashunin 2018), `lance` the
-inverted file that a knowledge base keeps. Building is k-means (10 rounds over 64 rows a cell), one look for each row's
-cell, and codes of 16 words; or a walk through the graph for each row.
+inverted file that a knowledge base keeps. Building is turning the rows, k-means (10 rounds over 64 rows a cell), a look
+for each row's cell, and codes of 16 words; or a walk through the graph for each row.
 
 Legend: N rows, D vector size, C cells, M links.
 """
@@ -15,15 +15,19 @@ from dataclasses import dataclass
 
 from realm.errors import UsageError
 from realm.search.codes import PER_LIST, Plan
+from realm.workflows.estimating.coding import CODED_LINKS, GRAPH_ROWS, WORDS
 from realm.workflows.estimating.machine import Machine
 
-LINKS, BREADTH = 32, 80
-"""Of the graph over float32: M, and how many candidates it is built with."""
-CODED_LINKS = 16
-"""Of the graph over bytes."""
-LOOKS = 1.25
-"""Distances for each link and candidate of a row's way into a graph: 4,100 at a million rows (M 32, breadth 100)."""
-ROUNDS, CODE_ROUNDS, CODE_ROWS, CODE_WORDS = 10, 25, 65_536, 16
+LINKS = 32
+"""Of the graph over float32: M."""
+GROWS = 0.19
+"""A row's way grows as the rows to this power: 56 and 86 microseconds, two threads, beside 9,052 and 102,464 others."""
+ROUNDS, CODE_ROUNDS, CODE_SHARE = 10, 25, 0.7
+"""Of k-means; of learning the words, and what a row costs there beside a row that is coded with them."""
+CODE_ROWS = 256 * WORDS
+"""Most rows that faiss learns the words from."""
+SAMPLE = 65_536
+"""Most rows that the axes and the codes are learnt from, where cells don't want more."""
 KINDS = ("exact", "bf16", "int8", "ivf-pq", "ivf-rabitq", "ivf-sq", "hnsw-sq", "hnsw", "lance")
 
 
@@ -63,27 +67,47 @@ def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, docum
         return IndexCost(kind, size, size, 0.0, formula, "written by embedding")
     if kind in ("hnsw", "hnsw-sq"):
         links = LINKS if kind == "hnsw" else CODED_LINKS
-        row = 4.0 * d + 8.0 * links + 4.0 * links / (links - 1) + 12.0
-        formula = f"N (4 D + 8 M + 16), M = {links}"
-        if kind == "hnsw-sq":
-            row, formula = Plan(kind, d, links=links).bytes_a_row(), f"N (D + 8.5 M + 12), M = {links}"
-        looks = LOOKS * links * BREADTH
-        took = None if machine is None else n * looks * machine.distance / max(1, machine.threads)
-        told = f"{looks:,.0f} distances a row: {LOOKS:g} x M x {BREADTH}"
-        return IndexCost(kind, n * row, n * row + (exact if kind == "hnsw-sq" else 0.0), took, formula, told)
-    c = cells(n) if kind != "lance" else max(1, round(math.sqrt(n)))
+        way = None if machine is None or machine.graphed is None else machine.graphed * links / CODED_LINKS
+        took = None if way is None else n * way * max(1.0, n / GRAPH_ROWS) ** GROWS
+        told = _UNKNOWN if way is None else f"{1e6 * way:,.3g} us a row of {GRAPH_ROWS:,}, growing as N^{GROWS:g}"
+        if kind == "hnsw":
+            size = n * (4.0 * d + 8.0 * links + 4.0 * links / (links - 1) + 12.0)
+            return IndexCost(kind, size, size, took, f"N (4 D + 8 M + 16), M = {links}", told)
+        size = n * Plan(kind, d, links=links).bytes_a_row() + 4.0 * d * d
+        return IndexCost(kind, size, size + exact, took, f"N (D + 8.5 M + 12) + 4 D D, M = {links}", told)
     if kind == "lance":
-        row, formula = d + 8.0, "N (D + 8) + 4 D C, C = sqrt(N)"
-    else:
-        row = Plan(kind, d, lists=c, pieces=d if kind == "ivf-pq" else 0).bytes_a_row()
-        code = {"ivf-pq": "D / 2 + 8", "ivf-rabitq": "D / 8 + 20", "ivf-sq": "D + 8"}[kind]
-        formula = f"N ({code}) + 4 D C, C = 2 sqrt(N)"
-    size = n * row + c * 4.0 * d
-    learn = ROUNDS * 2.0 * min(n, PER_LIST * c) * c * d + 2.0 * n * c * d
-    coded = (CODE_ROUNDS * min(n, CODE_ROWS) + n) * 2.0 * CODE_WORDS * d if kind == "ivf-pq" else 0.0
-    # Both are products of many rows with few: at about half of the best rate.
-    seconds = None if machine is None else (learn + coded) / (machine.matmul / 2)
-    told = "10 rounds of k-means over 64 rows a cell, each row's cell" + (", codes of 16 words" if coded else "")
-    return IndexCost(
-        kind, size, size + (4.0 * d * (n + documents) if kind == "lance" else exact), seconds, formula, told
-    )
+        c = max(1, round(math.sqrt(n)))
+        size = n * (d + 8.0) + c * 4.0 * d
+        took = None if machine is None else _learning(n, n, c, d) / (machine.matmul / 2)
+        disk = size + 4.0 * d * (n + documents)
+        return IndexCost(kind, size, disk, took, "N (D + 8) + 4 D C, C = sqrt(N)", "k-means, each row's cell")
+    c = cells(n)
+    code, filled, more = {
+        "ivf-pq": ("D / 2 + 8", 16 * d / 2, " + 8 C D"),
+        "ivf-rabitq": ("D / 8 + 20", 16 * d / 8, " + 2 C D"),
+        "ivf-sq": ("D + 8", 0.0, ""),
+    }[kind]
+    row = Plan(kind, d, lists=c, pieces=d if kind == "ivf-pq" else 0).bytes_a_row()
+    size = n * row + 4.0 * d * (c + d) + c * filled  # scanned lists are filled up to 32 rows each
+    sample = min(n, max(PER_LIST * c, SAMPLE))
+    # The axes in double precision; the rows turned onto them, for the cells and for the codes.
+    learn = _learning(n, sample, c, d) + 2.0 * d * d * (2 * sample + 2 * n)
+    seconds = None if machine is None else learn / (machine.matmul / 2)
+    told = f"rows turned, {ROUNDS} rounds of k-means over {PER_LIST} rows a cell, each row's cell"
+    if kind == "ivf-pq":
+        told += f", {CODE_ROUNDS} rounds for codes of {WORDS} words, each row's code"
+        if machine is None or machine.coded is None or seconds is None:
+            seconds, told = None, _UNKNOWN
+        else:
+            seconds += machine.coded * (CODE_ROUNDS * CODE_SHARE * min(n, CODE_ROWS) + n)
+    formula = f"N ({code}) + 4 D (C + D){more}, C = 2 sqrt(N)"
+    return IndexCost(kind, size, size + exact, seconds, formula, told)
+
+
+def _learning(rows: int, sample: int, means: int, dim: int) -> float:
+    """Operations of k-means, and of a look for each row's cell and each row of the sample's. Products of many rows
+    with few are done at about half of the best rate."""
+    return 2.0 * means * dim * (ROUNDS * min(rows, PER_LIST * means) + rows + min(sample, SAMPLE))
+
+
+_UNKNOWN = "faiss is not installed here, so nothing was measured"

@@ -7,7 +7,7 @@ nothing is downloaded. Where the shape isn't on this machine, that of a small se
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 
 from realm.config import PretrainConfig
 from realm.search.exact import ExactIndex
-from realm.workflows.estimating import measuring, networks, shapes
+from realm.workflows.estimating import coding, measuring, networks, shapes
+from realm.workflows.estimating.measuring import Growth
 from realm.workflows.estimating.preparing import prepare
 from realm.workflows.estimating.shapes import Shape
 from realm.workflows.estimating.steps import Shapes, Work
@@ -84,17 +85,15 @@ class Machine:
     """Bytes a second between workers; 0 where there is one."""
     judged: float
     """Seconds of looking for a probe sentence's answer in the passages that were found."""
-    search_call: float
-    """Seconds of a search besides those for its passages."""
     hashed: float
     """Bytes whose SHA-256 is taken, as of every vector that is stored."""
-    search_one: float
-    """Seconds a passage for one query."""
-    batch_call: float
-    search_batch: float
+    search_one: Growth
+    """Seconds of a search for one query, by the rows that one worker searches."""
+    search_batch: Growth
     """The same for the queries of a part of a step."""
-    distance: float
-    """Seconds of one inner product with a row somewhere in memory."""
+    graphed: float | None
+    """Seconds of a row's way into a small graph, and of a row's product codes; None where faiss isn't here."""
+    coded: float | None
 
     def embedded(self, work: Work) -> float:
         """Passages a second."""
@@ -127,8 +126,8 @@ class Machine:
             "scanned_passages_a_second": round(self.scanned, 1),
             "tagged_passages_a_second": None if self.tagged is None else round(self.tagged / lengths.bytes, 1),
             "embedded_passages_a_second": round(self.embedded(work), 2),
-            "search_seconds_a_passage": self.search_one,
-            "search_seconds_a_passage_of_a_batch": self.search_batch,
+            "search_seconds_a_passage": self.search_one.row,
+            "search_seconds_a_passage_of_a_batch": self.search_batch.row,
         }
 
 
@@ -170,9 +169,9 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             torch.empty(INDEX_ROWS, encoder.dim).uniform_(-1, 1), device=None if device.type == "cpu" else device
         )
         k = config.realm.num_candidates - 1
-        one = networks.search_cost(index, 1, k)
+        one = networks.search_growth(index, 1, k)
         some = min(config.realm.batch_size, 64)
-        batch = networks.search_cost(index, some, k * config.realm.over_retrieve)
+        batch = networks.search_growth(index, some, k * config.realm.over_retrieve)
         times = config.realm.batch_size / some
         activation = networks.activation_bytes(encoder, small.snapshot, config, bf16)
         a_layer = activation / shape.layers / shape.hidden if shape.layers else _STAND_IN_ACTIVATION
@@ -214,20 +213,12 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             hashed=measuring.hash_rate(),
             parameter_update=measuring.update_seconds(device),
             judged=networks.judging_seconds(small, max(config.probe.ks)),
-            search_call=one.call,
-            search_one=one.row,
-            batch_call=batch.call * times,
-            search_batch=batch.row * times,
-            distance=_distance(index),
+            search_one=one,
+            search_batch=replace(batch, seconds=tuple(seconds * times for seconds in batch.seconds)),
+            graphed=coding.graph_seconds(encoder.dim),
+            coded=coding.code_seconds(encoder.dim),
         )
 
 
 _STAND_IN_ACTIVATION = 110.0
 """Bytes a token and number of the width that a layer leaves behind."""
-
-
-def _distance(index: ExactIndex) -> float:
-    """Seconds of an inner product with one row drawn at random, without what the call costs."""
-    rows = torch.randint(len(index), (16_384,))
-    query_D1 = torch.ones(index.dim, 1)
-    return measuring.seconds_of(lambda: index.vectors(rows) @ query_D1.to(index.device), index.device) / len(rows)

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -38,6 +39,31 @@ def once(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Seconds by the number of rows: a straight line between two that were measured, the last one goes on."""
+
+    rows: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @classmethod
+    def linear(cls, call: float, row: float) -> Growth:
+        """So much for a call, and for each row."""
+        return cls((0, 1), (call, call + row))
+
+    @property
+    def row(self) -> float:
+        """Seconds of each row beyond the largest number measured."""
+        (*_, least, most), (*_, fast, slow) = self.rows, self.seconds
+        return (slow - fast) / (most - least)
+
+    def at(self, rows: float) -> float:
+        for least, most, fast, slow in zip(self.rows, self.rows[1:], self.seconds, self.seconds[1:], strict=False):
+            if rows <= most:
+                return fast + (slow - fast) * max(0.0, rows - least) / (most - least)
+        return self.seconds[-1] + (rows - self.rows[-1]) * self.row
 
 
 def rate_above(items: float, seconds: float, fixed: float) -> float:

@@ -29,14 +29,17 @@ from realm.models.late import READERS
 from realm.search.embed import embed_rows
 from realm.search.exact import ExactIndex
 from realm.training import pairs
+from realm.training.ahead import Ahead
+from realm.training.memory import kept_memory
 from realm.types import Loss
-from realm.workflows.estimating.measuring import BUDGET_SECONDS, once, seconds_of
+from realm.workflows.estimating.measuring import BUDGET_SECONDS, Growth, once, seconds_of
 from realm.workflows.estimating.preparing import Prepared, masked_sentences
 from realm.workflows.estimating.shapes import Shape
 from realm.workflows.estimating.steps import Shapes, Work, realm_flops
 
 _BUDGET = 3 * BUDGET_SECONDS
-_ROWS, _FEW_ROWS, _MADE = 512, 8192, 32
+_ROWS, _MADE = 512, 32
+_SEARCHED = (1_024, 8_192, 32_768)
 
 
 def embedding_rate(encoder: DenseEncoder, shape: Shape, small: Prepared, config: PretrainConfig, guess: float) -> float:
@@ -69,7 +72,7 @@ def ict_cost(encoder: DenseEncoder, shape: Shape, small: Prepared, config: Pretr
         in_pieces = large and not encoder.query_tower.is_bag
         method = InverseCloze(encoder, chunk_tokens=batch.passage.ids.numel() // 2 if in_pieces else None)
         flops = 3 * (_forward(shape, batch.query.lengths) + _forward(shape, batch.passage.lengths))
-        return Timed(_step(lambda step: method.loss(batches.batch(step)), (encoder,), bf16), flops)
+        return Timed(_step(method.loss, batches, (encoder,), bf16), flops)
 
     some = made(snapshot, batch_size=_MADE, shrink=True, **lengths, **own)
     return _cost(make, min(config.ict.batch_size, len(snapshot) // 2))._replace(made=_making(some, some.batch_size))
@@ -123,7 +126,7 @@ def realm_cost(
     def make(size: int) -> Timed:
         batches = masked_sentences(snapshot, small.spans, config, batch_size=size)
         flops = realm_flops(cut(size, candidates), shapes, work).all
-        return Timed(_step(lambda step: method.loss(batches.batch(step)), (encoder, reader), bf16), flops)
+        return Timed(_step(method.loss, batches, (encoder, reader), bf16), flops)
 
     some = masked_sentences(snapshot, small.spans, config, batch_size=_MADE)
     return _cost(make, config.realm.batch_size)._replace(made=_making(some, _MADE))
@@ -145,20 +148,15 @@ def build_reader(settings: Any, config: PretrainConfig, small: Prepared) -> Cloz
     return READERS[config.reader.interaction](model, chosen, separator=small.snapshot.sep_id)
 
 
-class SearchCost(NamedTuple):
-    """Seconds of a call, and of each row besides."""
-
-    call: float
-    row: float
-
-
-def search_cost(index: ExactIndex, queries: int, k: int) -> SearchCost:
-    """Of exact search: from all rows of `index`, more than a cache holds, and from the first few thousand of them."""
+def search_growth(index: ExactIndex, queries: int, k: int) -> Growth:
+    """Of exact search, from what a cache holds to more than that."""
     query_BD = torch.empty(queries, index.dim).uniform_(-1, 1)
-    few = ExactIndex(index.vectors(torch.arange(_FEW_ROWS)), device=index.device)
-    least, most = (seconds_of(partial(one.search, query_BD, k), one.device) for one in (few, index))
-    row = max(most - least, most / 4) / (len(index) - len(few))
-    return SearchCost(max(0.0, least - row * len(few)), row)
+    sizes = (*(size for size in _SEARCHED if size < len(index)), len(index))
+    parts = [ExactIndex(index.vectors(torch.arange(size)), device=index.device) for size in sizes]
+    seconds = [seconds_of(partial(one.search, query_BD, k), one.device) for one in parts]
+    for at in range(1, len(seconds)):  # more rows never take less time, but for noise
+        seconds[at] = max(seconds[at], 1.1 * seconds[at - 1])
+    return Growth(sizes, tuple(seconds))
 
 
 def judging_seconds(small: Prepared, k: int) -> float:
@@ -217,6 +215,7 @@ class Timed(NamedTuple):
     flops: float
 
 
+@kept_memory()
 def _cost(make: Callable[[int], Timed], most: int) -> StepCost:
     """Of steps of two examples, and of as many as fit the time, at most `most`.
 
@@ -245,16 +244,18 @@ def _once_warm(step: Timed) -> _Taken:
     return _Taken(min(once(step.run) for _ in range(2)), step.flops)
 
 
-def _step(loss: Callable[[int], Loss], modules: tuple[nn.Module, ...], bf16: bool) -> Callable[[], None]:
-    """Forward and backward, of another batch each time."""
-    steps = count()
+def _step(loss: Callable[[Any], Loss], batches: Any, modules: tuple[nn.Module, ...], bf16: bool) -> Callable[[], None]:
+    """Forward and backward as `training.loop` does them: another batch each time, made beside the backward pass."""
+    steps, ahead = count(), Ahead(batches, 1 << 60)
     for module in modules:
         module.train()
 
     def step() -> None:
+        number = next(steps)
         with _arithmetic(modules[0], bf16):
-            found = loss(next(steps))
-        found.total.backward()
+            found = loss(ahead.batch(number))
+        with ahead.meanwhile(number + 1):
+            found.total.backward()
         for module in modules:
             module.zero_grad(set_to_none=True)
 

@@ -1,6 +1,7 @@
 """A knowledge base in small, made by the code that will make the real one: what bringing text in costs here.
 
-Made twice: with next to nothing in it, which tells what every store costs whatever its size, and with a megabyte.
+Made with next to nothing in it, which tells what every store costs whatever its size, and twice with a megabyte: the
+quicker one counts.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ def prepare(
     _fill(folder / "warm", documents[:_FEW], tokenizer, most)  # what the first call costs once is not counted
     fixed, few = _fill(folder / "few", documents[:_FEW], tokenizer, most)
     taken, snapshot = _fill(folder / "all", documents, tokenizer, most)
+    again, _ = _fill(folder / "again", documents, tokenizer, most)
+    taken = {part: min(seconds, again[part]) for part, seconds in taken.items()}
     if len(snapshot) < 4:
         raise DataError(f"found {len(snapshot)} passages to measure on: expected some; give more or longer documents")
     size = sum(len(one.text.encode()) for one in documents)

@@ -105,7 +105,7 @@ def _disk(lengths: Lengths) -> Iterator[Sequence[str]]:
     yield line(
         "vectors in the knowledge base",
         lambda n: vector_copies(n, lengths) * 4.0 * n * (1 + lengths.documents) * DIM,
-        f"4 R D x (1 + {COMMITS - 1} x {FRAGMENT_ROWS:,} / R): until `docs compact`",
+        f"4 R D x (1 + {(COMMITS - 1) / 2:g} x {FRAGMENT_ROWS:,} / R): until `docs compact`",
     )
 
 

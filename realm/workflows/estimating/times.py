@@ -50,12 +50,12 @@ def times(
     cost = index_cost(kind, passages, machine.dim, machine)
     built = table.time("index", f"time: index {kind}", cost.seconds, cost.building)
     ict = _ict(table, config, machine, work, threads)
-    question = machine.search_call + passages * machine.search_one
+    question = machine.search_one.at(passages / machine.workers)
     table.time(
         "search_question",
         "time: exact search, a question",
         question,
-        f"{1e9 * machine.search_one:.3g} ns a passage; memory bandwidth {machine.bandwidth / 1e9:.1f} GB/s allows "
+        f"{1e9 * machine.search_one.row:.3g} ns a passage; memory bandwidth {machine.bandwidth / 1e9:.1f} GB/s allows "
         f"{duration(passages * machine.dim * 4 / machine.bandwidth)}",
     )
     step, queries = _realm_step(table, passages, config, machine, work, threads)
@@ -121,13 +121,13 @@ def _realm_step(
     table: Table, passages: int, config: PretrainConfig, machine: Machine, work: Work, threads: str
 ) -> tuple[float, float]:
     """Seconds of a step, and of one query of a batch's search."""
-    part = machine.batch_call + passages * machine.search_batch
+    part = machine.search_batch.at(passages / machine.workers)
     search = table.time(
         "search_step",
         "time: exact search, a step",
         config.realm.accumulation * part,
         f"{config.realm.accumulation * config.realm.batch_size:,} queries; "
-        f"{1e9 * machine.search_batch:.3g} ns a passage for {config.realm.batch_size:,}",
+        f"{1e9 * machine.search_batch.row:.3g} ns a passage for {config.realm.batch_size:,}",
     )
     compute = realm_flops(config, machine, work).all / machine.realm_rate + machine.realm_fixed
     if config.realm.over_retrieve > 1:

@@ -18,6 +18,7 @@ from realm.workflows.estimating.estimate import estimate
 from realm.workflows.estimating.hardware import computed, known, named, shared
 from realm.workflows.estimating.indexes import KINDS, index_cost
 from realm.workflows.estimating.machine import Machine
+from realm.workflows.estimating.measuring import Growth
 from realm.workflows.estimating.shapes import Shape
 from realm.workflows.estimating.sizes import snapshot_bytes
 from realm.workflows.estimating.steps import Work
@@ -59,12 +60,11 @@ HERE = Machine(
     bandwidth=4e10,
     parameter_update=1e-9,
     judged=1e-4,
-    search_call=1e-4,
-    batch_call=1e-4,
     hashed=1e9,
-    search_one=1e-8,
-    search_batch=1e-7,
-    distance=1e-7,
+    search_one=Growth.linear(1e-4, 1e-8),
+    search_batch=Growth.linear(1e-4, 1e-7),
+    graphed=6e-5,
+    coded=2e-5,
 )
 """Figures as two cores have them."""
 TEXT = Text(ASSUMED, [])
@@ -127,12 +127,28 @@ def test_workers_part_what_can_be_parted(workers: int) -> None:
     # A second of hashing stays.
     assert many["embed_seconds"] == pytest.approx(one["embed_seconds"] / workers, rel=0.01, abs=2)
     for name in ("search_question", "search_step"):
-        parted = (one[f"{name}_seconds"] - HERE.search_call) / workers
-        assert many[f"{name}_seconds"] == pytest.approx(parted + HERE.search_call, rel=0.01)
+        parted = (one[f"{name}_seconds"] - HERE.search_one.at(0)) / workers
+        assert many[f"{name}_seconds"] == pytest.approx(parted + HERE.search_one.at(0), rel=0.01)
     for name in ("ingest", "snapshot"):
         assert many[f"{name}_seconds"] == one[f"{name}_seconds"]
     assert one["realm_step_seconds"] / workers < many["realm_step_seconds"] < one["realm_step_seconds"]
     assert many["vectors_bytes"] == pytest.approx(one["vectors_bytes"] / workers, abs=1)
+
+
+def test_a_search_is_reckoned_between_what_was_measured_and_beyond_it() -> None:
+    grows = Growth((1_000, 9_000, 109_000), (1e-3, 2e-3, 3.2e-2))
+    assert [grows.at(rows) for rows in (1_000, 5_000, 9_000)] == pytest.approx([1e-3, 1.5e-3, 2e-3])
+    assert grows.at(10) == 1e-3  # never less than the least
+    assert grows.row == pytest.approx(3e-7) and grows.at(209_000) == pytest.approx(6.2e-2)
+
+
+def test_without_faiss_nothing_is_said_of_what_it_builds() -> None:
+    blind = replace(HERE, graphed=None, coded=None)
+    for kind in ("hnsw", "hnsw-sq", "ivf-pq"):
+        cost = index_cost(kind, 10_000, 128, blind)
+        assert cost.seconds is None and "faiss is not installed" in cost.building
+        assert cost.memory == index_cost(kind, 10_000, 128, HERE).memory
+    assert index_cost("ivf-sq", 10_000, 128, blind).seconds
 
 
 def test_an_accelerator_waits_for_its_batches() -> None:
@@ -159,7 +175,7 @@ def test_a_compressed_index_takes_less_memory_and_time_to_build() -> None:
     assert coded["disk_bytes"] > exact["disk_bytes"]  # it comes beside those of the training
     with pytest.raises(UsageError, match="found the index 'flat'"):
         told(index="flat")
-    slow = replace(HERE, matmul=HERE.matmul / 2, distance=2 * HERE.distance)
+    slow = replace(HERE, matmul=HERE.matmul / 2, graphed=1.2e-4, coded=4e-5)
     for kind in set(KINDS) - {"exact", "bf16", "int8"}:
         here, there = (index_cost(kind, 1_000_000, 128, one).seconds for one in (HERE, slow))
         assert here is not None and there == pytest.approx(2 * here)
