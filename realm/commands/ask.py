@@ -70,8 +70,9 @@ def ask(
         ),
     ] = None,
     bf16: Annotated[
-        bool, typer.Option("--bf16", help="Read in bfloat16: faster where the processor has it, slower elsewhere.")
-    ] = False,
+        bool | None,
+        typer.Option("--bf16/--float32", help="Numbers to read with.  [default: bfloat16 where the processor has it]"),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="With --questions: so many at a time.")] = 64,
     as_json: JSON = False,
 ) -> None:

@@ -17,8 +17,9 @@ def mcp(
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. limits.passages=20.")
     ] = None,
     bf16: Annotated[
-        bool, typer.Option("--bf16", help="Read in bfloat16: faster where the processor has it, slower elsewhere.")
-    ] = False,
+        bool | None,
+        typer.Option("--bf16/--float32", help="Numbers to read with.  [default: bfloat16 where the processor has it]"),
+    ] = None,
 ) -> None:
     """Let assistants ask, search and cite the documents, by MCP.
 

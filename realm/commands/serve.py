@@ -27,8 +27,9 @@ def serve(
         Path | None, typer.Option(help="The token that reads and writes; else REALM_WRITE_TOKEN.", show_default=False)
     ] = None,
     bf16: Annotated[
-        bool, typer.Option("--bf16", help="Read in bfloat16: faster where the processor has it, slower elsewhere.")
-    ] = False,
+        bool | None,
+        typer.Option("--bf16/--float32", help="Numbers to read with.  [default: bfloat16 where the processor has it]"),
+    ] = None,
 ) -> None:
     """Serve questions and edits over HTTP, until Ctrl-C or SIGTERM."""
     import os

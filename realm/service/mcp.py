@@ -143,7 +143,7 @@ def _day(name: str, text: str) -> Date | None:
         raise UsageError(f"found {name}={text[:40]!r}: expected a day as 2024-05-01") from None
 
 
-def serve_tools(model: Path, kb: Path, config: ServiceConfig, *, bf16: bool = False) -> None:
+def serve_tools(model: Path, kb: Path, config: ServiceConfig, *, bf16: bool | None = None) -> None:
     """Speak the protocol over standard input and output until the other side closes them. Raises what opening the
     knowledge base raises."""
     opened = open_knowledge_base(kb)

@@ -65,7 +65,7 @@ def serve(
     port: int,
     tokens: Tokens | None,
     config: ServiceConfig,
-    bf16: bool = False,
+    bf16: bool | None = None,
     on_listen: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was taken; a second signal ends it at once.

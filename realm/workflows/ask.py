@@ -57,7 +57,7 @@ def ask_question(
     conflicts: ConflictRule | None = None,
     constraints: Constraints | None = None,
     early_exit: EarlyExit | None = None,
-    bf16: bool = False,
+    bf16: bool | None = None,
     reporter: Reporter | None = None,
 ) -> Answer:
     """Fill one blank, or answer one question, from a knowledge base; see `Realm.ask` and `QuestionAnswering.ask`.
@@ -87,7 +87,7 @@ def ask_questions(
     conflicts: ConflictRule | None = None,
     constraints: Constraints | None = None,
     early_exit: EarlyExit | None = None,
-    bf16: bool = False,
+    bf16: bool | None = None,
     batch: int = 64,
     reporter: Reporter | None = None,
 ) -> Iterator[tuple[Question, Answer]]:
@@ -111,7 +111,7 @@ def ask_questions(
 
 
 def _opened(
-    kb_path: Path, model: Path, as_of: AsOf | None, reporter: Reporter | None, bf16: bool
+    kb_path: Path, model: Path, as_of: AsOf | None, reporter: Reporter | None, bf16: bool | None
 ) -> tuple[KnowledgeBase, Realm | QuestionAnswering]:
     kb = open_knowledge_base(kb_path)
     opened = open_model(model, bf16=bf16)

@@ -29,6 +29,7 @@ from realm.models.backbone import load_tokenizer
 from realm.models.cloze import ClozeReader
 from realm.models.encoders import DenseEncoder
 from realm.models.late import READERS
+from realm.models.precision import multiplies_bfloat16
 from realm.search.embed import ROWS_PER_SHARD, embed, embed_rows
 from realm.search.exact import ExactIndex
 from realm.search.postings import Bm25
@@ -289,12 +290,10 @@ def choose_device(name: str, ranks: Ranks | None = None) -> torch.device:
 
 
 def choose_bf16(setting: Any, device: torch.device) -> bool:
-    """bf16 where the hardware has it. On a CPU without AVX-512 BF16 or AMX it is many times slower than float32."""
+    """bf16 on an accelerator that has it; on a CPU a training does what it is told."""
     if setting != "auto":
         return bool(setting)
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return False
+    return device.type != "cpu" and multiplies_bfloat16(device)
 
 
 def embed_into(

@@ -13,6 +13,7 @@ from pathlib import Path
 import dots
 import pytest
 import qa_world
+import torch
 from story import error, realm, result
 
 from realm import KnowledgeBase, Realm
@@ -23,6 +24,7 @@ from realm.answering.questions import QuestionAnswering, open_model
 from realm.console import print_answer
 from realm.errors import ArtefactError, UsageError
 from realm.evaluation.scores import read_report
+from realm.models.precision import multiplies_bfloat16
 from realm.types import Document
 from realm.workflows import run as runs
 from realm.workflows.ask import ask_question
@@ -280,9 +282,22 @@ def test_too_few_questions_are_no_calibration(world: Path, tmp_path: Path) -> No
 
 def test_bfloat16_reads_alike_and_is_refused_where_it_means_nothing(world: Path) -> None:
     kb, question = KnowledgeBase.open(world / "kb"), ASKED.text
-    plain, rounded = open_model(world / "run").ask(question, kb), open_model(world / "run", bf16=True).ask(question, kb)
+    plain, rounded = (open_model(world / "run", bf16=bf16).ask(question, kb) for bf16 in (False, True))
     assert rounded.confidence == pytest.approx(plain.confidence, abs=0.05) and rounded.confidence != plain.confidence
-    told = result("ask", question, "--kb", world / "kb", "--model", world / "run", "--bf16")
-    assert told["confidence"] == pytest.approx(rounded.confidence)
+    for option, expected in (("--bf16", rounded), ("--float32", plain)):
+        told = result("ask", question, "--kb", world / "kb", "--model", world / "run", option)
+        assert told["confidence"] == pytest.approx(expected.confidence)
     with pytest.raises(UsageError, match="expected a fine-tuned model"):
         open_model("vital-small", bf16=True)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_bfloat16_is_what_a_processor_that_has_it_reads_with(
+    has_it: bool, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it, "avx2": True}, raising=False)
+    kb = KnowledgeBase.open(world / "kb")
+    asked = open_model(world / "run").ask(ASKED.text, kb)
+    assert asked.confidence == open_model(world / "run", bf16=has_it).ask(ASKED.text, kb).confidence
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # torch 2.11
+    assert not multiplies_bfloat16(torch.device("cpu"))

@@ -103,7 +103,7 @@ def edit_test(
     finished = _check_place(out, settings)
     if finished is not None:
         return finished
-    opened = open_model(model, device)
+    opened = open_model(model, device, bf16=False)  # the same figures on every processor
     if raw and isinstance(opened, QuestionAnswering):
         opened.confidence = Confidence()
     with _alone(out / WORK):
