@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from story import realm
 
 from realm.errors import ArtefactError, MismatchError, MissingLibraryError, UsageError
 from realm.search import tuning
-from realm.search.codes import Plan
+from realm.search.codes import PER_LIST, Plan
 from realm.search.compressed import CompressedIndex
 from realm.search.exact import ExactIndex
 from realm.search.layered import Layered
@@ -88,6 +89,15 @@ def test_the_default_tries_several_kinds_and_tells_what_it_chose() -> None:
     assert index.chosen["kind"] in {"exact", *(one["kind"] for one in tried)}
     assert (index.codes is None) == (index.chosen["kind"] == "exact")
     assert json.loads(json.dumps(index.chosen)) == index.chosen
+
+
+def test_of_many_rows_more_lists_are_tried_and_the_sample_is_enough_for_them() -> None:
+    sample_SD = torch.nn.functional.pad(vectors(500, 0), (0, 48)).numpy()
+    few, many = (tuning.plans_for(rows, sample_SD) for rows in (tuning.MANY_ROWS - 1, tuning.MANY_ROWS))
+    assert {plan.lists for plan in few} == {1024, 0} and {plan.lists for plan in many} == {1024, 2048, 0}
+    assert [plan for plan in many if plan.lists != 2048] == few  # the graph's dimensions among them
+    wide = ExactIndex(torch.zeros(tuning.MANY_ROWS, 1))
+    assert len(tuning._sample(wide, np.random.default_rng(0))) >= PER_LIST * 2048
 
 
 def test_a_kind_that_cannot_reach_the_recall_is_told_and_not_taken(exact: ExactIndex) -> None:
