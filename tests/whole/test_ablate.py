@@ -14,6 +14,7 @@ from realm.errors import UsageError
 from realm.recipes.ablation import build_ablation
 from realm.recipes.variants import vary
 from realm.workflows.comparing.ablate import ROWS
+from realm.workflows.finetuning import retriever
 
 SETTINGS = (
     *("reader.span_size=16", "reader.max_width=3", "reader.max_tokens=100", "questions.max_query_tokens=16"),
@@ -47,7 +48,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder, model)
 
 
-def test_rows_stand_on_the_parts_they_name(world: World) -> None:
+def test_rows_stand_on_the_parts_they_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_words(*_: Any) -> Any:
+        raise AssertionError("the paper's retriever has vectors alone, before fine-tuning and after it")
+
+    monkeypatch.setattr(retriever.parts, "open_postings", no_words)
     found = result(*world.arguments("out"))
     out = world.folder / "out"
     assert [name for name in found["rows"]] == ["realm", "realm-encoder", "baseline"]

@@ -116,7 +116,7 @@ def ablate(
             leg = bench.leg(name, seed)
             facts = {"row": name, "seed": seed, "start": leg.start}
             early = [replace(test, name=f"{ZERO_SHOT}{test.name}") for test in sets]
-            train_tuned(leg, ["qa.retriever=dense"])
+            train_tuned(leg)
             judge_leg(leg.folder, tuned_fingerprint(leg), partial(open_tuned, leg), sets, how, reporter, facts)
             judge_leg(leg.folder, untuned_fingerprint(leg), partial(_untuned, leg), early, how, reporter, facts)
             done.setdefault(name, []).append(seed)
@@ -153,7 +153,8 @@ class _Bench:
             knowledge_base=self.kb,
             questions=self.questions,
             dev=self.dev,
-            config=override(self.finetuning, [f"reader.model={reader}", f"loop.seed={seed}"]),
+            # Vectors alone, before fine-tuning and after it: words beside them would hide what pre-training taught.
+            config=override(self.finetuning, ["qa.retriever=dense", f"reader.model={reader}", f"loop.seed={seed}"]),
             start=str((run.path if row.retriever else run.warm_start).absolute()),
             reporter=self.reporter,
             should_stop=self.should_stop,
@@ -181,7 +182,7 @@ def _start_of(leg: Leg) -> starts.Start:
 def untuned_fingerprint(leg: Leg) -> str:
     """Of all that the search of a row's start finds: its parameters, the snapshot, how much of a question is read."""
     tokens = str(leg.config.questions.max_query_tokens)
-    return files.fingerprint(_start_of(leg).fingerprint, snapshot_of(leg), tokens)
+    return files.fingerprint(_start_of(leg).fingerprint, snapshot_of(leg), tokens, leg.config.qa.retriever)
 
 
 @contextmanager
