@@ -185,11 +185,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder: Path = options.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        model = open_model(options.model)
+        model = open_model(options.model, bf16=False)
         for size in sizes:
             place = make(folder, size, model)
             print(f"{size:,} passages")
-            found[size] = measure(place, model, options.edits, lambda: open_model(options.model))
+            found[size] = measure(place, model, options.edits, lambda: open_model(options.model, bf16=False))
             for kind, one in found[size].items():
                 told = "  ".join(f"{name} {1000 * one[name]:7.1f} ms" for name in ("p50", "p95", "max"))
                 print(f"  {kind:7s} {one['edits']:5d} edits  {told}", flush=True)

@@ -53,7 +53,7 @@ def run(bench: Bench, options: Namespace) -> None:
             source = made.model(folder / "model", layers=options.layers, hidden=options.hidden)
             model = asking.with_random_weights(source)
         else:
-            model = QuestionAnswering.from_pretrained(options.model)
+            model = QuestionAnswering.from_pretrained(options.model, bf16=False)
         kb, rows = _text(options, folder, bench)
         texts = [row["question"] for row in rows]
         if options.model is None:

@@ -21,7 +21,7 @@ from realm.commands.constraints import (
     UNTIL,
     day,
 )
-from realm.commands.docs import AS_OF, JSON, KB, WHERE, print_json
+from realm.commands.docs import AS_OF, BF16, JSON, KB, WHERE, print_json
 from realm.errors import UsageError
 
 
@@ -69,10 +69,7 @@ def ask(
             help="Of a fine-tuned model: read no further once this share of the probability is read, as 0.99.",
         ),
     ] = None,
-    bf16: Annotated[
-        bool | None,
-        typer.Option("--bf16/--float32", help="Numbers to read with.  [default: bfloat16 where the processor has it]"),
-    ] = None,
+    bf16: BF16 = None,
     batch: Annotated[int, typer.Option(min=1, help="With --questions: so many at a time.")] = 64,
     as_json: JSON = False,
 ) -> None:

@@ -41,7 +41,7 @@ def compare(
     dev: Annotated[
         Path | None, typer.Option("--dev", help="Questions that choose the best checkpoints; else some of --train.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="The settings to start from: small or orqa.")] = "small",
+    recipe: Annotated[str, typer.Option(help="The settings to start from: small, base or orqa.")] = "small",
     k: Annotated[int | None, typer.Option(min=1, help="Passages to read; as in training by default.")] = None,
     depth: Annotated[int, typer.Option(min=1, help="Passages that recall is judged over.")] = 100,
     batch: Annotated[int, typer.Option(min=1, help="Questions that are asked together.")] = 16,

@@ -58,6 +58,10 @@ AS_OF = Annotated[
     Any | None,
     typer.Option("--as-of", parser=moment, metavar="VERSION|TIME", help=f"Read it as it was at {_MOMENT}."),
 ]
+BF16 = Annotated[
+    bool | None,
+    typer.Option("--bf16/--float32", help="Numbers to read with.  [default: bfloat16 on a CPU that says it has it]"),
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

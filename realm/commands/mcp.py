@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from realm.commands.docs import KB
+from realm.commands.docs import BF16, KB
 
 
 def mcp(
@@ -16,10 +16,7 @@ def mcp(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. limits.passages=20.")
     ] = None,
-    bf16: Annotated[
-        bool | None,
-        typer.Option("--bf16/--float32", help="Numbers to read with.  [default: bfloat16 where the processor has it]"),
-    ] = None,
+    bf16: BF16 = None,
 ) -> None:
     """Let assistants ask, search and cite the documents, by MCP.
 

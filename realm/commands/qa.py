@@ -31,7 +31,7 @@ def finetune(
     out: Annotated[
         Path | None, typer.Option(help="The run folder; an existing one goes on.", callback=folder_place)
     ] = None,
-    recipe: Annotated[str, typer.Option(help="The settings to start from: small or orqa.")] = "small",
+    recipe: Annotated[str, typer.Option(help="The settings to start from: small, base or orqa.")] = "small",
     licence: Annotated[str, typer.Option(help="What the model card says of the licence.")] = "",
     as_json: JSON = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from realm.commands.docs import KB
+from realm.commands.docs import BF16, KB
 
 
 def serve(
@@ -26,10 +26,7 @@ def serve(
     write_token_file: Annotated[
         Path | None, typer.Option(help="The token that reads and writes; else REALM_WRITE_TOKEN.", show_default=False)
     ] = None,
-    bf16: Annotated[
-        bool | None,
-        typer.Option("--bf16/--float32", help="Numbers to read with.  [default: bfloat16 where the processor has it]"),
-    ] = None,
+    bf16: BF16 = None,
 ) -> None:
     """Serve questions and edits over HTTP, until Ctrl-C or SIGTERM."""
     import os

@@ -24,7 +24,8 @@ def build_ablation(settings: Sequence[str] = (), steps: int | None = None) -> tu
     pre-training that reads the query alone: nothing of it carries over, and half of the rows would mean nothing.
     """
     base = override(small(), ["probe.size=200", "refresh.mode=sync"])
-    pretraining, finetuning = override(base, joint(True)(base)), small_finetuning()
+    pretraining = override(base, joint(True)(base))
+    finetuning = override(small_finetuning(), ["qa.retriever=dense"])  # the paper's
     names = {
         "pretrain": {setting.name for setting in explain(pretraining)} | set(PretrainConfig.ALIASES),
         "finetune": {setting.name for setting in explain(finetuning)} | set(FinetuneConfig.ALIASES),

@@ -54,6 +54,7 @@ def test_rows_stand_on_the_parts_they_name(world: World, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(retriever.parts, "open_postings", no_words)
     found = result(*world.arguments("out"))
+    assert json.loads((world.folder / "out" / "ablation.json").read_text())["finetuning"]["qa"]["retriever"] == "dense"
     out = world.folder / "out"
     assert [name for name in found["rows"]] == ["realm", "realm-encoder", "baseline"]
     pretrained, last = out / "pretrain-realm-s0", "checkpoints/step-000006"
@@ -110,6 +111,7 @@ def test_the_published_table() -> None:
 
 
 def test_wrong_usage(world: World) -> None:
+    assert "expected dense" in error(*world.arguments("other"), "finetune:qa.retriever=bm25")[1]
     code, line = error(*world.arguments("other", rows="realm,orqa"))
     assert code == 2 and "found rows realm, orqa" in line
     assert not (world.folder / "other").exists()

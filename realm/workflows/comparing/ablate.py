@@ -106,6 +106,11 @@ def ablate(
             f"found rows {', '.join(rows) or 'none'} and seeds {', '.join(map(str, seeds)) or 'none'}: expected some "
             f"of {', '.join(ROWS)}, and some seeds, each once"
         )
+    if finetuning.qa.retriever != "dense":
+        raise UsageError(
+            f"found qa.retriever={finetuning.qa.retriever}: expected dense; words beside the vectors would hide what "
+            "pre-training taught"
+        )
     sets = open_tests(tests, limit)
     bench = _Bench(Path(kb_path), Path(out), pretraining, finetuning, Path(questions), dev, reporter, should_stop)
     done: dict[str, list[int]] = {}
@@ -153,8 +158,7 @@ class _Bench:
             knowledge_base=self.kb,
             questions=self.questions,
             dev=self.dev,
-            # Vectors alone, before fine-tuning and after it: words beside them would hide what pre-training taught.
-            config=override(self.finetuning, ["qa.retriever=dense", f"reader.model={reader}", f"loop.seed={seed}"]),
+            config=override(self.finetuning, [f"reader.model={reader}", f"loop.seed={seed}"]),
             start=str((run.path if row.retriever else run.warm_start).absolute()),
             reporter=self.reporter,
             should_stop=self.should_stop,

@@ -3,8 +3,9 @@
 A token of a network takes the time of its products at `flops_share` of the peak, and of reading and writing its
 activations at `bandwidth_share` of the memory's: 16 H + 4 I numbers a layer (attention, two layer norms and a
 feed-forward of I), three times as much with the backward pass.
-A step waits for its batch to be made, which the host does. What runs on the host's cores (making batches, cutting,
-laying out, tagging) is taken from this machine, core for core.
+A step waits for its batch to be made, which the host does; that the last backward pass hides a part of it is not
+reckoned, so it is an upper bound. What runs on the host's cores (making batches, cutting, laying out, tagging, building
+indexes) is taken from this machine, core for core.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def computed(machine: Machine, hardware: Hardware, work: Work, config: PretrainC
         ict_fixed=LAUNCHES + machine.ict_made * config.ict.batch_size,
         realm_fixed=LAUNCHES + machine.realm_made * config.realm.batch_size,
         matmul=rate,
+        host_matmul=machine.host_matmul * hardware.cores / machine.threads,
         bandwidth=read,
         parameter_update=UPDATE_BYTES / read,
         search_one=Growth.linear(machine.search_one.at(0), vector / read),

@@ -21,7 +21,8 @@ from realm.workflows.estimating.machine import Machine
 LINKS = 32
 """Of the graph over float32: M."""
 GROWS = 0.19
-"""A row's way grows as the rows to this power: 56 and 86 microseconds, two threads, beside 9,052 and 102,464 others."""
+"""A row's way grows as the rows to this power: 0.18 from 9,052 to 102,464 rows of passages on two threads, 0.19 from
+4,096 to 21,872 on one, of made vectors 0.22."""
 ROUNDS, CODE_ROUNDS, CODE_SHARE = 10, 25, 0.7
 """Of k-means; of learning the words, and what a row costs there beside a row that is coded with them."""
 CODE_ROWS = 256 * WORDS
@@ -48,7 +49,7 @@ class IndexCost:
 
 
 def cells(rows: int) -> int:
-    """About twice the root of the rows, and a power of two, as `realm.search.tuning` has it."""
+    """About twice the root of the rows, and a power of two: the smaller number that `realm.search.tuning` tries."""
     return 1 << max(4, round(math.log2(max(1.0, 2 * math.sqrt(rows)))))
 
 
@@ -69,7 +70,9 @@ def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, docum
         links = LINKS if kind == "hnsw" else CODED_LINKS
         way = None if machine is None or machine.graphed is None else machine.graphed * links / CODED_LINKS
         took = None if way is None else n * way * max(1.0, n / GRAPH_ROWS) ** GROWS
-        told = _UNKNOWN if way is None else f"{1e6 * way:,.3g} us a row of {GRAPH_ROWS:,}, growing as N^{GROWS:g}"
+        told = (
+            _unknown(machine) if way is None else f"{1e6 * way:,.3g} us a row of {GRAPH_ROWS:,}, growing as N^{GROWS:g}"
+        )
         if kind == "hnsw":
             size = n * (4.0 * d + 8.0 * links + 4.0 * links / (links - 1) + 12.0)
             return IndexCost(kind, size, size, took, f"N (4 D + 8 M + 16), M = {links}", told)
@@ -78,7 +81,7 @@ def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, docum
     if kind == "lance":
         c = max(1, round(math.sqrt(n)))
         size = n * (d + 8.0) + c * 4.0 * d
-        took = None if machine is None else _learning(n, n, c, d) / (machine.matmul / 2)
+        took = None if machine is None else _learning(n, n, c, d) / (machine.host_matmul / 2)
         disk = size + 4.0 * d * (n + documents)
         return IndexCost(kind, size, disk, took, "N (D + 8) + 4 D C, C = sqrt(N)", "k-means, each row's cell")
     c = cells(n)
@@ -92,12 +95,12 @@ def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, docum
     sample = min(n, max(PER_LIST * c, SAMPLE))
     # The axes in double precision; the rows turned onto them, for the cells and for the codes.
     learn = _learning(n, sample, c, d) + 2.0 * d * d * (2 * sample + 2 * n)
-    seconds = None if machine is None else learn / (machine.matmul / 2)
+    seconds = None if machine is None else learn / (machine.host_matmul / 2)
     told = f"rows turned, {ROUNDS} rounds of k-means over {PER_LIST} rows a cell, each row's cell"
     if kind == "ivf-pq":
         told += f", {CODE_ROUNDS} rounds for codes of {WORDS} words, each row's code"
         if machine is None or machine.coded is None or seconds is None:
-            seconds, told = None, _UNKNOWN
+            seconds, told = None, _unknown(machine)
         else:
             seconds += machine.coded * (CODE_ROUNDS * CODE_SHARE * min(n, CODE_ROWS) + n)
     formula = f"N ({code}) + 4 D (C + D){more}, C = 2 sqrt(N)"
@@ -110,4 +113,5 @@ def _learning(rows: int, sample: int, means: int, dim: int) -> float:
     return 2.0 * means * dim * (ROUNDS * min(rows, PER_LIST * means) + rows + min(sample, SAMPLE))
 
 
-_UNKNOWN = "faiss is not installed here, so nothing was measured"
+def _unknown(machine: Machine | None) -> str:
+    return "of no machine in particular" if machine is None else "faiss is not installed here: nothing was measured"

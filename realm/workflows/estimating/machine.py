@@ -75,9 +75,11 @@ class Machine:
     """Seconds of a part of a step whatever is in it: gradients of the whole vocabulary's vectors, say."""
     realm_fixed: float = 0.0
     ict_made: float = 0.0
-    """Seconds of making an example on the host, which the rates hold; what an accelerator's step can't go below."""
+    """Seconds of making an example on the host; the rates hold what of it outlasts the backward pass beside it."""
     realm_made: float = 0.0
     matmul: float
+    host_matmul: float
+    """The same of the host's cores, where indexes are built."""
     bandwidth: float
     parameter_update: float
     """Seconds of the optimizer for one parameter."""
@@ -209,6 +211,7 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
             ict_made=ict.made,
             realm_made=realm.made,
             matmul=matmul,
+            host_matmul=matmul if device.type == "cpu" else measuring.product_rate(512, 512, 512, torch.device("cpu")),
             bandwidth=measuring.bandwidth(device),
             hashed=measuring.hash_rate(),
             parameter_update=measuring.update_seconds(device),

@@ -152,7 +152,7 @@ def search_growth(index: ExactIndex, queries: int, k: int) -> Growth:
     """Of exact search, from what a cache holds to more than that."""
     query_BD = torch.empty(queries, index.dim).uniform_(-1, 1)
     sizes = (*(size for size in _SEARCHED if size < len(index)), len(index))
-    parts = [ExactIndex(index.vectors(torch.arange(size)), device=index.device) for size in sizes]
+    parts = [*(ExactIndex(index.vectors(torch.arange(size)), device=index.device) for size in sizes[:-1]), index]
     seconds = [seconds_of(partial(one.search, query_BD, k), one.device) for one in parts]
     for at in range(1, len(seconds)):  # more rows never take less time, but for noise
         seconds[at] = max(seconds[at], 1.1 * seconds[at - 1])
@@ -200,7 +200,7 @@ class StepCost(NamedTuple):
     fixed: float
     rate: float
     made: float = 0.0
-    """Seconds of an example before the network sees it: a part of the above that no accelerator shortens."""
+    """Seconds of making an example, which no accelerator shortens."""
 
 
 def _making(batches: Any, size: int) -> float:

@@ -58,6 +58,8 @@ def vector_copies(passages: int, lengths: Lengths) -> float:
     Each commit writes it anew for the whole files it touches, as far as they have vectors by then: a page of nulls
     takes no room.
     """
+    if not passages:
+        return 0.0
     commit = max(COMMIT_PASSAGES, passages // COMMITS)
     of_a_file = FRAGMENT_ROWS / (1 + lengths.documents)
     written = 0.0

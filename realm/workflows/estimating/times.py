@@ -80,12 +80,17 @@ def times(
         2 * config.probe.size * sentence + reading,
         f"{config.probe.size:,} sentences of the probe: searched, and looked for in what was found",
     )
+    unknown = [
+        what
+        for what, seconds in (("the spans", machine.tagged), (f"the index {kind}", cost.seconds))
+        if seconds is None
+    ]
     table.time(
         "total",
         "time: the whole training",
         total + built + ict + realm + refreshing + judging + (2 if steps else 1) * embed,
         "the rows above, the first and the last embedding"
-        + ("; without the spans, whose time is not known" if machine.tagged is None else ""),
+        + (f"; without {' and '.join(unknown)}, whose time is not known" if unknown else ""),
     )
 
 

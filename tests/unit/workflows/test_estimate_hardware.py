@@ -57,6 +57,7 @@ HERE = Machine(
     ict_rate=9e10,
     realm_rate=8e10,
     matmul=1.5e11,
+    host_matmul=1.5e11,
     bandwidth=4e10,
     parameter_update=1e-9,
     judged=1e-4,
@@ -149,6 +150,17 @@ def test_without_faiss_nothing_is_said_of_what_it_builds() -> None:
         assert cost.seconds is None and "faiss is not installed" in cost.building
         assert cost.memory == index_cost(kind, 10_000, 128, HERE).memory
     assert index_cost("ivf-sq", 10_000, 128, blind).seconds
+    totals = [
+        dict((row[0], row[2]) for row in estimate(1000, CONFIG, text=TEXT, machine=one, index="hnsw")["rows"])
+        for one in (HERE, blind)
+    ]
+    assert ["without the index hnsw" in total["time: the whole training"] for total in totals] == [False, True]
+
+
+def test_an_index_is_built_by_the_cores_of_the_host() -> None:
+    work, text = Work.of(10**7, ASSUMED, CONFIG), [named(name) for name in ("h200", "cpu-16")]
+    gpu, cpu = (index_cost("ivf-sq", 10**7, 128, computed(HERE, one, work, CONFIG)).seconds for one in text)
+    assert gpu and cpu and gpu == pytest.approx(cpu * text[1].cores / text[0].cores)
 
 
 def test_an_accelerator_waits_for_its_batches() -> None:
@@ -175,7 +187,7 @@ def test_a_compressed_index_takes_less_memory_and_time_to_build() -> None:
     assert coded["disk_bytes"] > exact["disk_bytes"]  # it comes beside those of the training
     with pytest.raises(UsageError, match="found the index 'flat'"):
         told(index="flat")
-    slow = replace(HERE, matmul=HERE.matmul / 2, graphed=1.2e-4, coded=4e-5)
+    slow = replace(HERE, host_matmul=HERE.host_matmul / 2, graphed=1.2e-4, coded=4e-5)
     for kind in set(KINDS) - {"exact", "bf16", "int8"}:
         here, there = (index_cost(kind, 1_000_000, 128, one).seconds for one in (HERE, slow))
         assert here is not None and there == pytest.approx(2 * here)
