@@ -10,7 +10,9 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import regex
 
 from realm.evaluation.retrieval import answer_in_text, answer_tokens
@@ -39,6 +41,9 @@ TYPES: Mapping[str, str] = {
 _YEAR = regex.compile(r"1\d{3}|20\d{2}")
 _NUMBER = regex.compile(r"[$€£¥]?\d[\d.,]*(?:st|nd|rd|th|%)?")
 _NEAR_YEARS = 30
+_NEAREST = 3
+_COUNTED = ("date", "period", "number", "year")
+"""Types that look alike where they mean alike."""
 _NUMBER_WORDS = words_of(
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion"
@@ -133,10 +138,16 @@ _ASKING = frozenset(["who", "whom", "whose", "what", "which", "when", "where", "
 # ---------------------------------------------------------------- what takes its place
 
 
+Meaning = Callable[[Sequence[str]], np.ndarray]
+"""Texts to Float[N, D], unit vectors; those of texts that mean alike lie close."""
+
+
 class Pool:
     """Values to draw from: answers of the questions and spans of the passages."""
 
-    def __init__(self, values: Iterable[Value]) -> None:
+    def __init__(self, values: Iterable[Value], meaning: Meaning | None = None) -> None:
+        """meaning: of words, of names and phrases; None draws from those that look alike."""
+        self._meaning = meaning
         self._by_key: dict[tuple[str, ...], list[Value]] = {}
         for value in sorted(set(values), key=lambda value: (value.text, value.label, value.asked, value.tags)):
             for key in _keys(value):
@@ -158,9 +169,12 @@ class Pool:
         It is no accepted answer, nor part of one or the other way round, and stands neither in `texts` (title and text
         of the passages retrieved) nor in the question. The same seed and identity draw the same. fits: whether a text
         could be an answer at all.
+
+        Dates and numbers are drawn from those of the same look first; names and phrases, where there is a `meaning`,
+        from the few of their type that mean most alike: a team for a team, for nobody believes that another thing won.
         """
         random_ = random.Random(fingerprint(str(seed), identity))
-        named = old.type not in ("date", "period", "number", "year", "phrase")
+        named = old.type not in (*_COUNTED, "phrase")
         words = set(answer_tokens(" ".join([old.text, *answers])))
 
         def usable(value: Value) -> bool:
@@ -170,6 +184,10 @@ class Pool:
                 return False
             return not any(answer_in_text(value.text, text) for text in [question, *texts]) and fits(value.text)
 
+        if self._meaning is not None and old.type not in _COUNTED:
+            near = (value.text for value in self._nearest(old) if answer_tokens(value.text) and usable(value))
+            chosen_of = list(islice(near, _NEAREST))
+            return random_.choice(chosen_of) if chosen_of else None
         for key in _keys(old):
             found = [value for value in self._by_key.get(key, []) if value.text != old.text]
             random_.shuffle(found)
@@ -179,6 +197,17 @@ class Pool:
             if chosen is not None:
                 return chosen.text
         return None
+
+    def _nearest(self, old: Value) -> list[Value]:
+        """Of the widest kind that `old` is of, nearest in meaning first, each text once."""
+        assert self._meaning is not None
+        found = list(
+            {value.text: value for value in self._by_key.get(_keys(old)[-1], []) if value.text != old.text}.values()
+        )
+        if not found:
+            return []
+        vector_ND = self._meaning([old.text, *(value.text for value in found)])
+        return [found[at] for at in np.argsort(-(vector_ND[1:] @ vector_ND[0]), kind="stable")]
 
 
 def _keys(value: Value) -> list[tuple[str, ...]]:

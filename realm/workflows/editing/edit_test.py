@@ -16,7 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from filelock import FileLock, Timeout
+from torch.nn import functional as F
 
 from realm import files
 from realm.addresses import address_of, address_or_path
@@ -136,11 +139,16 @@ def edit_test(
     return report
 
 
+TEXTS_AT_ONCE = 1_024
+"""Whose meaning is looked for."""
+
+
 class _Model:
     """A model over the copy, as an `Asker`."""
 
     def __init__(self, model: Realm | QuestionAnswering, kb: KnowledgeBase, k: int) -> None:
         self.model, self.kb, self.k = model, kb, k
+        self._meanings: dict[str, np.ndarray] = {}
         if isinstance(model, QuestionAnswering):
             self._widest = model.config.reader.max_width
         else:
@@ -156,6 +164,15 @@ class _Model:
 
     def can_say(self, text: str) -> bool:
         return len(pieces(self.model.retrieval.tokenizer, [text])[0]) <= self._widest
+
+    @torch.inference_mode()
+    def meaning(self, texts: Sequence[str]) -> np.ndarray:
+        fresh = [text for text in dict.fromkeys(texts) if text not in self._meanings]
+        for at in range(0, len(fresh), TEXTS_AT_ONCE):
+            part = fresh[at : at + TEXTS_AT_ONCE]
+            vector_ND = F.normalize(self.model.retrieval.query_vectors(*part).float(), dim=-1).cpu().numpy()
+            self._meanings.update(zip(part, vector_ND, strict=True))
+        return np.stack([self._meanings[text] for text in texts])
 
 
 def read_edits(out: Path) -> list[Edit]:

@@ -118,7 +118,7 @@ class Facts:
 
     def _draw(self, facts: Sequence[Mapping[str, Any]]) -> list[Plan]:
         olds = [Value(*fact["old"]) for fact in facts]
-        pool = Pool([*olds, *(Value(*value) for fact in facts for value in fact["values"])])
+        pool = Pool([*olds, *(Value(*value) for fact in facts for value in fact["values"])], self.asker.meaning)
         plans = []
         for fact, old in zip(facts, olds, strict=True):
             question, before = self.by_id[fact["id"]], said_of(fact["before"])

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from realm.evaluation.answers import normalize_orqa
 from realm.evaluation.edit_facts import Place, Substitution, core, stands_in
 from realm.evaluation.edit_verdicts import Edit, EditedDocument, Said, Seen, judge_edit
@@ -35,6 +37,10 @@ class Asker(Protocol):
 
     def can_say(self, text: str) -> bool:
         """Whether a text could be its answer at all."""
+        ...
+
+    def meaning(self, texts: Sequence[str]) -> np.ndarray:
+        """Float[N, D]: unit vectors, close for texts that it takes to mean alike."""
         ...
 
 

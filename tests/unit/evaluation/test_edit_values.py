@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from realm.evaluation.edit_values import Pool, Value, opening, tags_of, value_of, values_in
@@ -77,6 +78,28 @@ def test_a_draw_goes_from_close_to_far() -> None:
     asked = Value("Ann Lee", "person", "PERSON", asked="who is")
     pool = Pool([*PEOPLE, close])
     assert {pool.draw(asked, "Who?", ["Ann Lee"], [], seed=s, identity="q") for s in range(20)} == {"Flo Reed"}
+
+
+def test_a_name_gives_way_to_one_that_means_alike_and_a_number_to_one_that_looks_alike() -> None:
+    teams = ["Broncos", "Panthers", "Steelers", "Jets", "Bears"]
+    others = ["Get Carter", "Frame Relay", "Old Rhine", "Long Walk"]
+    angle = {text: 0.1 * at for at, text in enumerate(teams)} | dict.fromkeys(others, 1.5)
+    pool = Pool(
+        [
+            *(Value(text, "organisation", "ORG") for text in [*others, *teams]),
+            Value("7", "number"),
+            Value("41", "number"),
+        ],
+        lambda texts: np.array([[np.cos(angle[text]), np.sin(angle[text])] for text in texts]),
+    )
+    old = Value("Broncos", "organisation", "ORG")
+    drawn = {pool.draw(old, "Who won?", ["Broncos"], [], seed=seed, identity="q") for seed in range(40)}
+    assert drawn == {"Panthers", "Steelers", "Jets"}  # the three nearest, not those that look alike
+    read = ["Jets and Bears", "Steelers and Panthers"]
+    drawn = {pool.draw(old, "Who won?", ["Broncos"], read, seed=seed, identity="q") for seed in range(40)}
+    assert drawn <= set(others) and len(drawn) > 1
+    assert pool.draw(Value("12", "number"), "How many?", ["12"], [], seed=0, identity="q") == "41"
+    assert pool.draw(Value("Rome", "place"), "Where?", ["Rome"], [], seed=0, identity="q") is None
 
 
 def test_a_draw_that_no_model_could_say_is_none() -> None:

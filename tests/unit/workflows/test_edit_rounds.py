@@ -50,6 +50,9 @@ class Towns:
     def can_say(self, text: str) -> bool:
         return text in RIVERS
 
+    def meaning(self, texts: Sequence[str]) -> np.ndarray:
+        return np.stack([vector(text) for text in texts])
+
 
 ENCODER = PassageEncoder("words", lambda passages: np.stack([vector(passage.text) for passage in passages]))
 
