@@ -20,11 +20,16 @@ from realm.workflows.estimating.machine import Machine
 
 LINKS = 32
 """Of the graph over float32: M."""
+STARTED, SHARE = 0.12, 0.75
+"""Seconds before anything is learnt (the axes' eigenvectors, threads), and of the best rate of products what the many
+rows with few have: 0.35 s at 9,052 x 384 and 1.73 s at 102,464, where 200 GFLOP/s were the best."""
+BIT_SHARE = 0.7
+"""What a row's code of a bit a dimension takes beside its product code: 8.4 and 11.4 microseconds of 384 dimensions."""
 GROWS = 0.19
 """A row's way grows as the rows to this power: 0.18 from 9,052 to 102,464 rows of passages on two threads, 0.19 from
 4,096 to 21,872 on one, of made vectors 0.22."""
 ROUNDS, CODE_ROUNDS, CODE_SHARE = 10, 25, 0.7
-"""Of k-means; of learning the words, and what a row costs there beside a row that is coded with them."""
+"""Of k-means; of learning the words, which one core does, and a row's cost there beside that of coding one."""
 CODE_ROWS = 256 * WORDS
 """Most rows that faiss learns the words from."""
 SAMPLE = 65_536
@@ -69,7 +74,10 @@ def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, docum
     if kind in ("hnsw", "hnsw-sq"):
         links = LINKS if kind == "hnsw" else CODED_LINKS
         way = None if machine is None or machine.graphed is None else machine.graphed * links / CODED_LINKS
-        took = None if way is None else n * way * max(1.0, n / GRAPH_ROWS) ** GROWS
+        took = None
+        if machine is not None and way is not None:
+            turned = _turning(n, min(n, SAMPLE), d) / (SHARE * machine.host_matmul) if kind == "hnsw-sq" else 0.0
+            took = turned + n * way * max(1.0, n / GRAPH_ROWS) ** GROWS
         told = (
             _unknown(machine) if way is None else f"{1e6 * way:,.3g} us a row of {GRAPH_ROWS:,}, growing as N^{GROWS:g}"
         )
@@ -81,7 +89,7 @@ def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, docum
     if kind == "lance":
         c = max(1, round(math.sqrt(n)))
         size = n * (d + 8.0) + c * 4.0 * d
-        took = None if machine is None else _learning(n, n, c, d) / (machine.host_matmul / 2)
+        took = None if machine is None else _learning(n, n, c, d) / (SHARE * machine.host_matmul)
         disk = size + 4.0 * d * (n + documents)
         return IndexCost(kind, size, disk, took, "N (D + 8) + 4 D C, C = sqrt(N)", "k-means, each row's cell")
     c = cells(n)
@@ -93,23 +101,29 @@ def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, docum
     row = Plan(kind, d, lists=c, pieces=d if kind == "ivf-pq" else 0).bytes_a_row()
     size = n * row + 4.0 * d * (c + d) + c * filled  # scanned lists are filled up to 32 rows each
     sample = min(n, max(PER_LIST * c, SAMPLE))
-    # The axes in double precision; the rows turned onto them, for the cells and for the codes.
-    learn = _learning(n, sample, c, d) + 2.0 * d * d * (2 * sample + 2 * n)
-    seconds = None if machine is None else learn / (machine.host_matmul / 2)
+    learn = _learning(n, sample, c, d) + _turning(n, sample, d) + 2.0 * d * d * n  # turned for the cells and the codes
+    seconds = None if machine is None else STARTED + learn / (SHARE * machine.host_matmul)
     told = f"rows turned, {ROUNDS} rounds of k-means over {PER_LIST} rows a cell, each row's cell"
-    if kind == "ivf-pq":
-        told += f", {CODE_ROUNDS} rounds for codes of {WORDS} words, each row's code"
+    if kind != "ivf-sq":
+        learning = f", {CODE_ROUNDS} rounds for codes of {WORDS} words" if kind == "ivf-pq" else ""
+        told += f"{learning}, each row's code"
         if machine is None or machine.coded is None or seconds is None:
             seconds, told = None, _unknown(machine)
+        elif kind == "ivf-pq":
+            seconds += machine.coded * (CODE_ROUNDS * CODE_SHARE * machine.threads * min(n, CODE_ROWS) + n)
         else:
-            seconds += machine.coded * (CODE_ROUNDS * CODE_SHARE * min(n, CODE_ROWS) + n)
+            seconds += machine.coded * BIT_SHARE * n
     formula = f"N ({code}) + 4 D (C + D){more}, C = 2 sqrt(N)"
     return IndexCost(kind, size, size + exact, seconds, formula, told)
 
 
+def _turning(rows: int, sample: int, dim: int) -> float:
+    """Operations of finding the axes of a sample, in double precision, and of turning all rows onto them."""
+    return 2.0 * dim * dim * (2 * sample + rows)
+
+
 def _learning(rows: int, sample: int, means: int, dim: int) -> float:
-    """Operations of k-means, and of a look for each row's cell and each row of the sample's. Products of many rows
-    with few are done at about half of the best rate."""
+    """Operations of k-means, and of a look for each row's cell and each row of the sample's."""
     return 2.0 * means * dim * (ROUNDS * min(rows, PER_LIST * means) + rows + min(sample, SAMPLE))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from realm.config import PretrainConfig
-from realm.search.exact import ExactIndex
 from realm.workflows.estimating import coding, measuring, networks, shapes
 from realm.workflows.estimating.measuring import Growth
 from realm.workflows.estimating.preparing import prepare
@@ -22,9 +21,6 @@ from realm.workflows.estimating.shapes import Shape
 from realm.workflows.estimating.steps import Shapes, Work
 from realm.workflows.estimating.texts import Lengths, Text
 from realm.workflows.parts import choose_bf16, choose_device
-
-INDEX_ROWS = 131_072
-"""Rows of the index that search is measured on: more than a cache holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +163,11 @@ def calibrate(config: PretrainConfig, text: Text) -> Machine:
         both = Shapes(shape, reader_shape, vocabulary)
         realm = networks.realm_cost(encoder, reader, both, small, config, bf16, matmul / 2)
         ict = networks.ict_cost(encoder, shape, small, config, bf16)
-        index = ExactIndex(
-            torch.empty(INDEX_ROWS, encoder.dim).uniform_(-1, 1), device=None if device.type == "cpu" else device
-        )
+        indexes = networks.searched(encoder.dim, Path(folder) / "indexes", device)
         k = config.realm.num_candidates - 1
-        one = networks.search_growth(index, 1, k)
+        one = networks.search_growth(indexes, 1, k)
         some = min(config.realm.batch_size, 64)
-        batch = networks.search_growth(index, some, k * config.realm.over_retrieve)
+        batch = networks.search_growth(indexes, some, k * config.realm.over_retrieve)
         times = config.realm.batch_size / some
         activation = networks.activation_bytes(encoder, small.snapshot, config, bf16)
         a_layer = activation / shape.layers / shape.hidden if shape.layers else _STAND_IN_ACTIVATION

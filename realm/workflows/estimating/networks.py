@@ -6,11 +6,12 @@ the time. Rates are operations a second of the formulas in `shapes`, whatever el
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ from realm.workflows.estimating.steps import Shapes, Work, realm_flops
 
 _BUDGET = 3 * BUDGET_SECONDS
 _ROWS, _MADE = 512, 32
-_SEARCHED = (1_024, 8_192, 32_768)
+_SEARCHED = (1_024, 8_192, 32_768, 131_072)
 
 
 def embedding_rate(encoder: DenseEncoder, shape: Shape, small: Prepared, config: PretrainConfig, guess: float) -> float:
@@ -148,15 +149,23 @@ def build_reader(settings: Any, config: PretrainConfig, small: Prepared) -> Cloz
     return READERS[config.reader.interaction](model, chosen, separator=small.snapshot.sep_id)
 
 
-def search_growth(index: ExactIndex, queries: int, k: int) -> Growth:
-    """Of exact search, from what a cache holds to more than that."""
-    query_BD = torch.empty(queries, index.dim).uniform_(-1, 1)
-    sizes = (*(size for size in _SEARCHED if size < len(index)), len(index))
-    parts = [*(ExactIndex(index.vectors(torch.arange(size)), device=index.device) for size in sizes[:-1]), index]
-    seconds = [seconds_of(partial(one.search, query_BD, k), one.device) for one in parts]
+def searched(dim: int, folder: Path, device: torch.device) -> list[ExactIndex]:
+    """Indexes from what a cache holds to more than that: mapped from `folder`, as those of a run, or on the device."""
+    found = []
+    for size in _SEARCHED:
+        index = ExactIndex(torch.empty(size, dim).uniform_(-1, 1))
+        index.save(folder / str(size))
+        found.append(ExactIndex.open(folder / str(size), device=device))
+    return found
+
+
+def search_growth(indexes: Sequence[ExactIndex], queries: int, k: int) -> Growth:
+    """Of exact search, by the rows of the indexes."""
+    query_BD = torch.empty(queries, indexes[0].dim).uniform_(-1, 1)
+    seconds = [seconds_of(partial(one.search, query_BD, k), one.device) for one in indexes]
     for at in range(1, len(seconds)):  # more rows never take less time, but for noise
         seconds[at] = max(seconds[at], 1.1 * seconds[at - 1])
-    return Growth(sizes, tuple(seconds))
+    return Growth(tuple(map(len, indexes)), tuple(seconds))
 
 
 def judging_seconds(small: Prepared, k: int) -> float:

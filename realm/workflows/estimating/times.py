@@ -72,8 +72,8 @@ def times(
         f"{because}; {duration(live)} of it to look at the probe",
     )
     parts = realm_flops(config, machine, work).all / config.realm.batch_size / machine.realm_rate
-    # Forward alone is a third of the arithmetic; with what is told of it, it took half of a step's time.
-    reading = 4 * min(READ_SENTENCES, config.probe.size) * parts / 2
+    # Forward alone is a third of the arithmetic; with what is told of it, it took 0.7 of a step's time.
+    reading = 4 * min(READ_SENTENCES, config.probe.size) * parts * 0.7
     judging = table.time(
         "judging",
         "time: judging before and after",
