@@ -5,6 +5,7 @@ LanceDB does the hard part (atomic commits, versions, scans, indexes). This file
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,12 @@ FORMAT = "realm knowledge base"
 FORMAT_VERSION = 2
 READABLE = (1, 2)
 """Version 1 had no keys of rows, see `keys`; the first edit lays them."""
+
+
+POOL_BYTES = 2 << 30
+"""What Lance may hold at most while it joins and sorts. Its own limit is 300 MB, which 200 MB of vectors go over when
+they are committed to a million passages (seen: "Resources exhausted ... SortPreservingMergeExec")."""
+os.environ.setdefault("LANCE_MEM_POOL_SIZE", str(POOL_BYTES))
 
 
 class Store:

@@ -160,7 +160,7 @@ class Pace(NamedTuple):
     batch: int
     """are encoded"""
     commit_every: int | None
-    """are committed; None is 16,384, or an eighth of them all: each commit writes a column anew"""
+    """are committed, or 256 MiB of them; None is 16,384, or an eighth of them all: each commit writes a column anew"""
 
 
 def embed_missing(
@@ -188,6 +188,7 @@ def embed_missing(
             store.check_place()  # before hours of encoding
             reader = table.search().where(condition).select(list(_PASSAGE)).to_batches(batch_size=pace.batch)
         commit_every = pace.commit_every or max(_COMMIT_EVERY, total // _COMMITS)
+        size = 0
         waiting: list[tuple[list[tuple[str, int]], np.ndarray]] = []
         for found in reader:
             for at in range(0, found.num_rows, pace.batch):
@@ -195,9 +196,10 @@ def embed_missing(
                 vector_ND = encoder([sc.passage_of(row) for row in part.to_pylist()])
                 places = zip(part["document_id"].to_pylist(), part["number"].to_pylist(), strict=True)
                 waiting.append((list(places), vector_ND))
-                if sum(len(places) for places, _ in waiting) >= commit_every:
+                size += vector_ND.nbytes
+                if size >= _COMMIT_BYTES or sum(len(places) for places, _ in waiting) >= commit_every:
                     done += _commit(store, int(table.version), encoder, waiting, timeout)
-                    waiting = []
+                    waiting, size = [], 0
                 if progress is not None:
                     progress(min(total, done + sum(len(places) for places, _ in waiting)), total)
         if waiting:
@@ -206,6 +208,8 @@ def embed_missing(
 
 _PASSAGE = ("document_id", "number", "title", "text", "start", "end", "sentences")
 _COMMIT_EVERY, _COMMITS = 16_384, 8
+_COMMIT_BYTES = 256 << 20
+"""Of vectors, at most: Lance holds them twice while it joins them to their rows, in `store.POOL_BYTES`."""
 
 
 def _commit(

@@ -16,7 +16,7 @@ import torch
 from realm.search import codes
 from realm.workflows.estimating.measuring import once, seconds_of
 
-GRAPH_ROWS = 4_096
+GRAPH_ROWS = 8_192
 """Rows of the graph that is measured."""
 CODED_LINKS = 16
 """Of the graph over bytes: M."""

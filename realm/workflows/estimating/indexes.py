@@ -28,8 +28,8 @@ BIT_SHARE = 0.7
 GROWS = 0.19
 """A row's way grows as the rows to this power: 0.18 from 9,052 to 102,464 rows of passages on two threads, 0.19 from
 4,096 to 21,872 on one, of made vectors 0.22."""
-ROUNDS, CODE_ROUNDS, CODE_SHARE = 10, 25, 0.7
-"""Of k-means; of learning the words, which one core does, and a row's cost there beside that of coding one."""
+ROUNDS, CODE_ROUNDS, CODE_SHARE = 10, 25, 1.05
+"""Of k-means; of learning the words, and a row's cost there beside that of coding one, on two cores."""
 CODE_ROWS = 256 * WORDS
 """Most rows that faiss learns the words from."""
 SAMPLE = 65_536
@@ -110,7 +110,7 @@ def index_cost(kind: str, rows: int, dim: int, machine: Machine | None, *, docum
         if machine is None or machine.coded is None or seconds is None:
             seconds, told = None, _unknown(machine)
         elif kind == "ivf-pq":
-            seconds += machine.coded * (CODE_ROUNDS * CODE_SHARE * machine.threads * min(n, CODE_ROWS) + n)
+            seconds += machine.coded * (CODE_ROUNDS * CODE_SHARE * min(n, CODE_ROWS) + n)
         else:
             seconds += machine.coded * BIT_SHARE * n
     formula = f"N ({code}) + 4 D (C + D){more}, C = 2 sqrt(N)"

@@ -16,7 +16,7 @@ from realm.workflows.estimating.indexes import KINDS, index_cost
 from realm.workflows.estimating.preparing import IDS_PER_QUERY
 from realm.workflows.estimating.shapes import Shape
 from realm.workflows.estimating.sizes import (
-    COMMITS,
+    COMMIT_BYTES,
     FRAGMENT_ROWS,
     KEYS,
     ROW,
@@ -104,8 +104,9 @@ def _disk(lengths: Lengths) -> Iterator[Sequence[str]]:
     yield line("one index, float32", lambda n: 4.0 * n * DIM, "4 N D")
     yield line(
         "vectors in the knowledge base",
-        lambda n: vector_copies(n, lengths) * 4.0 * n * (1 + lengths.documents) * DIM,
-        f"4 R D x (1 + {(COMMITS - 1) / 2:g} x {FRAGMENT_ROWS:,} / R): until `docs compact`",
+        lambda n: vector_copies(n, lengths, DIM) * 4.0 * n * (1 + lengths.documents) * DIM,
+        f"4 R D for each {COMMIT_BYTES >> 20} MiB of vectors in a file of {FRAGMENT_ROWS:,} rows, as far as it has any "
+        "by then: until `docs compact`",
     )
 
 

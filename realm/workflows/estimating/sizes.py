@@ -34,8 +34,10 @@ WORDS, TITLE_WORDS = 0.34, 0.75
 """Bytes of the word index for a byte of text, and of title."""
 KEYS = 30.0
 """Bytes of a row in the three indexes of its keys, and in the list of titles."""
-COMMIT_PASSAGES, COMMITS = 16_384, 8
-"""`KnowledgeBase.embed_missing` commits vectors of so many passages, or of so great a part of them all."""
+COMMIT_PASSAGES, COMMITS, COMMIT_BYTES = 16_384, 8, 256 << 20
+"""`KnowledgeBase.embed_missing` commits vectors of so many passages, or of so great a part of them all, or of so many
+bytes."""
+_MANY = 4096
 FRAGMENT_ROWS = 1_048_576
 """Lance folds files up to so many rows."""
 
@@ -55,7 +57,7 @@ def knowledge_base_bytes(passages: int, lengths: Lengths) -> tuple[float, float]
     return (2 if commits > 1 else 1) * data, WORDS * text + TITLE_WORDS * titles + KEYS * rows
 
 
-def vector_copies(passages: int, lengths: Lengths) -> float:
+def vector_copies(passages: int, lengths: Lengths, dim: int) -> float:
     """How often the column of vectors is written, files of older versions counted.
 
     Each commit writes it anew for the whole files it touches, as far as they have vectors by then: a page of nulls
@@ -63,7 +65,8 @@ def vector_copies(passages: int, lengths: Lengths) -> float:
     """
     if not passages:
         return 0.0
-    commit = max(COMMIT_PASSAGES, passages // COMMITS)
+    commit = min(max(COMMIT_PASSAGES, passages // COMMITS), max(1, COMMIT_BYTES // (4 * dim)))
+    passages = min(passages, _MANY * commit)  # what follows goes the same way
     of_a_file = FRAGMENT_ROWS / (1 + lengths.documents)
     written = 0.0
     for first in range(0, passages, commit):
@@ -140,7 +143,7 @@ def disk(table: Table, passages: int, config: PretrainConfig, machine: Machine, 
         "the first, the newest, those that checkpoints name, the one in the making"
         + ("" if config.refresh.partial is None else "; two in parts"),
     )
-    copies = vector_copies(passages, lengths)
+    copies = vector_copies(passages, lengths, machine.dim)
     total += table.size(
         "answers",
         "disk: vectors for answering",

@@ -97,13 +97,17 @@ def test_the_table_takes_about_what_is_said(world: World) -> None:
 def test_vectors_are_written_once_for_each_commit_that_touches_their_file() -> None:
     from realm.knowledge.table import vectors
 
-    assert (vectors._COMMIT_EVERY, vectors._COMMITS) == (sizes.COMMIT_PASSAGES, sizes.COMMITS)
+    own = (vectors._COMMIT_EVERY, vectors._COMMITS, vectors._COMMIT_BYTES)
+    assert own == (sizes.COMMIT_PASSAGES, sizes.COMMITS, sizes.COMMIT_BYTES)
     once = replace(texts.ASSUMED, documents=0.0)
-    assert [vector_copies(n, once) for n in (10_000, 16_384)] == [1, 1]
-    assert vector_copies(20_000, once) == pytest.approx((16_384 + 20_000) / 20_000)  # nulls behind them take no room
-    assert vector_copies(1_000_000, once) == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 7 + 8) / 8)
-    assert vector_copies(2**21, once) == pytest.approx((1 + 2 + 3 + 4) / 4)  # two files, four commits each
-    assert vector_copies(10**9, once) == pytest.approx(1, abs=0.01)  # a commit then covers many files
+    assert [vector_copies(n, once, 128) for n in (10_000, 16_384)] == [1, 1]
+    assert vector_copies(20_000, once, 128) == pytest.approx(
+        (16_384 + 20_000) / 20_000
+    )  # nulls behind them take no room
+    assert vector_copies(1_000_000, once, 128) == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 7 + 8) / 8)
+    assert vector_copies(2**21, once, 128) == pytest.approx((1 + 2 + 3 + 4) / 4)  # two files, four commits each
+    assert vector_copies(10**12, once, 128) == pytest.approx(1.5, abs=0.01)  # 256 MiB are half a file
+    assert vector_copies(10**12, once, 1024) == pytest.approx(17 / 2, abs=0.1)  # a sixteenth
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("exact", "float32"), ("bf16", "bfloat16"), ("int8", "int8")])
