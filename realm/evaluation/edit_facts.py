@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import regex
 
 from realm.evaluation.answers import normalize_orqa
-from realm.evaluation.edit_values import Value, opening, tags_of, value_of
+from realm.evaluation.edit_values import Value, tags_of, value_of
 from realm.evaluation.retrieval import answer_in_text
+from realm.knowledge.questions.likeness import opening
 from realm.knowledge.text.parsing import Sentence
 from realm.knowledge.text.taggers import trim
 

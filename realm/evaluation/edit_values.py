@@ -17,6 +17,7 @@ import regex
 
 from realm.evaluation.retrieval import answer_in_text, answer_tokens
 from realm.files import fingerprint
+from realm.knowledge.questions.likeness import shape
 from realm.knowledge.text.parsing import Sentence, Word, words_of
 from realm.knowledge.text.taggers import dates
 
@@ -65,18 +66,12 @@ class Value:
 
     @property
     def shape(self) -> str:
-        """What it looks like: "May 12, 1969" is "A 99, 9999", "two weeks" "a a"."""
-        return " ".join(_shape(word) for word in self.text.split())
+        """What it looks like, see `likeness.shape`."""
+        return shape(self.text)
 
     @property
     def last_tag(self) -> str:
         return self.tags.split()[-1] if self.tags else ""
-
-
-def _shape(word: str) -> str:
-    if any(c.isdigit() for c in word):
-        return re.sub(r"\d", "9", word.lower())
-    return "A" if word[:1].isupper() else "a"
 
 
 def value_of(text: str, label: str, tags: str = "", asked: str = "") -> Value:
@@ -123,16 +118,6 @@ _PLAIN = regex.compile(r"[\p{L}\p{M}\d$€£%][\p{L}\p{M}\d $€£%&.,'’–-]*
 def tags_of(sentences: Sequence[Sentence], start: int, end: int) -> str:
     """Parts of speech of the words of a stretch of the text; empty without a parse."""
     return " ".join(w.tag for sentence in sentences for w in sentence.words if w.start < end and start < w.end)
-
-
-def opening(question: str) -> str:
-    """How a question begins, which says what it asks for: "how many", "what country"."""
-    words = regex.findall(r"\w+", question.casefold())
-    asks = next((i for i, word in enumerate(words) if word in _ASKING), 0)
-    return " ".join(words[asks : asks + 2])
-
-
-_ASKING = frozenset(["who", "whom", "whose", "what", "which", "when", "where", "why", "how"])
 
 
 # ---------------------------------------------------------------- what takes its place

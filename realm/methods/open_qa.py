@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from realm import objectives, objectives_qa
 from realm.methods.extraction import Extracted, as_answer, extract, signals_of
 from realm.methods.realm import Corpus as Read
 from realm.methods.retrievers import Candidates, QuestionRetriever
+from realm.methods.substitution import substitute
 from realm.models.span import SpanLogits, SpanReader
 from realm.types import NO_ROW, Answer, Evidence, Hits, Loss, Passage, Tokens, Trainable
 
@@ -67,6 +68,11 @@ class QuestionBatch(Protocol):
         """Long[B, G]"""
         ...
 
+    @property
+    def substitutes(self) -> Sequence[np.ndarray | None]:
+        """Of each question, pieces that are read in the place of its answers; empty when all are left."""
+        ...
+
     def spans(self, place: int, rows: np.ndarray) -> np.ndarray:
         """Int64[M, 3]: (index into `rows`, first piece, piece after the last)."""
         ...
@@ -74,6 +80,16 @@ class QuestionBatch(Protocol):
     def holds(self, place: int, rows: np.ndarray) -> np.ndarray:
         """Bool[E]"""
         ...
+
+
+class _Bodies(NamedTuple):
+    """N passages as their reader sees them."""
+
+    tokens: Tokens
+    before_N: Tensor
+    """Long[N]: so many first pieces are a title and its [SEP]."""
+    place_N: Tensor
+    """Long[N], sorted: b * K + k of passage k of question b."""
 
 
 class OpenQA:
@@ -143,8 +159,14 @@ class OpenQA:
         size = len(found.rows_BE)
         read = min(self.read_batch or size, size)
         rows_BK, score_BK = (each[:read] for each in self._to_read(found))
-        spans, span_BKS, valid_BKS = self.read(batch.query.select(torch.arange(read)), rows_BK)
-        correct_BKS = self._correct(batch, rows_BK, spans).to(span_BKS.device)
+        bodies = self._bodies(rows_BK)
+        places_P3 = _places(batch, rows_BK, bodies)
+        if len(bodies.place_N) and any(each is not None for each in batch.substitutes[:read]):
+            substitutes_N = [batch.substitutes[b] for b in (bodies.place_N // rows_BK.shape[1]).tolist()]
+            tokens, places_P3 = substitute(bodies.tokens, bodies.before_N.tolist(), places_P3, substitutes_N)
+            bodies = bodies._replace(tokens=tokens)
+        _, span_BKS, valid_BKS = self._read(batch.query.select(torch.arange(read)), bodies, rows_BK.shape)
+        correct_BKS = self._correct(bodies, places_P3, span_BKS.shape).to(span_BKS.device)
         score_BK = score_BK.to(span_BKS.device)
         reader_B, has_span_B = objectives_qa.reader_nll_B(score_BK, span_BKS, correct_BKS, valid_BKS, level=self.level)
 
@@ -192,33 +214,35 @@ class OpenQA:
         score_B1 = found.score_BE.gather(1, place_B1).masked_fill(none_B1.to(score_BE.device), -torch.inf)
         return torch.cat([rows_BK, row_B1], 1), torch.cat([score_BK, score_B1], 1)
 
-    def read(self, query: Tokens, rows_BK: Tensor) -> tuple[SpanLogits, Tensor, Tensor]:
+    def _bodies(self, rows_BK: Tensor) -> _Bodies:
+        row_M = rows_BK.flatten()
+        place_N = (row_M != NO_ROW).nonzero()[:, 0]
+        tokens = self.corpus.bodies(row_M[place_N], self.max_reader_tokens, self.reader_title)
+        before_N = (tokens.mask & (tokens.types == 0)).sum(1) if self.reader_title else torch.zeros_like(place_N)
+        return _Bodies(tokens, before_N, place_N)
+
+    def _read(self, query: Tokens, bodies: _Bodies, shape: Sequence[int]) -> tuple[SpanLogits, Tensor, Tensor]:
         """Span scores of every passage under its question: (spans, Float[B, K, S], valid Bool[B, K, S])."""
-        size, k = rows_BK.shape
-        there_M = (rows_BK.flatten() != NO_ROW).nonzero()[:, 0]
-        body = self.corpus.bodies(rows_BK.flatten()[there_M], self.max_reader_tokens, self.reader_title)
-        before_M = (body.mask & (body.types == 0)).sum(1) if self.reader_title else None
-        spans = self.reader.span_logits(query, body, there_M // k, before_N=before_M)
-        place_M = there_M.to(spans.logit_NS.device)
-        shape = (size * k, spans.logit_NS.shape[1])
-        logit_NS = spans.logit_NS.new_zeros(shape).index_copy(0, place_M, spans.logit_NS)
-        valid_NS = spans.valid_NS.new_zeros(shape).index_copy(0, place_M, spans.valid_NS)
+        size, k = shape
+        spans = self.reader.span_logits(query, bodies.tokens, bodies.place_N // k, before_N=bodies.before_N)
+        place_N = bodies.place_N.to(spans.logit_NS.device)
+        whole = (size * k, spans.logit_NS.shape[1])
+        logit_NS = spans.logit_NS.new_zeros(whole).index_copy(0, place_N, spans.logit_NS)
+        valid_NS = spans.valid_NS.new_zeros(whole).index_copy(0, place_N, spans.valid_NS)
         return spans, logit_NS.view(size, k, -1), valid_NS.view(size, k, -1)
 
     def _holds(self, batch: QuestionBatch, rows_BE: Tensor) -> Tensor:
         return torch.from_numpy(np.stack([batch.holds(b, rows) for b, rows in enumerate(rows_BE.numpy())]))
 
-    def _correct(self, batch: QuestionBatch, rows_BK: Tensor, spans: SpanLogits) -> Tensor:
+    def _correct(self, bodies: _Bodies, places_P3: np.ndarray, shape: Sequence[int]) -> Tensor:
         """Bool[B, K, S]: the spans that are an answer; wider ones, and what was cut off, never match."""
-        size, k = rows_BK.shape
-        widest = self.reader.max_width
-        correct_BKS = np.zeros((size, k, len(spans.start_S)), bool)
-        for b, rows in enumerate(rows_BK.numpy()):
-            place_M, start_M, end_M = batch.spans(b, rows).T
-            span_M = start_M * widest + end_M - start_M - 1
-            kept_M = (end_M - start_M <= widest) & (span_M < correct_BKS.shape[2])
-            correct_BKS[b, place_M[kept_M], span_M[kept_M]] = True
-        return torch.from_numpy(correct_BKS)
+        widest, (size, k, spans) = self.reader.max_width, shape
+        n_P, start_P, end_P = torch.from_numpy(places_P3).T
+        span_P = start_P * widest + end_P - start_P - 1
+        kept_P = (end_P - start_P <= widest) & (span_P < spans)
+        correct_MS = torch.zeros(size * k, spans, dtype=torch.bool)
+        correct_MS[bodies.place_N[n_P[kept_P]], span_P[kept_P]] = True
+        return correct_MS.view(size, k, spans)
 
     # ------------------------------------------------------------ answering
 
@@ -284,7 +308,7 @@ class OpenQA:
         rows_BK, score_BK = found.rows_BE, found.score_BE
         if without is not None:
             rows_BK, score_BK = _passing_over(rows_BK, score_BK, k, without)
-        spans, span_BKS, valid_BKS = self.read(query, rows_BK)
+        spans, span_BKS, valid_BKS = self._read(query, self._bodies(rows_BK), rows_BK.shape)
         score_BK = score_BK.to(span_BKS.device)
         joint_BKS = objectives_qa.span_log_prob_BKS(score_BK, span_BKS, valid_BKS, level=self.level).cpu()
         prior_BK = objectives.prior_BK(score_BK).cpu()
@@ -338,6 +362,17 @@ class OpenQA:
 
     def modules(self) -> Mapping[str, Trainable]:
         return {**self.retriever.modules(), "reader": self.reader}
+
+
+def _places(batch: QuestionBatch, rows_BK: Tensor, bodies: _Bodies) -> np.ndarray:
+    """Int64[P, 3], (body n, first piece, piece after the last) of each answer to its question, in order."""
+    n_M = np.full(rows_BK.numel(), NO_ROW)
+    n_M[bodies.place_N.numpy()] = np.arange(len(bodies.place_N))
+    found = [np.zeros((0, 3), np.int64)]
+    for b, rows in enumerate(rows_BK.numpy()):
+        places = batch.spans(b, rows)
+        found.append(np.column_stack([n_M[b * len(rows) + places[:, 0]], places[:, 1:]]))
+    return np.concatenate(found)
 
 
 def _shifted(without: Callable[[int, int], bool], first: int, number: int, row: int) -> bool:

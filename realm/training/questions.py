@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from realm.training.batches import pad_tokens
 from realm.training.matching import AnswerMatcher, BoolArray, IntArray
 from realm.training.matching import Corpus as Matched
 from realm.training.order import Order, check_ranks, share
+from realm.training.substitutes import Substitutes
 from realm.types import NO_ROW, Question, Tokens
 
 QUESTIONS = 6
@@ -64,6 +65,8 @@ class QuestionBatch:
     labelled_rows: Tensor
     """Long[B, G]: rows that the set names as holding an answer, best first, NO_ROW as padding."""
     matcher: AnswerMatcher
+    substitutes: Sequence[IntArray | None] = ()
+    """Of each question, the word pieces that are read in the place of its answers; empty when all are left."""
 
     def spans(self, place: int, rows: IntArray) -> IntArray:
         """Int64[M, 3]: (index into `rows`, first piece, piece after the last) of each answer to question `place`."""
@@ -94,6 +97,7 @@ class QuestionBatches:
         match: str = "pieces",
         normalize: Callable[[str], str] = str.lower,
         drop_unmatched: bool = True,
+        substituted: float = 0.0,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -103,6 +107,7 @@ class QuestionBatches:
 
         max_query_tokens: [CLS] and [SEP] counted; longer questions are cut.
         drop_unmatched: look through the corpus first; for ``match="pieces"`` and for answers that are no patterns.
+        substituted: share of the questions that are read with another answer; see `Substitutes`.
         Raises UsageError for impossible settings, DataError when no question is left.
         """
         check_ranks(batch_size, rank, world_size, seed)
@@ -133,6 +138,9 @@ class QuestionBatches:
         asked = [self.questions[number] for number in kept.tolist()]
         counts["labels_outdated"] = sum(self._rows(name) is None for one in asked for name in (*one.gold, *one.silver))
         self._labelled: dict[int, list[int]] = {}
+        self._substitutes = (
+            Substitutes(self.questions, self.matcher.answer_pieces, share=substituted, seed=seed) if substituted else None
+        )
         self._order = Order(len(kept), max(1, len(kept) // batch_size))
 
     def __len__(self) -> int:
@@ -153,10 +161,13 @@ class QuestionBatches:
         epoch, first = self._order.locate(step, self._batch_size)
         order = self._order.permutation((self._seed, QUESTIONS, epoch))
         places = share(self._batch_size, self._rank, self._world_size)
-        return self.pick(self._kept[order[(first + np.array(places)) % len(order)]])
+        batch = self.pick(self._kept[order[(first + np.array(places)) % len(order)]])
+        if self._substitutes is None:
+            return batch
+        return replace(batch, substitutes=[self._substitutes.draw(step, number) for number in batch.numbers.tolist()])
 
     def pick(self, numbers: IntArray) -> QuestionBatch:
-        """A batch of the questions of these numbers."""
+        """A batch of the questions of these numbers, read with their own answers."""
         texts = [self.questions[number].text for number in numbers.tolist()]
         query = question_tokens(self._snapshot, texts, self._max_query_tokens)
         labelled = [self._labels(number) for number in numbers.tolist()]

@@ -217,6 +217,7 @@ class _Desk:
                 match=config.questions.match,
                 normalize=self.normalize,
                 drop_unmatched=config.questions.drop_unmatched,
+                substituted=config.qa.substituted,
                 seed=config.loop.seed,
                 rank=self.ranks.rank,
                 world_size=self.ranks.size,

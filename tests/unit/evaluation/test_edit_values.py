@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from realm.evaluation.edit_values import Pool, Value, opening, tags_of, value_of, values_in
+from realm.evaluation.edit_values import Pool, Value, tags_of, value_of, values_in
+from realm.knowledge.questions.likeness import opening
 from realm.knowledge.text.parsing import Sentence, Word
 
 

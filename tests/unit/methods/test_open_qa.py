@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_realm import gradients, networks
+from toy_realm import close, gradients, networks
 
 from realm import objectives_qa
 from realm.evaluation.answers import normalize_orqa
@@ -22,9 +24,11 @@ from realm.knowledge.snapshot import Snapshot
 from realm.methods.open_qa import OpenQA
 from realm.methods.proposing import stale_copy
 from realm.methods.retrievers import Candidates, DenseRetriever
+from realm.methods.substitution import substitute
 from realm.models.freezing import with_frozen_passages
 from realm.models.span import SpanReader
 from realm.search.exact import ExactIndex
+from realm.training.matching import AnswerMatcher
 from realm.training.questions import QuestionBatch, QuestionBatches
 from realm.types import NO_ROW, Document, Question, Tokens
 
@@ -217,6 +221,41 @@ def test_more_passages_than_there_are(folder: Path, snapshot: Snapshot, batches:
 def test_unknown_choices_are_refused(folder: Path, snapshot: Snapshot, name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"found {name} '{value}'"):
         method(folder, snapshot, **{name: value})
+
+
+@pytest.mark.parametrize("with_title", [False, True])
+@pytest.mark.parametrize(("number", "old", "new"), [(0, "Pablo  PICASSO", "Paris radium"), (2, "radium", "Budapest Vienna")])
+def test_an_answer_that_is_written_over_is_read_as_if_the_documents_said_so(
+    folder: Path, batches: QuestionBatches, tmp_path: Path, with_title: bool, number: int, old: str, new: str
+) -> None:
+    """The same retriever, one reader before passages with another answer put in, the other before edited documents."""
+    kb = KnowledgeBase.create(tmp_path / "kb", split=dots.split, splitter=dots.SETTINGS)
+    kb.add([replace(document, text=re.sub(old, new, document.text, flags=re.I)) for document in DOCUMENTS])
+    edited = Snapshot.build(kb, tiny.tiny_tokenizer(), tmp_path / "snapshot")
+    options: dict[str, Any] = {"num_early": 0, "reader_title": with_title, "num_passages": 3}
+    snapshot = batches.matcher._corpus
+    one, other = method(folder, snapshot, **options), method(folder, snapshot, **options)  # type: ignore[arg-type]
+    other.corpus = edited
+    asked = [replace(ASKED[number], answers=(new,))]
+    told = QuestionBatches(edited, asked, batch_size=1).pick(np.array([0]))
+    pieces = AnswerMatcher(edited, edited.tokenizer, asked).answer_pieces[0][0]
+    left = batches.pick(np.array([number]))
+    found, expected = one.loss(replace(left, substitutes=[pieces])), other.loss(told)
+    assert found.total.item() == pytest.approx(expected.total.item(), rel=1e-5)
+    assert found.total.item() != pytest.approx(one.loss(left).total.item(), rel=1e-3)
+    found.total.backward()
+    expected.total.backward()
+    close(gradients(one.reader), gradients(other.reader))
+
+
+def test_of_places_that_overlap_the_first_and_longest_is_written_over() -> None:
+    ids = torch.tensor([[9, 1, 2, 3, 4, 1, 2, 0], [1, 2, 0, 0, 0, 0, 0, 0]])
+    body = Tokens(ids, torch.ones_like(ids), torch.tensor([7, 2]))
+    places = np.array([[0, 0, 1], [0, 0, 2], [0, 1, 3], [0, 4, 6], [0, 5, 9], [1, 0, 2]])
+    made, found = substitute(body, [1, 0], places, [np.array([7, 7, 7]), None])
+    assert [row[:n] for row, n in zip(made.ids.tolist(), made.lengths.tolist())] == [[9, 7, 7, 7, 3, 4, 7, 7, 7], [1, 2]]
+    assert found.tolist() == [[0, 0, 3], [0, 5, 8], [1, 0, 2]]
+    assert made.types.tolist() == [[0, *[1] * 8], [1, 1, *[0] * 7]]
 
 
 # ---------------------------------------------------------------- answering

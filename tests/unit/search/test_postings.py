@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
+import bm25s
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from realm.errors import ArtefactError, MismatchError, UsageError
-from realm.search.postings import TOKEN_PATTERN, Bm25
+from realm.search.postings import Bm25
+from realm.search.terms import TOKEN_PATTERN, terms_of
 from realm.types import NO_ROW
 
 PASSAGES = [
@@ -67,6 +72,37 @@ def test_finds_words_of_any_script(bm25: Bm25, query: str, rows: list[int]) -> N
 )
 def test_terms(text: str, terms: list[str]) -> None:
     assert re.findall(TOKEN_PATTERN, text) == terms
+
+
+LATIN = "".join(map(chr, [*range(0x250), *range(0x2010, 0x2028), *range(0x2030, 0x205F), 0x20AC]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(st.sampled_from(LATIN) | st.characters(), max_size=30), max_size=5))
+@example([f"a{sign}b" for sign in LATIN])  # every sign that is split without Python's help
+@example([LATIN, "the cat of the house", "İstanbul ſ", "\ud800 x", "東京2020 café", ""])
+def test_terms_are_what_the_pattern_finds(texts: list[str]) -> None:
+    terms = terms_of(texts, stopwords=["the", "b"])
+    words = list(terms.vocab)
+    found: list[list[str]] = [[] for _ in texts]
+    for row, word in zip(terms.row_T.tolist(), terms.id_T.tolist(), strict=True):
+        found[row].append(words[word])
+    assert found == [[w for w in re.findall(TOKEN_PATTERN, t.lower()) if w not in ("the", "b")] for t in texts]
+    assert terms.rows == len(texts) and list(terms.vocab.values()) == list(range(len(words)))
+
+
+@pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.5, 0.75), (0.0, 0.0)])
+def test_scores_are_those_that_the_library_counts(k1: float, b: float) -> None:
+    words = "a painter painted the river Han in Málaga 東京 and 1937".split()
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(words, k=draw.randrange(12))) for _ in range(300)]
+    engine = bm25s.BM25(k1=k1, b=b, method="lucene")
+    engine.index(bm25s.tokenize(texts, token_pattern=TOKEN_PATTERN, stopwords="en", show_progress=False), show_progress=False)
+    ours = Bm25.build((("", text) for text in texts), k1=k1, b=b)
+    for query in ("painter", "river Han", "東京 1937 painted painted"):
+        tokens = bm25s.tokenize(query, token_pattern=TOKEN_PATTERN, stopwords="en", return_ids=False, show_progress=False)
+        expected = torch.from_numpy(engine.get_scores(tokens[0])).float()
+        torch.testing.assert_close(ours.score([query], torch.arange(300)[None])[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_excluded_and_filtered_rows(bm25: Bm25) -> None:

@@ -168,3 +168,31 @@ def test_fewer_questions_than_a_batch_come_again() -> None:
 def test_impossible_settings(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected"):
         batches(**options)
+
+
+def test_a_part_of_the_questions_is_read_with_the_answer_of_another_that_is_like_it() -> None:
+    asked = [Question(str(n), f"who painted number {n} ?", (name,)) for n, name in enumerate(("Han", "Curie", "Radium"))]
+    asked += [Question("year", "when ?", ("1937",)), Question("thing", "what is it ?", ("guernica",))]
+    found = batches(asked, substituted=0.75, batch_size=5, drop_unmatched=False)
+    pieces = [found.matcher.answer_pieces[number][0].tolist() for number in range(5)]
+    drawn_: list[list[int] | None] = []
+    for step in range(40):
+        batch = found.batch(step)
+        again = batches(asked, substituted=0.75, batch_size=5, drop_unmatched=False).batch(step)
+        for number, other, same in zip(batch.numbers.tolist(), batch.substitutes, again.substitutes, strict=True):
+            assert (other is None) == (same is None) and (other is None or np.array_equal(other, same))
+            if number in (3, 4):
+                assert other is None, "a year and a thing are like no other answer"
+                continue
+            drawn_.append(None if other is None else other.tolist())
+            assert other is None or (other.tolist() in pieces[:3] and other.tolist() != pieces[number])
+    assert 0.6 < 1 - drawn_.count(None) / len(drawn_) < 0.9 and len({str(each) for each in drawn_}) == 4
+    assert not batches(asked, drop_unmatched=False).batch(0).substitutes
+
+
+def test_two_ranks_read_what_one_reads() -> None:
+    asked = [Question(str(n), "who ?", (name,)) for n, name in enumerate(("Han", "Curie", "Radium", "Vienna"))]
+    options: dict[str, Any] = {"substituted": 0.5, "batch_size": 4, "drop_unmatched": False}
+    whole = batches(asked, **options).batch(3).substitutes
+    parts = [each for r in (0, 1) for each in batches(asked, rank=r, world_size=2, **options).batch(3).substitutes]
+    assert [None if p is None else p.tolist() for p in parts] == [None if w is None else w.tolist() for w in whole]

@@ -1,0 +1,25 @@
+"""What an answer looks like, from its question and its own letters: answers alike in both may stand for one another."""
+
+from __future__ import annotations
+
+import regex
+
+_ASKING = frozenset(["who", "whom", "whose", "what", "which", "when", "where", "why", "how"])
+
+
+def opening(question: str) -> str:
+    """How a question begins, which says what it asks for: "how many", "what country"."""
+    words = regex.findall(r"\w+", question.casefold())
+    asks = next((i for i, word in enumerate(words) if word in _ASKING), 0)
+    return " ".join(words[asks : asks + 2])
+
+
+def shape(text: str) -> str:
+    """Word by word: "May 12, 1969" is "A 99, 9999", "two weeks" "a a"."""
+    return " ".join(_shape(word) for word in text.split())
+
+
+def _shape(word: str) -> str:
+    if any(c.isdigit() for c in word):
+        return regex.sub(r"\d", "9", word.lower())
+    return "A" if word[:1].isupper() else "a"
