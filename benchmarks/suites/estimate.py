@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from argparse import Namespace, _ArgumentGroup
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -213,9 +213,7 @@ def _at_size(
     bench.say(f"{passages:,} passages: calibrating")
     machine = calibrate(config, text)
 
-    # In a process of its own: what this one freed before would be taken again, and not be seen.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        n, ingested, held_bytes = pool.submit(_ingest, source, folder / "kb", model).result()
+    n, ingested, held_bytes = _apart(_ingest, source, folder / "kb", model)
     found = estimate(n, config, text=text, machine=machine)
     numbers = found["numbers"]
     compared.time("ingest", n, numbers["ingest_seconds"], ingested)
@@ -225,9 +223,7 @@ def _at_size(
     compared.size("memory of an ingest", n, needed, held_bytes, "no file's, above the libraries")
 
     bench.say(f"{n:,} passages: pre-training")
-    stages = Stages()
-    with Held() as held:
-        pretrain(folder / "kb", folder / "run", config, reporter=stages)
+    stages, held_bytes = _apart(_pretrain, folder / "kb", folder / "run", config)
     snapshots = folder / "kb" / "snapshots"
     compared.size("disk: snapshot and spans", n, numbers["snapshot_bytes"], _size(snapshots))
     for name, _ in STAGES:
@@ -241,7 +237,7 @@ def _at_size(
     checkpoints = _size(folder / "run" / "checkpoints") + _size(folder / "run" / "warm-start")
     compared.size("disk: checkpoints", n, numbers["checkpoints_bytes"], checkpoints)
     needed = numbers["peak_bytes"] - machine.base_memory
-    compared.size("memory of pre-training", n, needed, held.above, "no file's, above the libraries")
+    compared.size("memory of pre-training", n, needed, held_bytes, "no file's, above the libraries")
 
     index = ExactIndex.open(next(iter(sorted((folder / "run" / "index").iterdir()))))
     _search(compared, index, config, numbers, n)
@@ -251,6 +247,20 @@ def _at_size(
         _deep(bench, compared, options, config, model, text, snapshot, folder)
     _answers(compared, folder / "kb", index, numbers, n)
     return dict(found["measured"])
+
+
+def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns from a process of its own: what this one freed before would be taken again, and not be seen."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def _pretrain(kb: Path, run: Path, config: PretrainConfig) -> tuple[Stages, int]:
+    """What was told of its stages, and how many bytes it held."""
+    stages = Stages()
+    with Held() as held:
+        pretrain(kb, run, config, reporter=stages)
+    return stages, held.above
 
 
 def _ingest(source: Path, kb: Path, model: Path) -> tuple[int, float, int]:

@@ -14,7 +14,7 @@ import regex
 from realm.evaluation.answers import normalize_orqa
 from realm.evaluation.edit_values import Value, tags_of, value_of
 from realm.evaluation.retrieval import answer_in_text
-from realm.knowledge.questions.likeness import opening
+from realm.knowledge.questions.likeness import coarse_shape, opening
 from realm.knowledge.text.parsing import Sentence
 from realm.knowledge.text.taggers import trim
 
@@ -130,7 +130,8 @@ _AMOUNTS = ("number", "year", "date", "period")
 
 
 def substitution(old: str, kind: str, new: str, question: str, answers: Sequence[str]) -> Substitution:
-    """Every accepted answer gives way: forms that hold the old value change with it, others become the new one.
+    """Every accepted answer gives way: forms that hold the old value change with it, a number that is a part of it
+    becomes that part of the new one, others become the new one.
 
     A person's last name alone stands for the person: it becomes the new one's, unless the question says it.
     """
@@ -142,5 +143,16 @@ def substitution(old: str, kind: str, new: str, question: str, answers: Sequence
         words |= {surname: own} if known else {}
     for form in {core(answer) for answer in answers} - {""}:
         if normalize_orqa(form) not in map(normalize_orqa, words) and not stands_in(form, [old]):
-            words[form] = new
+            words[form] = _part(old, form, new) or new
     return Substitution(words)
+
+
+def _part(old: str, form: str, new: str) -> str | None:
+    """The words of `new` that stand where a shorter `form` stands in `old`, with a number and of the same look: of
+    "1906 season" "1906", as "2015" of "2015 season"."""
+    words, fresh, size = old.split(), new.split(), len(form.split())
+    for first in range(len(words) - size + 1) if any(c.isdigit() for c in form) else ():
+        part = " ".join(fresh[first : len(fresh) - (len(words) - size - first)])
+        if normalize_orqa(" ".join(words[first : first + size])) == normalize_orqa(form):
+            return part if coarse_shape(part) == coarse_shape(form) else None
+    return None

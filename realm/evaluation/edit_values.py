@@ -7,7 +7,6 @@ no span is a "phrase", and only gives way to one that is built alike.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +16,7 @@ import regex
 
 from realm.evaluation.retrieval import answer_in_text, answer_tokens
 from realm.files import fingerprint
-from realm.knowledge.questions.likeness import shape
+from realm.knowledge.questions.likeness import coarse_shape, shape
 from realm.knowledge.text.parsing import Sentence, Word, words_of
 from realm.knowledge.text.taggers import dates
 
@@ -198,7 +197,7 @@ class Pool:
 def _keys(value: Value) -> list[tuple[str, ...]]:
     """What makes others like it, from close to far: first the answers to questions that begin alike, which are surer
     than a tagger's spans. A phrase is only like one that is built alike."""
-    shape, coarse = value.shape, re.sub(r"9[9.,]*", "9", value.shape)
+    shape, coarse = value.shape, coarse_shape(value.text)
     found = [
         ("asked", value.type, value.label, shape, value.tags, value.asked),
         ("typed", value.type, value.label, shape, value.tags),

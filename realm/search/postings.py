@@ -156,8 +156,12 @@ class Bm25:
 
 
 def _scores(terms: Terms, *, k1: float, b: float) -> dict[str, Any]:
-    """What `bm25s.BM25.index` computes, a sparse matrix of N texts by V words in columns, by sorting instead of counting
-    text by text: score = ln(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 (1 - b + b |d| / mean |d|))."""
+    """What `bm25s.BM25.index` computes, a sparse matrix of N texts by V words, in columns:
+
+        score = ln(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 (1 - b + b |d| / mean |d|))
+
+    Terms are sorted once instead of counted text by text.
+    """
     key_T = terms.id_T.astype(np.int64) * terms.rows + terms.row_T
     key_T.sort()
     first_E = np.flatnonzero(np.diff(key_T, prepend=-1))  # of each entry of the matrix

@@ -14,6 +14,8 @@ from realm.types import NO_ROW, Hits
 GROUP = 64
 """Scores a group. The K groups with the largest maxima hold the K largest scores, so only K * GROUP are sorted."""
 
+_FEW_SCORES = 1 << 20
+
 NO_SCORE = float("-inf")
 
 
@@ -29,7 +31,7 @@ def top(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
     # Under the order (score descending, position ascending) a score among the best K lies in one of the best K
     # groups under (maximum descending, group ascending): each better group would hold a better score.
     grouped_BMG = score_BN[:, : groups * GROUP].view(queries, groups, GROUP)
-    _, best_BK = _top(grouped_BMG.amax(-1), k)
+    _, best_BK = _top(_maxima(grouped_BMG), k)
     best_BK = best_BK.sort(dim=1).values
     candidate_BKG = grouped_BMG.gather(1, best_BK[:, :, None].expand(-1, -1, GROUP))
     position_BKG = best_BK[:, :, None] * GROUP + torch.arange(GROUP, device=score_BN.device)
@@ -37,6 +39,14 @@ def top(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
     position_BC = torch.cat([position_BKG.flatten(1), tail], 1)
     value_BK, index_BK = _top(torch.cat([candidate_BKG.flatten(1), score_BN[:, groups * GROUP :]], 1), k)
     return value_BK, position_BC.gather(1, index_BK)
+
+
+def _maxima(grouped_BMG: Tensor) -> Tensor:
+    """Float[B, M]. Of few scores on a CPU by numpy, in this thread: torch's helpers would go on looking for more work,
+    and keep a core from the threads that score the next query."""
+    if grouped_BMG.device.type == "cpu" and grouped_BMG.numel() <= _FEW_SCORES:
+        return torch.from_numpy(grouped_BMG.numpy().max(-1))
+    return grouped_BMG.amax(-1)
 
 
 def _top(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:

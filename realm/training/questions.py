@@ -138,9 +138,9 @@ class QuestionBatches:
         asked = [self.questions[number] for number in kept.tolist()]
         counts["labels_outdated"] = sum(self._rows(name) is None for one in asked for name in (*one.gold, *one.silver))
         self._labelled: dict[int, list[int]] = {}
-        self._substitutes = (
-            Substitutes(self.questions, self.matcher.answer_pieces, share=substituted, seed=seed) if substituted else None
-        )
+        self._substitutes: Substitutes | None = None
+        if substituted:
+            self._substitutes = Substitutes(self.questions, self.matcher.answer_pieces, share=substituted, seed=seed)
         self._order = Order(len(kept), max(1, len(kept) // batch_size))
 
     def __len__(self) -> int:

@@ -19,6 +19,11 @@ def shape(text: str) -> str:
     return " ".join(_shape(word) for word in text.split())
 
 
+def coarse_shape(text: str) -> str:
+    """The same with numbers of any length alike: "1,906 m" is "9 a", as "25 m" is."""
+    return regex.sub(r"9[9.,]*", "9", shape(text))
+
+
 def _shape(word: str) -> str:
     if any(c.isdigit() for c in word):
         return regex.sub(r"\d", "9", word.lower())

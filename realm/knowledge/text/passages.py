@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -63,15 +64,32 @@ class SentenceSplitter:
         ends, specials = self._pieces
         titles = _counted(ends, [document.title for document in documents])
         found: list[list[Passage]] = [[] for _ in documents]
-        for batch in _batches(documents):
-            sentences = [_sentences(documents[index]) for index in batch]
-            pieces = _pieces(ends, [documents[index].text for index in batch], sentences)
+        for batch, sentences, pieces in self._tokenized(ends, documents):
             for index, spans, counts in zip(batch, sentences, pieces, strict=True):
                 # A title may take half of the budget at most: a passage must have room for its own words.
                 budget = self.max_tokens - specials - min(titles[index], self.max_tokens // 2)
                 fitting, sizes = self._cut(documents[index].text, spans, counts, budget)
                 found[index] = _passages(documents[index], self._pack(fitting, sizes, budget))
         return found
+
+    @staticmethod
+    def _tokenized(
+        ends: PieceEnds, documents: Sequence[Document]
+    ) -> Iterator[tuple[list[int], list[list[Span]], list[list[np.ndarray]]]]:
+        """(indices of documents, their sentences, the ends of those's pieces) of each batch.
+
+        A tokenizer works outside Python's lock: the next batch is tokenized while this one is packed.
+        """
+        waiting: tuple[list[int], list[list[Span]], Future[list[list[np.ndarray]]]] | None = None
+        with ThreadPoolExecutor(1) as pool:
+            for batch in _batches(documents):
+                sentences = [_sentences(documents[index]) for index in batch]
+                started = pool.submit(_pieces, ends, [documents[index].text for index in batch], sentences)
+                if waiting is not None:
+                    yield *waiting[:2], waiting[2].result()
+                waiting = batch, sentences, started
+            if waiting is not None:
+                yield *waiting[:2], waiting[2].result()
 
     @cached_property
     def _pieces(self) -> tuple[PieceEnds, int]:

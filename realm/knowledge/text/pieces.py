@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,9 @@ class _Batched:
             encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         except TypeError:  # what `tokenizers` says of strings that UTF-8 can't hold
             raise DataError("found a lone surrogate (half a character): expected text that UTF-8 can hold") from None
-        return [
-            np.maximum.accumulate(np.fromiter((end for _, end in encoding.offsets), np.int64, len(encoding.offsets)))
-            for encoding in encodings
-        ]
+        return [_ends(encoding.offsets) for encoding in encodings]
+
+
+def _ends(offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    flat = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets))
+    return np.maximum.accumulate(flat[1::2])

@@ -98,5 +98,22 @@ def test_a_last_name_alone_is_the_person(question: str, expected: str) -> None:
     assert substitution("New York", "place", "Ann Arbor", "Where?", ["New York"])("York") == "York"
 
 
+@pytest.mark.parametrize(
+    ("old", "form", "new", "expected"),
+    [
+        ("2015 season", "2015", "1906 season", "1906"),
+        ("31 July 2013", "2013", "30 July 2009", "2009"),
+        ("less than 200,000", "200,000.", "more than 39", "39"),
+        ("about 3.5 billion years ago", "3.5 billion years ago", "about 2 billion years ago", "2 billion years ago"),
+        ("up to 12", "12", "about 30", "about 30"),  # stands elsewhere in the new value
+        ("2015 season", "2015", "spring season", "spring season"),  # no number there
+        ("around one hundred", "one hundred", "at least two", "at least two"),  # words are cut in many ways
+    ],
+)
+def test_a_number_that_is_accepted_alone_is_exchanged_alone(old: str, form: str, new: str, expected: str) -> None:
+    change = substitution(old, "number", new, "How much?", [old, form])
+    assert change(f"It was {old}, so {core(form)}.") == f"It was {new}, so {expected}."
+
+
 def test_the_core_of_an_answer_is_bare() -> None:
     assert core("the \u201cNormans\u201d,") == "Normans"

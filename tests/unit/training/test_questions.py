@@ -171,7 +171,8 @@ def test_impossible_settings(options: dict[str, Any]) -> None:
 
 
 def test_a_part_of_the_questions_is_read_with_the_answer_of_another_that_is_like_it() -> None:
-    asked = [Question(str(n), f"who painted number {n} ?", (name,)) for n, name in enumerate(("Han", "Curie", "Radium"))]
+    names = ("Han", "Curie", "Radium")
+    asked = [Question(str(n), f"who painted number {n} ?", (name,)) for n, name in enumerate(names)]
     asked += [Question("year", "when ?", ("1937",)), Question("thing", "what is it ?", ("guernica",))]
     found = batches(asked, substituted=0.75, batch_size=5, drop_unmatched=False)
     pieces = [found.matcher.answer_pieces[number][0].tolist() for number in range(5)]
