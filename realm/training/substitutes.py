@@ -42,7 +42,7 @@ class Substitutes:
         for key in self._keys(number):
             found = self._alike[key]
             for at in random.integers(len(found), size=TRIES).tolist():
-                other = self._pieces[found[at]][0]
+                other: IntArray = self._pieces[found[at]][0]
                 if tuple(other.tolist()) not in own:
                     return other
         return None

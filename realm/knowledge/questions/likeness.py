@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import regex
+import re
 
 _ASKING = frozenset(["who", "whom", "whose", "what", "which", "when", "where", "why", "how"])
 
 
 def opening(question: str) -> str:
     """How a question begins, which says what it asks for: "how many", "what country"."""
-    words = regex.findall(r"\w+", question.casefold())
+    words = re.findall(r"\w+", question.casefold())
     asks = next((i for i, word in enumerate(words) if word in _ASKING), 0)
     return " ".join(words[asks : asks + 2])
 
@@ -21,10 +21,10 @@ def shape(text: str) -> str:
 
 def coarse_shape(text: str) -> str:
     """The same with numbers of any length alike: "1,906 m" is "9 a", as "25 m" is."""
-    return regex.sub(r"9[9.,]*", "9", shape(text))
+    return re.sub(r"9[9.,]*", "9", shape(text))
 
 
 def _shape(word: str) -> str:
     if any(c.isdigit() for c in word):
-        return regex.sub(r"\d", "9", word.lower())
+        return re.sub(r"\d", "9", word.lower())
     return "A" if word[:1].isupper() else "a"
