@@ -92,8 +92,8 @@ class QaConfig:
     labelled: Literal["none", "early", "both"] = "none"
     """Use the passages that the questions name as holding an answer: as further ones of the early loss, or of both."""
     substituted: Below1 = 0.0
-    """Share of the questions that are read with another question's answer in the place of their own, in every passage:
-    the reader learns to say what stands there, which edited documents need (Longpre et al. 2021)."""
+    """At most this share of the questions is read with another question's answer in the place of their own, in every
+    passage's text: the reader learns to say what stands there, which edited documents need (Longpre et al. 2021)."""
     documents: Literal["frozen", "refreshed"] = "frozen"
     """Passages stay as the start embedded them, or are embedded by live parameters, and again every
     `refresh.every_steps`; then lower `num_early`, which is embedded in every step."""

@@ -256,8 +256,10 @@ def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _pretrain(kb: Path, run: Path, config: PretrainConfig) -> tuple[Stages, int]:
-    """What was told of its stages, and how many bytes it held."""
+    """What was told of its stages, and how many bytes it held above the libraries."""
     stages = Stages()
+    DenseEncoder.from_pretrained(config.encoder.model)  # imports what is no memory of the work's
+    len(KnowledgeBase.open(kb))
     with Held() as held:
         pretrain(kb, run, config, reporter=stages)
     return stages, held.above
@@ -267,8 +269,8 @@ def _ingest(source: Path, kb: Path, model: Path) -> tuple[int, float, int]:
     """How many passages came of it, in how many seconds, with how many bytes."""
     few = source.with_name("few.jsonl")  # what the first ingest of a process costs once is not counted
     few.write_text("".join(islice(source.open(encoding="utf-8"), 12)), encoding="utf-8")
+    ingest_sources([str(few)], kb.with_name("few"), tokenizer=str(model))
     with Held() as held:
-        ingest_sources([str(few)], kb.with_name("few"), tokenizer=str(model))
         began = time.perf_counter()
         counts = ingest_sources([str(source)], kb, tokenizer=str(model))
         seconds = time.perf_counter() - began

@@ -151,7 +151,8 @@ def _part(old: str, form: str, new: str) -> str | None:
     """The words of `new` that stand where a shorter `form` stands in `old`, with a number and of the same look: of
     "1906 season" "1906", as "2015" of "2015 season"."""
     words, fresh, size = old.split(), new.split(), len(form.split())
-    for first in range(len(words) - size + 1) if any(c.isdigit() for c in form) else ():
+    fits = any(c.isdigit() for c in form) and len(fresh) > len(words) - size
+    for first in range(len(words) - size + 1) if fits else ():
         part = " ".join(fresh[first : len(fresh) - (len(words) - size - first)])
         if normalize_orqa(" ".join(words[first : first + size])) == normalize_orqa(form):
             return part if coarse_shape(part) == coarse_shape(form) else None

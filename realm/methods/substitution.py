@@ -28,7 +28,8 @@ def substitute(
     body: of the passages, at least one. first_N: where each one's text begins behind its title.
     places_P3: Int64[P, 3], (passage, first piece, piece after the last), counted from where the text begins. Of places
         that overlap the first is exchanged, of those that begin together the longest.
-    substitutes_N: pieces for each passage's answers; a passage with None keeps its own, and its places.
+    substitutes_N: pieces for each passage's answers; a passage with None keeps its own, and its places. Where a passage
+        says the substitute of itself, that is a place, too.
     """
     texts = [ids[:length] for ids, length in zip(body.ids.tolist(), body.lengths.tolist(), strict=True)]
     places_N: list[list[tuple[int, int]]] = [[] for _ in texts]
@@ -47,7 +48,12 @@ def substitute(
             found.append((n, len(made), len(made) + len(other)))
             made += other.tolist()
             at = end
-        texts[n] = [*texts[n][:first], *made, *ids[at:]]
+        made += ids[at:]
+        texts[n] = [*texts[n][:first], *made]
+        # The passage may say the other answer anyway: it is as right there.
+        width, wanted = len(other), other.tolist()
+        there = (at for at in range(len(made) - width + 1) if made[at : at + width] == wanted)
+        found += [(n, at, at + width) for at in there if (n, at, at + width) not in found]
     lengths_N = torch.tensor([len(ids) for ids in texts])
     ids_NL = nn.utils.rnn.pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in texts], batch_first=True)
     column_L = torch.arange(ids_NL.shape[1])

@@ -67,7 +67,7 @@ class Bm25:
         engine = None
         if terms.vocab:
             engine = bm25s.BM25(k1=k1, b=b, method="lucene")
-            engine.scores, engine.vocab_dict = _scores(terms, k1=k1, b=b), {**terms.vocab, "": len(terms.vocab)}
+            engine.scores, engine.vocab_dict = _scores(terms, k1=k1, b=b), {"": len(terms.vocab), **terms.vocab}
             engine.unique_token_ids_set = set(engine.vocab_dict.values())
             engine.nonoccurrence_array = None
         return cls(engine, settings, terms.rows, facts or {})
@@ -162,22 +162,27 @@ def _scores(terms: Terms, *, k1: float, b: float) -> dict[str, Any]:
 
     Terms are sorted once instead of counted text by text.
     """
-    key_T = terms.id_T.astype(np.int64) * terms.rows + terms.row_T
+    rows, words = terms.rows, len(terms.vocab)
+    length_N = np.bincount(terms.row_T, minlength=rows)
+    norm_N = (k1 * (1 - b + b * length_N / length_N.mean())).astype(np.float32)
+    # In place and in few bytes: a million passages have a hundred million terms.
+    key_T = terms.id_T * np.int64(rows)
+    key_T += terms.row_T
     key_T.sort()
-    first_E = np.flatnonzero(np.diff(key_T, prepend=-1))  # of each entry of the matrix
-    tf_E = np.diff(first_E, append=len(key_T))
-    id_E, row_E = np.divmod(key_T[first_E], terms.rows)
-    df_V = np.bincount(id_E, minlength=len(terms.vocab))
-    idf_V = np.log1p((terms.rows - df_V + 0.5) / (df_V + 0.5))
-    length_N = np.bincount(terms.row_T, minlength=terms.rows)
-    norm_N = k1 * (1 - b + b * length_N / length_N.mean())
-    score_E = idf_V[id_E] * tf_E / (tf_E + norm_N[row_E])
-    return {
-        "data": score_E.astype(np.float32),
-        "indices": row_E.astype(np.int32),
-        "indptr": np.concatenate([[0], df_V.cumsum()]),
-        "num_docs": terms.rows,
-    }
+    first_E = np.flatnonzero(np.concatenate([[True], key_T[1:] != key_T[:-1]]))  # of each entry of the matrix
+    tf_E = np.diff(first_E, append=len(key_T)).astype(np.float32)
+    key_E = key_T[first_E]
+    del key_T, first_E
+    indptr = np.searchsorted(key_E, np.arange(words + 1) * np.int64(rows))
+    df_V = np.diff(indptr)
+    key_E %= rows
+    row_E = key_E.astype(np.int32)
+    del key_E
+    score_E = norm_N[row_E]
+    score_E += tf_E
+    np.divide(tf_E, score_E, out=score_E)
+    score_E *= np.repeat(np.log1p((rows - df_V + 0.5) / (df_V + 0.5)).astype(np.float32), df_V)
+    return {"data": score_E, "indices": row_E, "indptr": indptr, "num_docs": rows}
 
 
 def _tokenise(texts: Iterable[str], settings: Mapping[str, Any]) -> Any:

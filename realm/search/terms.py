@@ -36,7 +36,7 @@ class Terms:
     """The terms of N texts."""
 
     id_T: npt.NDArray[np.int32]
-    row_T: npt.NDArray[np.int64]
+    row_T: npt.NDArray[np.int32]
     """Which text a term stands in."""
     vocab: dict[str, int]
     """V words, each with its id."""
@@ -51,7 +51,7 @@ def terms_of(texts: Iterable[str], *, token_pattern: str = TOKEN_PATTERN, stopwo
     """
     find = re.compile(token_pattern).findall
     dropped, vocab = frozenset(stopwords), dict[str, int]()
-    ids, rows, count = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], 0
+    ids, rows, count = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
     waiting = iter(texts)
     while part := [text.lower() for text in islice(waiting, TEXTS_AT_ONCE)]:
         split_N = np.array([token_pattern == TOKEN_PATTERN and not _BEYOND_LATIN.search(text) for text in part])
@@ -64,12 +64,12 @@ def terms_of(texts: Iterable[str], *, token_pattern: str = TOKEN_PATTERN, stopwo
                 for word in word_T.dictionary.to_pylist()
             ]
             id_T = np.array(known, np.int32)[np.asarray(word_T.indices)]
-            row_T = np.repeat(place_N + count, np.asarray(pc.list_value_length(words_N)))
+            row_T = np.repeat((place_N + count).astype(np.int32), np.asarray(pc.list_value_length(words_N)))
             ids.append(id_T[id_T >= 0])
             rows.append(row_T[id_T >= 0])
         for n in np.flatnonzero(~split_N).tolist():
             found = [vocab.setdefault(word, len(vocab)) for word in find(part[n]) if word not in dropped]
             ids.append(np.array(found, np.int32))
-            rows.append(np.full(len(found), count + n))
+            rows.append(np.full(len(found), count + n, np.int32))
         count += len(part)
     return Terms(np.concatenate(ids), np.concatenate(rows), vocab, count)

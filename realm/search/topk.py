@@ -44,7 +44,8 @@ def top(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _maxima(grouped_BMG: Tensor) -> Tensor:
     """Float[B, M]. Of few scores on a CPU by numpy, in this thread: torch's helpers would go on looking for more work,
     and keep a core from the threads that score the next query."""
-    if grouped_BMG.device.type == "cpu" and grouped_BMG.numel() <= _FEW_SCORES:
+    few = grouped_BMG.numel() <= _FEW_SCORES and not grouped_BMG.requires_grad
+    if few and grouped_BMG.device.type == "cpu" and grouped_BMG.dtype == torch.float32:
         return torch.from_numpy(grouped_BMG.numpy().max(-1))
     return grouped_BMG.amax(-1)
 

@@ -98,6 +98,7 @@ class QuestionBatches:
         normalize: Callable[[str], str] = str.lower,
         drop_unmatched: bool = True,
         substituted: float = 0.0,
+        most_pieces: int | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -107,7 +108,8 @@ class QuestionBatches:
 
         max_query_tokens: [CLS] and [SEP] counted; longer questions are cut.
         drop_unmatched: look through the corpus first; for ``match="pieces"`` and for answers that are no patterns.
-        substituted: share of the questions that are read with another answer; see `Substitutes`.
+        substituted, most_pieces: share of the questions that are read with another answer, and how long that may be;
+            see `Substitutes`.
         Raises UsageError for impossible settings, DataError when no question is left.
         """
         check_ranks(batch_size, rank, world_size, seed)
@@ -140,7 +142,11 @@ class QuestionBatches:
         self._labelled: dict[int, list[int]] = {}
         self._substitutes: Substitutes | None = None
         if substituted:
-            self._substitutes = Substitutes(self.questions, self.matcher.answer_pieces, share=substituted, seed=seed)
+            _check_spaces(snapshot.tokenizer)
+            answers = self.matcher.answer_pieces
+            self._substitutes = Substitutes(
+                self.questions, answers, share=substituted, most_pieces=most_pieces, seed=seed
+            )
         self._order = Order(len(kept), max(1, len(kept) // batch_size))
 
     def __len__(self) -> int:
@@ -215,6 +221,16 @@ def question_tokens(corpus: Any, texts: Sequence[str], max_tokens: int) -> Token
     """[CLS] question [SEP], cut to `max_tokens`."""
     ids = [found[: max_tokens - 2] for found in pieces(corpus.tokenizer, texts)]
     return pad_tokens([np.array([corpus.cls_id, *i, corpus.sep_id], np.int64) for i in ids], corpus.pad_id)
+
+
+def _check_spaces(tokenizer: Any) -> None:
+    """UsageError where an answer alone has other pieces than in a text: written into one, it would glue words."""
+    alone, behind = pieces(tokenizer, ["b", "a b"])
+    if alone[-1:] != behind[-1:]:
+        raise UsageError(
+            "found a tokenizer whose pieces hold the space before a word: expected one of word pieces, such as BERT's, "
+            "for answers that are read in the place of others; give qa.substituted=0"
+        )
 
 
 def _can_teach(question: Question, counts: Counter[str]) -> bool:

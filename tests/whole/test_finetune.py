@@ -105,7 +105,7 @@ def test_it_goes_on_bit_for_bit(world: World, tmp_path: Path, documents: str, re
     options = {"qa__steps": "6", "loop__checkpoint_every": "2", "loop__keep_checkpoints": "9", "loop__log_every": "1"}
     options |= {"dev__size": "8", "qa__documents": documents, "qa__num_early": "6", "encoder__dropout": "0.1"}
     options |= {"refresh__mode": "sync", "refresh__every_steps": "3", "reader__dropout": "0.1"}
-    options |= {"qa__retriever": retriever}
+    options |= {"qa__retriever": retriever, "qa__substituted": "0.5"}
     name = f"whole-{documents}"
     world.run(name, **options)
     whole, again = world.folder / name, tmp_path / "again"

@@ -44,6 +44,9 @@ from realm.workflows.reporting import Reporter, Silent
 from realm.workflows.store import TOKENIZER, open_knowledge_base
 
 FORMAT, VERSION = "realm edit test", 1
+RULES = 2
+"""How edits are made: a test that was begun by others can't go on. 2: a number that is accepted alone is exchanged
+alone."""
 REPORT, EDITS, TEXT, WORK = "report.json", "edits.jsonl", "report.txt", ".work"
 SHOWN = 10
 """Edits in report.txt."""
@@ -97,7 +100,7 @@ def edit_test(
     questions = read_questions(qa, format=format)
     settings = {
         "model": str(model), "knowledge_base": str(kb_path), "questions": str(qa), "edits": edits, "seed": seed, "k": k,
-        "only": only, "tagger": tagger, "raw": raw,
+        "only": only, "tagger": tagger, "raw": raw, "rules": RULES,
         "model_fingerprint": _fingerprint(model, raw),
         "questions_fingerprint": files.fingerprint(
             *(f"{q.id}\0{q.text}\0{q.answers}\0{q.answerable}\0{q.patterns}" for q in questions)
@@ -206,7 +209,7 @@ def _check_place(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         shutil.rmtree(out / WORK, ignore_errors=True)  # a test that was killed when all but this was done
         return report
     if begun.exists():
-        _same(out, files.read_json(begun), settings)
+        _same(out, {"rules": 1, **files.read_json(begun)}, settings)
     elif out.exists() and (not out.is_dir() or any(file.name != WORK for file in out.iterdir())):
         what = "is not empty and" if out.is_dir() else "is a file and"
         raise ArtefactError(f"{out} {what} is no edit test: give another --out")

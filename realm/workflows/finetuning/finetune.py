@@ -218,6 +218,7 @@ class _Desk:
                 normalize=self.normalize,
                 drop_unmatched=config.questions.drop_unmatched,
                 substituted=config.qa.substituted,
+                most_pieces=config.reader.max_width,
                 seed=config.loop.seed,
                 rank=self.ranks.rank,
                 world_size=self.ranks.size,

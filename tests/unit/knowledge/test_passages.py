@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
 from realm.errors import DataError, UsageError
+from realm.knowledge.text import passages as passages_
 from realm.knowledge.text.passages import (
     SentenceSplitter,
     Splitter,
@@ -196,6 +197,13 @@ def test_many_documents_give_what_each_gives_alone(splitter: Splitter) -> None:
     assert [passages for _, passages in together] == [splitter([document])[0] for document in documents]
     assert together[0][1] == together[-1][1] == []
     assert splitter.settings["splitter"] in ("sentences", "words")
+
+
+def test_batches_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [Document(str(n), f"title {n}", "Some words here. " * n) for n in range(40)]
+    whole = SentenceSplitter(words, 16)(documents)
+    monkeypatch.setattr(passages_, "_BATCH", 300)
+    assert SentenceSplitter(words, 16)(documents) == whole and all(whole[1:])
 
 
 def test_no_documents() -> None:

@@ -225,7 +225,13 @@ def test_unknown_choices_are_refused(folder: Path, snapshot: Snapshot, name: str
 
 @pytest.mark.parametrize("with_title", [False, True])
 @pytest.mark.parametrize(
-    ("number", "old", "new"), [(0, "Pablo  PICASSO", "Paris radium"), (2, "radium", "Budapest Vienna")]
+    ("number", "old", "new"),
+    [
+        (0, "Pablo  PICASSO", "Paris radium"),
+        (2, "radium", "Budapest Vienna"),
+        (0, "Pablo  PICASSO", "Paris"),  # stands there anyway
+        (2, "radium", "Paris"),
+    ],
 )
 def test_an_answer_that_is_written_over_is_read_as_if_the_documents_said_so(
     folder: Path, batches: QuestionBatches, tmp_path: Path, with_title: bool, number: int, old: str, new: str
@@ -243,6 +249,9 @@ def test_an_answer_that_is_written_over_is_read_as_if_the_documents_said_so(
     pieces = AnswerMatcher(edited, edited.tokenizer, asked).answer_pieces[0][0]
     left = batches.pick(np.array([number]))
     found, expected = one.loss(replace(left, substitutes=[pieces])), other.loss(told)
+    whole = replace(batches.pick(np.arange(4)), substitutes=[pieces if n == number else None for n in range(4)])
+    alone = [one.loss(batches.pick(np.array([n]))).total.detach() for n in range(4) if n != number]
+    assert one.loss(whole).total.item() == pytest.approx((float(sum(alone)) + found.total.item()) / 4, rel=1e-5)
     assert found.total.item() == pytest.approx(expected.total.item(), rel=1e-5)
     assert found.total.item() != pytest.approx(one.loss(left).total.item(), rel=1e-3)
     found.total.backward()

@@ -106,6 +106,11 @@ def test_scores_are_those_that_the_library_counts(k1: float, b: float) -> None:
         torch.testing.assert_close(ours.score([query], torch.arange(300)[None])[0], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_pattern_that_matches_nothing_finds_words_all_the_same() -> None:
+    found = Bm25.build([("", "river han"), ("", "picasso")], token_pattern=r"\w*", stopwords=None)
+    assert found(["picasso"], 1).rows.tolist() == [[1]]
+
+
 def test_excluded_and_filtered_rows(bm25: Bm25) -> None:
     queries = ["painted", "painted"]
     assert bm25(queries, 2, exclude=torch.tensor([[1, NO_ROW], [NO_ROW, NO_ROW]])).rows.tolist() == [

@@ -23,10 +23,11 @@ def expected(score_BN: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
     k=st.integers(1, 9),
     levels=st.sampled_from([1, 2, 5, 1000]),
     seed=st.integers(0, 1000),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
-def test_equals_a_stable_sort(queries: int, length: int, k: int, levels: int, seed: int) -> None:
+def test_equals_a_stable_sort(queries: int, length: int, k: int, levels: int, seed: int, dtype: torch.dtype) -> None:
     draw = torch.Generator().manual_seed(seed)
-    score_BN = torch.randint(0, levels, (queries, length), generator=draw).float()
+    score_BN = torch.randint(0, levels, (queries, length), generator=draw).to(dtype)
     value, index = top(score_BN, k)
     want_value, want_index = expected(score_BN, k)
     assert torch.equal(value, want_value)

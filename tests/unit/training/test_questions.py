@@ -13,6 +13,7 @@ import torch
 
 from realm.errors import DataError, UsageError
 from realm.training.questions import QuestionBatches
+from realm.training.substitutes import Substitutes
 from realm.types import NO_ROW, Passage, Question, Tokens
 
 TEXTS = (
@@ -197,3 +198,18 @@ def test_two_ranks_read_what_one_reads() -> None:
     whole = batches(asked, **options).batch(3).substitutes
     parts = [each for r in (0, 1) for each in batches(asked, rank=r, world_size=2, **options).batch(3).substitutes]
     assert [None if p is None else p.tolist() for p in parts] == [None if w is None else w.tolist() for w in whole]
+
+
+def test_an_answer_to_a_question_that_begins_alike_is_preferred() -> None:
+    names = {"who painted it ?": ("Han", "Curie"), "where was it ?": ("Seoul", "Vienna")}
+    asked = [Question(f"{text} {a}", text, (a,)) for text, answers in names.items() for a in answers]
+    found = Substitutes(asked, [[np.array([n])] for n in range(4)], share=1.0)
+    assert {int(other[0]) for step in range(20) if (other := found.draw(step, 0)) is not None} == {1}
+    longer = Substitutes(asked, [[np.array([n] * (n + 1))] for n in range(4)], share=1.0, most_pieces=1)
+    assert longer.draw(0, 0) is None and longer.draw(0, 3) is not None
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_an_impossible_share_is_refused(share: float) -> None:
+    with pytest.raises(UsageError, match="expected 0 to 1"):
+        batches(substituted=share)
