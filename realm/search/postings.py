@@ -91,12 +91,12 @@ class Bm25:
         score_BK = torch.full((len(queries), k), NO_SCORE)
         for number, score_N in self._scores(queries):
             score_1N = score_N[None]
-            score_1N = score_1N.masked_fill(score_1N <= 0, NO_SCORE)
             if exclude is not None:
                 score_1N[0, exclude[number][exclude[number] != NO_ROW]] = NO_SCORE
             if allowed is not None:
                 score_1N[0, ~allowed] = NO_SCORE
             value, row = top(score_1N, k)
+            value = value.masked_fill(value <= 0, NO_SCORE)
             score_BK[number, : value.shape[1]] = value[0]
             row_BK[number, : value.shape[1]] = row[0].masked_fill(value[0] == NO_SCORE, NO_ROW)
         return Hits(row_BK, score_BK)

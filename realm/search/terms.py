@@ -6,7 +6,8 @@ Legend: T terms, N texts, V words of the vocabulary.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
@@ -52,12 +53,8 @@ def terms_of(texts: Iterable[str], *, token_pattern: str = TOKEN_PATTERN, stopwo
     find = re.compile(token_pattern).findall
     dropped, vocab = frozenset(stopwords), dict[str, int]()
     ids, rows, count = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
-    waiting = iter(texts)
-    while part := [text.lower() for text in islice(waiting, TEXTS_AT_ONCE)]:
-        split_N = np.array([token_pattern == TOKEN_PATTERN and not _BEYOND_LATIN.search(text) for text in part])
-        place_N = np.flatnonzero(split_N)
+    for part, place_N, words_N in _split(texts, token_pattern == TOKEN_PATTERN):
         if len(place_N):
-            words_N = pc.split_pattern_regex(pa.array([part[n] for n in place_N], pa.string()), _BETWEEN)
             word_T = words_N.flatten().dictionary_encode()
             known = [
                 vocab.setdefault(word, len(vocab)) if word and word not in dropped else -1
@@ -67,9 +64,28 @@ def terms_of(texts: Iterable[str], *, token_pattern: str = TOKEN_PATTERN, stopwo
             row_T = np.repeat((place_N + count).astype(np.int32), np.asarray(pc.list_value_length(words_N)))
             ids.append(id_T[id_T >= 0])
             rows.append(row_T[id_T >= 0])
-        for n in np.flatnonzero(~split_N).tolist():
+        for n in np.setdiff1d(np.arange(len(part)), place_N).tolist():
             found = [vocab.setdefault(word, len(vocab)) for word in find(part[n]) if word not in dropped]
             ids.append(np.array(found, np.int32))
             rows.append(np.full(len(found), count + n, np.int32))
         count += len(part)
     return Terms(np.concatenate(ids), np.concatenate(rows), vocab, count)
+
+
+def _split(texts: Iterable[str], latin: bool) -> Iterator[tuple[list[str], npt.NDArray[np.int64], pa.ListArray]]:
+    """(lower-case texts, which of them are Latin, what stands between those's other signs), some thousand at a time.
+
+    Splitting works outside Python's lock: the next texts are split while these are looked up.
+    """
+    waiting: tuple[list[str], npt.NDArray[np.int64], Future[pa.ListArray]] | None = None
+    left = iter(texts)
+    with ThreadPoolExecutor(1) as pool:
+        while part := [text.lower() for text in islice(left, TEXTS_AT_ONCE)]:
+            place_N = np.flatnonzero([latin and not _BEYOND_LATIN.search(text) for text in part])
+            plain = pa.array([part[n] for n in place_N], pa.string())
+            started = pool.submit(pc.split_pattern_regex, plain, _BETWEEN)
+            if waiting is not None:
+                yield *waiting[:2], waiting[2].result()
+            waiting = part, place_N, started
+        if waiting is not None:
+            yield *waiting[:2], waiting[2].result()
