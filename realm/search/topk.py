@@ -15,6 +15,8 @@ GROUP = 64
 """Scores a group. The K groups with the largest maxima hold the K largest scores, so only K * GROUP are sorted."""
 
 _FEW_SCORES = 1 << 20
+_ALONE = 32_000
+"""Numbers of which torch makes the most in one thread: fewer than its grain of 32,768."""
 
 NO_SCORE = float("-inf")
 
@@ -42,12 +44,12 @@ def top(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _maxima(grouped_BMG: Tensor) -> Tensor:
-    """Float[B, M]. Of few scores on a CPU by numpy, in this thread: torch's helpers would go on looking for more work,
-    and keep a core from the threads that score the next query."""
-    few = grouped_BMG.numel() <= _FEW_SCORES and not grouped_BMG.requires_grad
-    if few and grouped_BMG.device.type == "cpu" and grouped_BMG.dtype == torch.float32:
-        return torch.from_numpy(grouped_BMG.numpy().max(-1))
-    return grouped_BMG.amax(-1)
+    """Float[B, M]. Of few scores on a CPU in pieces too small for torch's helpers, which would go on looking for more
+    work, and keep a core from the threads that score the next query."""
+    if grouped_BMG.device.type != "cpu" or grouped_BMG.numel() > _FEW_SCORES:
+        return grouped_BMG.amax(-1)
+    groups = max(1, _ALONE // (GROUP * max(1, len(grouped_BMG))))
+    return torch.cat([part.amax(-1) for part in grouped_BMG.split(groups, 1)], 1)
 
 
 def _top(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:

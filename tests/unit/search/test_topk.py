@@ -34,6 +34,13 @@ def test_equals_a_stable_sort(queries: int, length: int, k: int, levels: int, se
     assert torch.equal(index, want_index)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_many_scores_are_looked_through_in_pieces_or_at_once(rows: int) -> None:
+    score_BN = torch.rand(rows, 40_000, generator=torch.Generator().manual_seed(rows))
+    for found, wanted in zip(top(score_BN, 7), expected(score_BN, 7), strict=True):
+        assert torch.equal(found, wanted)
+
+
 @given(length=st.integers(1, 900), k=st.integers(1, 12), piece=st.integers(1, 400), seed=st.integers(0, 1000))
 def test_pieces_give_what_the_whole_gives(length: int, k: int, piece: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
