@@ -154,6 +154,19 @@ def test_other_questions_are_refused_and_nothing_answerable_is_one_line(
     assert code == 1 and "none of 1 questions can be learnt from" in line and "answers stand nowhere 1" in line
 
 
+def test_a_start_that_read_the_same_questions_in_the_same_order_is_told(
+    world: World, learnt: Mapping[str, Any], tmp_path: Path
+) -> None:
+    told = [
+        realm("finetune", "--model", learnt["run"], "--kb", world.folder / "kb", "--qa", world.folder / "train.jsonl",
+              "--dev", world.folder / "dev.jsonl", "--out", tmp_path / seed, *world.settings(qa__steps="1"),
+              f"loop.seed={seed}")
+        for seed in ("0", "1")
+    ]  # fmt: skip
+    assert [done.code for done in told] == [0, 0]
+    assert ["same order again" in done.out + done.err for done in told] == [True, False]
+
+
 def test_wrong_usage(world: World, tmp_path: Path) -> None:
     assert error("finetune", "--kb", world.folder / "kb") == (
         2,

@@ -113,6 +113,11 @@ def finetune(
                 "dev_fingerprint": _fingerprint(dev_set),
             }
             if ranks.first:
+                if not run.exists and _reads_again(model, config.loop.seed, parents["questions_fingerprint"]):
+                    reporter.note(
+                        f"{model} was trained with loop.seed={config.loop.seed} on these questions: they come in the "
+                        "same order again, which teaches them by heart; give another loop.seed"
+                    )
                 run.create_or_resume(config, parents)
             else:
                 run.check(config, parents)
@@ -152,6 +157,17 @@ def resume(
         should_stop=should_stop,
         ranks=ranks,
     )
+
+
+def _reads_again(model: str, seed: int, questions_fingerprint: str) -> bool:
+    """Whether the start is a run of fine-tuning that read the same questions in the same order."""
+    place = Path(model).expanduser()
+    try:
+        facts, settings = (files.read_json(place / name) for name in ("run.json", "config.json"))
+    except ArtefactError:
+        return False
+    same = facts.get("parents", {}).get("questions_fingerprint") == questions_fingerprint
+    return bool(same and settings.get("loop", {}).get("seed") == seed)
 
 
 def _finished(run: Run) -> dict[str, Any] | None:
