@@ -113,7 +113,7 @@ def finetune(
                 "dev_fingerprint": _fingerprint(dev_set),
             }
             if ranks.first:
-                if not run.exists and _reads_again(model, config.loop.seed, parents["questions_fingerprint"]):
+                if not run.exists and _reads_again(model, config.loop.seed, _fingerprint(train_set)):
                     reporter.note(
                         f"{model} was trained with loop.seed={config.loop.seed} on these questions: they come in the "
                         "same order again, which teaches them by heart; give another loop.seed"
