@@ -256,23 +256,27 @@ def show(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A trained run.")],
+    run: Annotated[Path, typer.Argument(help="A run of pre-training or fine-tuning.")],
     out: Annotated[
         Path,
         typer.Option(help="A new folder; or a file NAME.safetensors, packed small (int8, bf16).", callback=file_place),
     ],
     licence: Annotated[str, typer.Option(help="For the model card.")] = "",
     data: Annotated[str, typer.Option(help="For the model card: what it learnt from.")] = "",
+    base: Annotated[
+        str | None,
+        typer.Option(help="Packed: leave out what training left of this model or encoder, which others have by name."),
+    ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Write a run's newest checkpoint as a model to give away.
+    """Write what a run learnt as a model to give away.
 
     A folder, or one small file; with a model card.
     """
     from realm.workflows.export import export as work
     from realm.workflows.showing.artefacts import size_text
 
-    result = work(run, out, licence=licence, data=data)
+    result = work(run, out, licence=licence, data=data, base=base)
     print_json(result) if as_json else typer.echo(f"{result['path']}: {size_text(result['bytes'])}")
 
 

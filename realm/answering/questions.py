@@ -79,12 +79,17 @@ class QuestionAnswering:
         bf16: read in bfloat16, see `SpanReader.in_bfloat16`: about 1.6 times as fast where the processor has it, and
         of 648 answers 647 the same; None does it on a CPU that tells torch that it does.
         """
-        encoder, reader, config = open_answerer(Path(path), device)
+        encoder, reader, config = open_answerer(path, device)
         if bf16 is None:
             on = torch.device(device)
             bf16 = on.type == "cpu" and multiplies_bfloat16(on)
-        found = open_confidence(answerer_folder(Path(path)))
+        found = open_confidence(answerer_folder(path))
         return cls(encoder, reader.in_bfloat16() if bf16 else reader, config, found)
+
+    @property
+    def num_passages(self) -> int:
+        """Passages to read for a question: as many as its confidence was fitted on, else as in fine-tuning."""
+        return self.confidence.passages or self.config.qa.num_passages
 
     def fingerprint(self) -> str:
         """Of all that an answer follows from beside the question and the passages; reads every parameter."""
@@ -174,7 +179,7 @@ class QuestionAnswering:
                     if not question.strip():
                         place = "" if number == 1 and len(part) == 1 else f" (number {number})"
                         raise UsageError(f"found an empty question{place}: expected some words")
-                passages = k or self.config.qa.num_passages
+                passages = k or self.num_passages
                 found = self.retrieval.search_many(part, kb, passages, where, as_of, constraints)
                 answered = self.read(part, found.matches, found.version, **how)
                 yield from (replace(answer, now=found.now) for answer in answered)
@@ -254,7 +259,7 @@ def open_model(name: str | Path, device: str = "cpu", *, bf16: bool | None = Non
 
     bf16: of a fine-tuned model, see there; UsageError for another.
     """
-    if is_answerer(Path(name)):
+    if is_answerer(name):
         return QuestionAnswering.from_pretrained(name, device=device, bf16=bf16)
     if bf16:
         raise UsageError(f"found bf16 with {name}: expected a fine-tuned model; a pre-trained one reads in float32")

@@ -21,13 +21,13 @@ from realm.commands.constraints import (
     UNTIL,
     day,
 )
-from realm.commands.docs import AS_OF, BF16, JSON, KB, WHERE, print_json
+from realm.commands.docs import AS_OF, BF16, DEFAULT_MODEL, JSON, KB, MODEL, WHERE, print_json
 from realm.errors import UsageError
 
 
 def ask(
     kb: KB,
-    model: Annotated[Path, typer.Option("--model", help="A run, one of its checkpoints, or a model.")],
+    model: MODEL = DEFAULT_MODEL,
     question: Annotated[
         str | None,
         typer.Argument(

@@ -34,6 +34,9 @@ def kb_place(place: Path | None) -> Path | None:
 
 
 KB = Annotated[Path, typer.Option("--kb", help="The knowledge base: a folder, or s3://bucket/path.", callback=kb_place)]
+MODEL = Annotated[Path, typer.Option("--model", help="A run, one of its checkpoints, a model, or a model's name.")]
+DEFAULT_MODEL = Path("squad-base")
+"""Answers questions; lies in the package."""
 WHERE = Annotated[str | None, typer.Option(help="A predicate: \"source = 'reuters' and date >= date '2024-01-01'\".")]
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from realm.commands.docs import BF16, KB
+from realm.commands.docs import BF16, DEFAULT_MODEL, KB, MODEL
 
 
 def mcp(
     kb: KB,
-    model: Annotated[Path, typer.Option("--model", help="A run, one of its checkpoints, or a model.")],
+    model: MODEL = DEFAULT_MODEL,
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. limits.passages=20.")
     ] = None,

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from realm.commands.docs import BF16, KB
+from realm.commands.docs import BF16, DEFAULT_MODEL, KB, MODEL
 
 
 def serve(
     kb: KB,
-    model: Annotated[Path, typer.Option("--model", help="A run, one of its checkpoints, or a model.")],
+    model: MODEL = DEFAULT_MODEL,
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, e.g. limits.seconds=10.")
     ] = None,

@@ -1,9 +1,9 @@
 """A trained model in one small file.
 
 A tensor, or a row of a matrix, that training left as it was in the checkpoint it began with (the base) is named, not
-stored; of the others large matrices become int8 with a scale a row, small ones bfloat16, and vectors stay as they are.
-The texts of the folder (settings, tokenizer) travel in the file's metadata. One safetensors file, no pickle; `unpack`
-makes the folder again, its tensors rounded.
+stored, and so is a row whose difference int8 would not show; of the others large matrices become int8 with a scale a
+row, small ones bfloat16, and vectors stay as they are. The texts of the folder (settings, tokenizer) travel in the
+file's metadata. One safetensors file, no pickle; `unpack` makes the folder again, its tensors rounded.
 
 Legend for shapes: R rows of a matrix, H numbers a row.
 """
@@ -141,8 +141,11 @@ def _encode(key: str, value: Tensor, bases: Named, stored: dict[str, Tensor]) ->
     # An embedding matrix keeps the rows of words that training never saw.
     alike = {place: other for place, other in bases.items() if (other.shape, other.dtype) == (value.shape, value.dtype)}
     if alike:
-        (file, tensor), other = max(alike.items(), key=lambda item: int((item[1] == value).flatten(1).all(1).sum()))
-        changed_R = (other != value).flatten(1).any(1)
+        # What weight decay alone moved is left out, too: no further from the base than int8 would take it.
+        within_R = changed_RH.abs().amax(1) / 254
+        moved_R = {place: (other.float().flatten(1) - changed_RH).abs().amax(1) for place, other in alike.items()}
+        file, tensor = max(alike, key=lambda place: int((moved_R[place] <= within_R).sum()))
+        other, changed_R = alike[file, tensor], moved_R[file, tensor] > within_R
         if not changed_R.all():
             about |= {"file": file, "tensor": tensor, "digest": _digest(other)}
             stored[f"{key}:rows"] = changed_R.nonzero()[:, 0].to(torch.int32)

@@ -121,10 +121,10 @@ def _opened(
 
 
 def passages_to_read(model: Realm | QuestionAnswering, k: int | None, reporter: Reporter | None = None) -> int:
-    """k, or what the model reads without one: as in fine-tuning; of a pre-trained model 5."""
+    """k, or what the model reads without one: of a pre-trained model 5."""
     if not isinstance(model, QuestionAnswering):
         return 5 if k is None else k
-    k, fitted = model.config.qa.num_passages if k is None else k, model.confidence.passages
+    k, fitted = k or model.num_passages, model.confidence.passages
     if reporter is not None and fitted not in (None, k):
         reporter.note(f"the confidence was fitted for {fitted} passages, {k} are read: calibrate again with --k {k}")
     return k

@@ -2,30 +2,62 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from realm import __version__, files
-from realm.answering.pretrained import FORMAT, PACKED, check_place, locate, open_parts, pack_model, save_model
-from realm.config import PretrainConfig
+from realm.answering import answerer
+from realm.answering.confidence import FILE as CALIBRATION
+from realm.answering.packing import ANSWERER, PACKED, REALM_MODEL, VERSION, check_place, pack_model
+from realm.answering.pretrained import locate, open_parts, save_model
+from realm.config import PretrainConfig, from_json, to_json
 from realm.errors import ArtefactError
+from realm.settings_finetune import FinetuneConfig
 from realm.training.state import read_facts
+from realm.workflows.finetuning.finetune import RESULT
 from realm.workflows.pretraining.comparison import compare
-from realm.workflows.run import Run
+from realm.workflows.run import FINETUNING, Run
 
 
-def export(run: Path, out: Path, *, licence: str = "", data: str = "") -> dict[str, Any]:
+def export(run: Path, out: Path, *, licence: str = "", data: str = "", base: str | None = None) -> dict[str, Any]:
     """Write a finished run as a model: a folder, or packed into one file when `out` ends in .safetensors.
 
-    licence, data: what the card says of them. Returns place, size in bytes and, of a file, its SHA-256. ArtefactError
-    when something is at `out`, or the run isn't one of pre-training that has ended.
+    run: of pre-training or fine-tuning; or a fine-tuned model, packed or not, which is copied with its card. licence,
+    data: what the card says of them. base: what training began with, by a name that others have, too (of the catalogue,
+    or a hub id): a packed file leaves out what training left of it; of pre-training its encoder, when None. Returns
+    place, size in bytes and, of a file, its SHA-256. ArtefactError when something is at `out`, or the run hasn't ended.
     """
-    if not (run / "run.json").exists():
-        raise ArtefactError(f"{run} is no run: expected the folder of one, to export what it learnt")
-    found = Run(run)
-    facts, config = found.facts(), found.config()
     check_place(out)
+    answers, packed = answerer.is_answerer(run), out.suffix == PACKED
+
+    def write(folder: Path) -> None:
+        writes = _write_answerer if answers else _write_pretrained
+        writes(run, folder, out.stem, packed=packed, licence=licence, data=data)
+
+    if not packed:
+        with files.staged_folder(out) as staged:
+            write(staged)
+        size, sha256 = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()), None
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            write(folder)
+            if not answers and base is None:
+                base = from_json(PretrainConfig, files.read_json(folder / "config.json")).encoder.model
+            size = pack_model(folder, out, base)
+        sha256 = files.sha256_of(out)
+    return {"format": ANSWERER if answers else REALM_MODEL, "path": str(out), "bytes": size, "sha256": sha256}
+
+
+def _write_pretrained(run: Path, folder: Path, name: str, *, packed: bool, licence: str, data: str) -> None:
+    found = Run(run)
+    if not found.exists:
+        raise ArtefactError(f"{run} is no run: expected the folder of one, to export what it learnt")
+    facts, config = found.facts(), found.config()
     with found.alone():
         place, _ = locate(run)
         step = int(read_facts(place)["step"])
@@ -35,7 +67,7 @@ def export(run: Path, out: Path, *, licence: str = "", data: str = "") -> dict[s
                 "finish"
             )
         encoder, reader, _ = open_parts(place)
-        card = model_card(found, out.stem, packed=out.suffix == PACKED, licence=licence, data=data)
+        card = model_card(found, name, packed=packed, licence=licence, data=data)
         made_from = {
             "created": facts["created"],
             "git_commit": facts["git_commit"],
@@ -43,17 +75,43 @@ def export(run: Path, out: Path, *, licence: str = "", data: str = "") -> dict[s
             "snapshot": facts["parents"]["snapshot"],
             "checkpoint": place.name,
         }
-        about: dict[str, Any] = {"card": card, "facts": {"made_from": made_from}}
-        if out.suffix != PACKED:
-            save_model(out, encoder, reader, config, **about)
-            size, sha256 = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()), None
-        else:
-            with tempfile.TemporaryDirectory() as temporary:
-                folder = Path(temporary) / "model"
-                save_model(folder, encoder, reader, config, **about)
-                size = pack_model(folder, out)
-            sha256 = files.sha256_of(out)
-    return {"format": FORMAT, "path": str(out), "bytes": size, "sha256": sha256}
+        save_model(folder, encoder, reader, config, card=card, facts={"made_from": made_from})
+
+
+def _write_answerer(run: Path, folder: Path, name: str, *, packed: bool, licence: str, data: str) -> None:
+    """A fine-tuned model as it lies there, without the places of this machine."""
+    found = Run(run, FINETUNING)
+    told: dict[str, Any] | None = None
+    with found.alone() if found.exists else nullcontext():
+        if found.exists and not (run / RESULT).exists():
+            raise ArtefactError(f"{run} has not ended: let its `realm finetune` finish")
+        shutil.copytree(answerer.answerer_folder(run), folder, dirs_exist_ok=True)
+        if found.exists:
+            parents = found.facts()["parents"]
+            told = {
+                "licence": licence or parents.get("licence", ""),
+                "parents": parents,
+                **files.read_json(run / RESULT),
+            }
+    manifest = files.read_manifest(folder, format=ANSWERER, version=VERSION)
+    made_from = {**manifest["made_from"], "start": answerer.place_name(manifest["made_from"]["start"])}
+    kept = {key: value for key, value in manifest.items() if key not in ("files", "packed")}
+    files.write_json(folder / files.MANIFEST, {**kept, "made_from": made_from})
+    config = from_json(FinetuneConfig, files.read_json(folder / "config.json"))
+    encoder, reader = config.encoder, config.reader
+    config = replace(
+        config,
+        encoder=replace(encoder, model=answerer.place_name(encoder.model)),
+        reader=replace(reader, model=reader.model and answerer.place_name(reader.model)),
+    )
+    files.write_json(folder / "config.json", to_json(config))
+    if told is not None:
+        more = [*([f"Data: {data}"] if data else []), *(["Numbers rounded since (int8, bfloat16)."] if packed else [])]
+        calibrated = (folder / CALIBRATION).exists()
+        card = answerer.model_card(
+            name, config, told, told["curve"], best_step=told["best_step"], more=more, calibrated=calibrated
+        )
+        files.write_text(folder / answerer.CARD, card)
 
 
 def model_card(run: Run, name: str, *, packed: bool = False, licence: str = "", data: str = "") -> str:

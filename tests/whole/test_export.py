@@ -12,7 +12,7 @@ import story
 from story import error, result
 
 from realm import KnowledgeBase, Realm
-from realm.answering import pretrained
+from realm.answering import packing
 from realm.files import sha256_of
 from realm.knowledge import fetching
 from realm.knowledge.catalog import CatalogEntry
@@ -85,8 +85,8 @@ def test_a_model_of_the_catalogue_opens_by_its_name(
     file = tmp_path / "towns.safetensors"
     sha256 = result("export", world / "run", "--out", file)["sha256"]
     entry = CatalogEntry("towns", "model", "", "CC0", sha256, url=file.as_uri())
-    monkeypatch.setattr(pretrained, "CATALOG", {"towns": entry})
-    monkeypatch.setattr(pretrained, "fetch", lambda name: fetching.fetch(name, catalog={"towns": entry}))
+    monkeypatch.setattr(packing, "CATALOG", {"towns": entry})
+    monkeypatch.setattr(packing, "fetch", lambda name: fetching.fetch(name, catalog={"towns": entry}))
     monkeypatch.setenv("REALM_CACHE", str(tmp_path / "cache"))
     answer = result("ask", QUESTION, "--kb", world / "kb", "--model", "towns")
     assert answer["text"] == Realm.from_pretrained(file).ask(QUESTION, KnowledgeBase.open(world / "kb")).text

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from realm.answering.packing import model_folder
 from realm.answering.pretrained import is_model, locate
 from realm.config import EncoderConfig, PretrainConfig, from_json
 from realm.errors import ArtefactError, MismatchError
 from realm.files import MANIFEST, fingerprint, read_json
-from realm.knowledge.catalog import CATALOG
 from realm.knowledge.fetching import resolve_model
 from realm.knowledge.snapshot import Snapshot
 from realm.models.backbone import load_tokenizer
@@ -52,7 +52,7 @@ def find_start(name: str) -> Start:
     checkpoint, a model folder or a model of the catalogue, or any encoder: a folder, a catalogue name or a hub id.
     ArtefactError for a run without a checkpoint; UsageError for a name that is nothing.
     """
-    path = Path(name).expanduser().absolute()
+    path = model_folder(name).absolute()
     if (path / "checkpoints").is_dir() or (path / "run.json").exists():
         checkpoint = latest_checkpoint(path / "checkpoints") or latest_checkpoint(path / "warm-start" / "checkpoints")
         if checkpoint is None:
@@ -60,8 +60,8 @@ def find_start(name: str) -> Start:
         return _of_checkpoint(checkpoint)
     if (path / "encoder" / MANIFEST).exists() and not is_model(path):
         return _of_checkpoint(path)
-    if is_model(path) or (name in CATALOG and CATALOG[name].kind == "model"):
-        place, settings = locate(name)
+    if is_model(path):
+        place, settings = locate(path)
         return _of_parts(place, from_json(PretrainConfig, read_json(settings)))
     source = resolve_model(name)
     manifest = read_json(Path(source) / MANIFEST) if (Path(source) / MANIFEST).exists() else {}

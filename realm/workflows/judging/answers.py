@@ -46,9 +46,10 @@ def judge_answers(
     """Write `out`: report.json, predictions.jsonl, retrieval.run; returns the report.
 
     suite: nq, webq, trec, squad, trivia or entity with the folder of the standing benchmark, or a file of questions.
-    model: what `realm finetune` wrote; None judges the search of BM25. k: passages to read, as in training when None.
-    raw: as the model was before it was calibrated. depth: passages that recall is judged over. limit: so many
-    questions, spread evenly; 0 for all. Raises what `open_suite`, `open_answerer` and `evaluate` raise.
+    model: what `realm finetune` wrote; None judges the search of BM25. k: passages to read; when None as many as the
+    model's confidence was fitted on, else as in training. raw: as the model was before it was calibrated.
+    depth: passages that recall is judged over. limit: so many questions, spread evenly; 0 for all. Raises what
+    `open_suite`, `open_answerer` and `evaluate` raise.
     """
     reporter = reporter or Silent()
     asked = open_suite(suite, benchmark, limit=limit)
@@ -83,7 +84,7 @@ def judge_answers(
             asked.questions,
             out,
             search=search_snapshot(retrieve, snapshot),
-            k=k or method.num_passages,
+            k=k or confidence.passages or method.num_passages,
             facts={
                 **facts,
                 "model": str(model),

@@ -14,6 +14,7 @@ import torch
 from realm import __version__, files
 from realm.answering.answerer import CARD, answerer_folder, model_fingerprint
 from realm.answering.confidence import Confidence, save_confidence
+from realm.answering.packing import model_folder
 from realm.errors import DataError, UsageError
 from realm.evaluation import calibration as cal
 from realm.evaluation import thresholds
@@ -93,6 +94,10 @@ def calibrate_answers(
     if not 0 <= remove_passages <= 1:
         raise UsageError(f"found remove_passages={remove_passages}: expected a share from 0 to 1")
     reporter = reporter or Silent()
+    if model_folder(model) != Path(model).expanduser():
+        raise UsageError(
+            f"{model} is a packed model: expected a folder; write one first: realm export {model} --out NAME"
+        )
     folder = answerer_folder(model)
     place = folder.parent / f"{folder.name}.calibration"
     sources = _sources(suite, benchmark, unanswerable, remove_passages, limit)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm import files
-from realm.answering import answerer, pretrained
+from realm.answering import packing
 from realm.config import override
 from realm.errors import ArtefactError, KnowledgeBaseError
 from realm.knowledge import build as snapshots
@@ -96,8 +96,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def test_every_format_that_is_written_can_be_shown() -> None:
-    written = {snapshots.FORMAT, spans.FORMAT, shards.FORMAT, postings.FORMAT, state.FORMAT, pretrained.FORMAT}
-    written |= {encoders.KIND, span.KIND, answerer.FORMAT, *(reader.KIND for reader in late.READERS.values())}
+    written = {snapshots.FORMAT, spans.FORMAT, shards.FORMAT, postings.FORMAT, state.FORMAT, packing.REALM_MODEL}
+    written |= {encoders.KIND, span.KIND, packing.ANSWERER, *(reader.KIND for reader in late.READERS.values())}
     written.add(compressed.FORMAT)
     assert set(DESCRIBERS) == written
 
