@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.7.3"
+__version__ = "0.7.4"
 
 if TYPE_CHECKING:
     from realm.answering.ask import Realm

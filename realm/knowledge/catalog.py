@@ -177,6 +177,14 @@ _ENTRIES = (
         bundled="checkpoints/vital-small.safetensors",
         sha256="d95082694ec58c8dfe3089f1974521fd1f65e3559888eb38ed60976b54ec3f87",
     ),
+    CatalogEntry(
+        name="squad-base",
+        kind="model",
+        description="Answers English questions: vital-small's retriever with BM25, a reader of six layers, SQuAD 1.1",
+        licence="Apache-2.0; learnt from SQuAD 1.1 (CC BY-SA 4.0)",
+        bundled="checkpoints/squad-base.safetensors",
+        sha256="09462a5f30139faa58193ecf3efa9aec5ed03532b0ce652736ac136146313a46",
+    ),
 )
 
 CATALOG: Mapping[str, CatalogEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})

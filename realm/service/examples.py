@@ -196,7 +196,7 @@ MODEL = {
         {
             "kind": "fine-tuning",
             "created": "2026-11-23T02:02:32+00:00",
-            "realm_version": "0.7.3",
+            "realm_version": "0.7.4",
             "curves": [
                 {
                     "name": "exact-match",

@@ -19,8 +19,13 @@ import qa_world
 from qa_world import SETTINGS
 from story import error, realm, result
 
+from realm import KnowledgeBase, QuestionAnswering
+from realm.answering import packing
 from realm.answering.answerer import open_answerer
 from realm.config import override
+from realm.files import sha256_of
+from realm.knowledge import fetching
+from realm.knowledge.catalog import CatalogEntry
 from realm.recipes.finetuning import small
 from realm.workflows.finetuning.finetune import finetune
 from realm.workflows.ingest import ingest_sources
@@ -93,6 +98,54 @@ def test_the_model_is_a_folder_with_a_card(world: World, learnt: Mapping[str, An
     shown = result("show", world.folder / "learnt")
     assert shown["best_step"] == learnt["best_step"] and "unfinished" not in shown
     assert result("show", learnt["model"])["kind"] == "realm question answerer"
+
+
+def test_a_packed_answerer_answers_as_its_run(
+    world: World, learnt: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REALM_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "paintings.safetensors"
+    done = result("export", world.folder / "learnt", "--out", file, "--licence", "CC0", "--data", "invented paintings")
+    assert done["format"] == "realm question answerer" and done["sha256"] == sha256_of(file)
+    assert done["bytes"] < 0.6 * sum(f.stat().st_size for f in Path(learnt["model"]).rglob("*") if f.is_file())
+
+    kb, asked = KnowledgeBase.open(world.folder / "kb"), [question.text for question in qa_world.questions()[:40]]
+    run, packed = (QuestionAnswering.from_pretrained(place, bf16=False) for place in (world.folder / "learnt", file))
+    ours, theirs = (list(model.ask_many(asked, kb)) for model in (run, packed))
+    assert sum(a.text == b.text for a, b in zip(ours, theirs, strict=True)) >= 36, "rounding changes an answer seldom"
+
+    entry = CatalogEntry("paintings", "model", "", "CC0", done["sha256"], url=file.as_uri())
+    monkeypatch.setattr(packing, "CATALOG", {"paintings": entry})
+    monkeypatch.setattr(packing, "fetch", lambda name: fetching.fetch(name, catalog={"paintings": entry}))
+    named = result("ask", asked[0], "--kb", world.folder / "kb", "--model", "paintings", "--float32")
+    assert named["text"] == theirs[0].text
+
+    _, line = error("calibrate", "--model", file, "--kb", world.folder / "kb", "--suite", world.folder / "dev.jsonl")
+    assert "is a packed model" in line and "realm export" in line
+    result("export", file, "--out", tmp_path / "again")
+    told = [
+        place.read_text(encoding="utf-8") for place in (tmp_path / "again").rglob("*") if place.suffix != ".safetensors"
+    ]
+    assert not any(str(world.folder) in text for text in told), "places of this machine are nobody else's business"
+    assert "invented paintings" in (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
+    folder = QuestionAnswering.from_pretrained(tmp_path / "again", bf16=False)
+    assert folder.ask(asked[0], kb).text == theirs[0].text
+
+
+def test_a_run_that_has_not_ended_is_not_exported(world: World, learnt: Mapping[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(world.folder / "learnt", tmp_path / "half")
+    (tmp_path / "half" / "result.json").unlink()
+    assert "has not ended" in error("export", tmp_path / "half", "--out", tmp_path / "m")[1]
+    assert not (tmp_path / "m").exists()
+
+
+def test_as_many_passages_are_read_as_the_confidence_was_fitted_on(world: World, learnt: Mapping[str, Any]) -> None:
+    model = QuestionAnswering.from_pretrained(world.folder / "learnt")
+    assert model.num_passages == model.config.qa.num_passages == 2
+    model.confidence = replace(model.confidence, passages=3)
+    assert model.num_passages == 3
+    kb = KnowledgeBase.open(world.folder / "kb")
+    assert len(model.ask("who made it ?", kb).evidence) == 3
 
 
 def trained(run: Path) -> list[dict[str, Any]]:

@@ -171,3 +171,21 @@ def test_no_file_leaves_the_folder(
     monkeypatch.setattr(packed, "_about", lambda file: {**about, "files": {place: next(iter(about["texts"]))}})
     with pytest.raises(ArtefactError, match="expected one inside the model's folder"):
         unpack(tmp_path / "small.safetensors", base, tmp_path / "sub")
+
+
+def test_a_row_that_int8_would_not_show_is_the_base(tmp_path: Path, base: Path) -> None:
+    values = load_file(base / "model.safetensors")
+    words = values["words"].clone()
+    words[:10] *= 1 - 1e-4  # as weight decay leaves the words that training never saw
+    words[10:12] *= 1.1
+    folder = tmp_path / "decayed" / "encoder"
+    folder.mkdir(parents=True)
+    save_file({"words": words}, folder / "model.safetensors")
+    pack(folder.parent, base, tmp_path / "small.safetensors", {"base": "toy"})
+    with safe_open(tmp_path / "small.safetensors", "pt") as file:
+        (rows,) = (file.get_tensor(key) for key in file.keys() if key.endswith(":rows"))  # noqa: SIM118
+    assert rows.tolist() == [10, 11]
+    unpack(tmp_path / "small.safetensors", base, tmp_path)
+    after = load_file(tmp_path / "encoder" / "model.safetensors")["words"]
+    assert torch.equal(after[12:], values["words"][12:])
+    assert ((after - words).abs().amax(1) <= words.abs().amax(1) / 200).all()
