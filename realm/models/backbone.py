@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -227,19 +227,6 @@ def max_tokens(model: Any) -> int | None:
     embeddings = getattr(model, "embeddings", None)
     offset = getattr(embeddings, "padding_idx", None)
     return int(positions) - (int(offset) + 1 if offset is not None else 0)
-
-
-def write_out_attention(model: Any) -> None:
-    """Compute attention as two products and a softmax, where the model is on a CPU and its class knows how.
-
-    torch's fused kernel for CPUs turns bfloat16 into float32 block by block: at a few hundred tokens and 32 numbers a
-    head it takes 1.6 times as long as the products that the hardware does in bfloat16. It saves memory that so short
-    inputs don't need.
-    """
-    if next(model.parameters()).device.type != "cpu":
-        return
-    with suppress(ValueError, NotImplementedError):  # a class with one kind of attention keeps it
-        model.set_attn_implementation("eager")
 
 
 def hidden_states(model: Any, tokens: Tokens, *, segments: bool) -> Any:

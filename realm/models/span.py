@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from realm.errors import ArtefactError, UsageError
 from realm.files import MANIFEST, read_json
+from realm.models.attention import attend_row_by_row
 from realm.models.backbone import (
     freeze_layers,
     freeze_words,
@@ -33,7 +34,6 @@ from realm.models.backbone import (
     load_tokenizer,
     max_tokens,
     set_dropout,
-    write_out_attention,
 )
 from realm.models.joint import join
 from realm.models.packing import by_length
@@ -215,7 +215,7 @@ class SpanReader(nn.Module):
         """
         reader = deepcopy(self).requires_grad_(False)
         reader.model.to(torch.bfloat16)
-        write_out_attention(reader.model)
+        attend_row_by_row(reader.model)
         return reader
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -11,6 +11,7 @@ import torch
 from toy_realm import gradients, networks
 
 from realm.errors import MismatchError, UsageError
+from realm.models.attention import ROW_BY_ROW, row_by_row
 from realm.models.freezing import with_frozen_passages
 from realm.models.span import SpanHead, SpanLogits, SpanReader
 from realm.types import Tokens
@@ -195,3 +196,24 @@ def test_frozen_passages_score_as_before_and_stay(folder: Path) -> None:
     scores.sum().backward()
     assert gradients(untied) and all(name.startswith(("query_tower", "log_temp")) for name in gradients(untied))
     assert with_frozen_passages(untied) is untied
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+def test_attention_row_by_row_is_attention(heads: int) -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, 7, 8), torch.randn(3, heads, 7, 8), torch.randn(3, heads, 7, 8)
+    mask = torch.zeros(3, 1, 7, 7).masked_fill(torch.rand(3, 1, 1, 7) < 0.3, torch.finfo(torch.float32).min)
+    for added in (None, mask):
+        ours, _ = row_by_row(torch.nn.Module(), query, key, value, added)
+        theirs = torch.nn.functional.scaled_dot_product_attention(query, key, value, added, enable_gqa=True)
+        torch.testing.assert_close(ours, theirs.transpose(1, 2))
+
+
+def test_in_bfloat16_the_scores_are_the_same_but_for_rounding(reader: SpanReader) -> None:
+    rounded = reader.in_bfloat16()
+    assert rounded.model.config._attn_implementation == ROW_BY_ROW != reader.model.config._attn_implementation
+    with torch.inference_mode():
+        exact, near = read(reader), read(rounded)
+    assert torch.equal(exact.valid_NS, near.valid_NS)
+    difference = (exact.logit_NS - near.logit_NS)[exact.valid_NS].abs()
+    assert 0 < difference.max() < 0.02 * exact.logit_NS[exact.valid_NS].std() + 0.02
