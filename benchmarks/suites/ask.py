@@ -9,7 +9,8 @@ is retrieved. KB is copied to --work first: it is not written.
 
 --peer is the Python of an environment with transformers 4.40.2 (peers/hf_realm.py). The port has random weights of
 equal size and finds the same passages as we did, by the same means: vectors of as many numbers, k passages of at most
-as many tokens. Both wait for each other.
+as many tokens. Both wait for each other. It computes in float32, our reader as `realm ask` opens it: in bfloat16 where
+the processor multiplies that, and in float32 beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from benchmarks.core.timing import Contestant
 from benchmarks.suites import asking, saving
 from realm import KnowledgeBase, QuestionAnswering
 from realm.knowledge.text.passages import SentenceSplitter
+from realm.models.precision import multiplies_bfloat16
+from realm.models.span import SpanReader
 
 PEER = "Hugging Face REALM"
 QUICK = {"passages": 60, "layers": 1, "hidden": 32, "questions": 4, "batch": 4}
@@ -61,6 +64,9 @@ def run(bench: Bench, options: Namespace) -> None:
             kb.embed_missing(asking.planted(model, texts, wanted))
         else:
             kb.embed_missing(model.passage_encoder)
+        exact = model.reader
+        if multiplies_bfloat16(exact.device):
+            model.reader = exact.in_bfloat16()
         keys = [asking.read_by(model.ask(text, kb, options.k)) for text in texts]
         if options.model is None and any(set(mine) != set(theirs) for mine, theirs in zip(wanted, keys, strict=True)):
             raise SystemExit("the copy holds the vectors of other questions: give another --work, or remove it")
@@ -70,17 +76,26 @@ def run(bench: Bench, options: Namespace) -> None:
         with outside(options.peer, "hf_realm.py", facts) as port:
             if port is not None:
                 bench.record.versions["transformers of the port"] = port.versions["transformers"]
-            one_by_one(bench, model, kb, texts, port, options.k)
+            one_by_one(bench, model, exact, kb, texts, port, options.k)
             together(bench, model, kb, texts, port, options)
         saving.early(bench, model, kb, texts, options.k)
         saving.again(bench, model, kb, texts, options.k)
 
 
 def one_by_one(
-    bench: Bench, model: QuestionAnswering, kb: KnowledgeBase, texts: list[str], port: Outside | None, k: int
+    bench: Bench,
+    model: QuestionAnswering,
+    exact: SpanReader,
+    kb: KnowledgeBase,
+    texts: list[str],
+    port: Outside | None,
+    k: int,
 ) -> None:
     """Round n is question n of everybody."""
-    readers, size = {"float32": model.reader, "bfloat16": model.reader.in_bfloat16()}, kb.num_passages()
+    usual, size = model.reader, kb.num_passages()
+    readers = {"realm": usual}
+    if usual is not exact:
+        readers["realm, reader in float32"] = exact
 
     def ask(name: str) -> Callable[[], None]:
         numbers = count()
@@ -95,8 +110,8 @@ def one_by_one(
     for name in readers:
         run = ask(name)
         parts = asking.parts(model, run)
-        role, who = ("realm", "realm") if not contestants else ("variant", f"realm, reader in {name}")
-        contestants.append(Contestant(who=who, role=role, run=run, facts=parts))
+        role = "variant" if contestants else "realm"
+        contestants.append(Contestant(who=name, role=role, run=run, facts=parts))
     if port is not None:
         numbers = count()
         contestants.append(
@@ -108,7 +123,7 @@ def one_by_one(
         )
     rounds = max(bench.rounds, len(texts))
     bench.contest("question, one at a time", contestants, size=size, of="passages", rounds=rounds)
-    model.reader = readers["float32"]
+    model.reader = usual
 
 
 def together(
