@@ -41,7 +41,12 @@ NORMALIZERS: Mapping[Convention, Callable[[str], str]] = {"orqa": normalize_orqa
 
 
 def exact_match(prediction: str, references: Sequence[str], convention: Convention = "orqa") -> bool:
-    """Whether the prediction equals any of the references after the convention's normalisation."""
+    """Whether the prediction equals any of the references after the convention's normalisation.
+
+    No text is no answer, whatever the references: SQuAD has some that normalise to nothing (".").
+    """
+    if not prediction.strip():
+        return False
     normalize = NORMALIZERS[convention]
     wanted = normalize(prediction)
     return any(normalize(reference) == wanted for reference in references)
@@ -51,8 +56,10 @@ def token_f1(prediction: str, references: Sequence[str], convention: Convention 
     """Best overlap with any reference: the harmonic mean of precision and recall over words, counted with repetition.
 
     Rajpurkar et al. (2016). Where one side has no words after normalising, it is 1 if both have none, else 0. No
-    reference: 0.
+    reference, or no text predicted: 0.
     """
+    if not prediction.strip():
+        return 0.0
     normalize = NORMALIZERS[convention]
     found = normalize(prediction).split()
     return max((_overlap(found, normalize(reference).split()) for reference in references), default=0.0)

@@ -12,6 +12,7 @@ from realm.answering.constraints import Constraints
 from realm.answering.early import EarlyExit
 from realm.answering.questions import QuestionAnswering, open_model
 from realm.answering.retrieving import search_words
+from realm.answering.tokens import BLANK
 from realm.errors import UsageError
 from realm.knowledge.base import KnowledgeBase
 from realm.knowledge.questions.asked import read_asked
@@ -68,7 +69,7 @@ def ask_question(
         raise UsageError("found an empty question: expected some words")
     kb, opened = _opened(kb_path, model, as_of, reporter, bf16)
     k = passages_to_read(opened, k, reporter)
-    if reporter is not None and (remark := opened.retrieval.remark(question)):
+    if reporter is not None and (remark := _remark(opened, question)):
         reporter.note(remark)
     more: dict[str, Any] = {"aggregate": aggregate, "conflicts": conflicts, "constraints": constraints}
     more["early_exit"] = early_exit
@@ -118,6 +119,12 @@ def _opened(
     if as_of is None:
         embed_missing(opened, kb, reporter or Silent())
     return kb, opened
+
+
+def _remark(model: Realm | QuestionAnswering, question: str) -> str:
+    if isinstance(model, QuestionAnswering) and BLANK.search(question):
+        return "a fine-tuned model answers plain questions; a pre-trained one fills blanks, for example vital-small"
+    return model.retrieval.remark(question)
 
 
 def passages_to_read(model: Realm | QuestionAnswering, k: int | None, reporter: Reporter | None = None) -> int:

@@ -79,3 +79,9 @@ def test_accuracy_is_over_the_references() -> None:
     assert accuracy({"who?": "bob.", "when?": "1815, in May", "other": "x"}, questions) == pytest.approx(2 / 3)
     with pytest.raises(UsageError, match="no questions"):
         accuracy({}, [])
+
+
+@pytest.mark.parametrize("convention", ["orqa", "squad"])
+def test_no_text_is_never_right(convention: Convention) -> None:
+    assert exact_match(".", ["."], convention) and token_f1(".", ["."], convention) == 1
+    assert not exact_match("", ["."], convention) and token_f1(" ", [".", ""], convention) == 0
