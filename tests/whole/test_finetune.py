@@ -234,3 +234,8 @@ def test_wrong_usage(world: World, tmp_path: Path) -> None:
     code, line = error("finetune", world.folder / "kb")
     assert code == 1 and "run.json" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_blank_gets_a_remark_which_model_fills_it(world: World, learnt: Mapping[str, Any]) -> None:
+    done = realm("ask", "[MASK] made it .", "--kb", world.folder / "kb", "--model", learnt["model"])
+    assert done.code == 0 and "a pre-trained one fills blanks" in done.err
