@@ -5,17 +5,19 @@ Legend: N texts, T tokens of each, A heads, H numbers a head.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
+
+from realm.models.backbone import quiet
 
 ROW_BY_ROW = "row-by-row"
 """Its name among the kinds of attention that `transformers` knows."""
 
 
 def attend_row_by_row(model: Any) -> None:
-    """Have the model compute attention as `row_by_row`, where it is on a CPU and its class knows how."""
+    """Have the model compute attention as `row_by_row` where it is on a CPU; a class that can't be told another kind
+    (MPNet, DeBERTa) keeps its own."""
     if next(model.parameters()).device.type != "cpu":
         return
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -23,7 +25,7 @@ def attend_row_by_row(model: Any) -> None:
 
     AttentionInterface.register(ROW_BY_ROW, row_by_row)
     AttentionMaskInterface.register(ROW_BY_ROW, eager_mask)
-    with suppress(ValueError, NotImplementedError):  # a class with one kind of attention keeps it
+    with quiet():  # it warns of a class that can't: nothing that a user could mend
         model.set_attn_implementation(ROW_BY_ROW)
 
 
@@ -37,7 +39,8 @@ def row_by_row(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) of one text after the other, A heads, for
-    inference: Float[N, T, A, H]. attention_mask: what is added to the scores, Float[N, 1, T, T].
+    inference: Float[N, T, A, H]. query_NATH: Float[N, A, T, H]; keys and values the same, or a divisor of A heads.
+    attention_mask: what is added to the scores, Float[N, 1, T, T]. scaling: of the scores, 1 / sqrt(H) when None.
 
     torch's fused kernel for CPUs turns bfloat16 into float32 block by block; the plain products of a whole batch write
     and fetch tens of megabytes of scores. Those of one text stay in a cache. At five texts of 317 tokens and 32 numbers

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers
 from toy_realm import gradients, networks
 
 from realm.errors import MismatchError, UsageError
-from realm.models.attention import ROW_BY_ROW, row_by_row
+from realm.models.attention import ROW_BY_ROW, attend_row_by_row, row_by_row
 from realm.models.freezing import with_frozen_passages
 from realm.models.span import SpanHead, SpanLogits, SpanReader
 from realm.types import Tokens
@@ -217,3 +218,26 @@ def test_in_bfloat16_the_scores_are_the_same_but_for_rounding(reader: SpanReader
     assert torch.equal(exact.valid_NS, near.valid_NS)
     difference = (exact.logit_NS - near.logit_NS)[exact.valid_NS].abs()
     assert 0 < difference.max() < 0.02 * exact.logit_NS[exact.valid_NS].std() + 0.02
+
+
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert", "ModernBert", "Qwen3", "MPNet"])
+def test_row_by_row_changes_nothing_in_any_class(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    size: dict[str, Any] = {"vocab_size": 99, "max_position_embeddings": 64, "pad_token_id": 1}
+    if kind == "DistilBert":
+        size |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+    else:
+        size |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    if kind == "ModernBert":  # has layers that look only so far, which the mask says
+        size |= {"local_attention": 8, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    if kind == "Qwen3":  # two heads share keys and values
+        size |= {"num_key_value_heads": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**size)).eval()
+    ids = torch.randint(5, 99, (3, 24))
+    mask = (torch.arange(24) < torch.tensor([[24], [15], [7]])).long()
+    before = model(ids, attention_mask=mask).last_hidden_state[mask.bool()]
+    attend_row_by_row(model)
+    after = model(ids, attention_mask=mask).last_hidden_state[mask.bool()]
+    assert (model.config._attn_implementation == ROW_BY_ROW) == (kind != "MPNet")  # which computes its own
+    torch.testing.assert_close(after, before)
+    assert not caplog.records
